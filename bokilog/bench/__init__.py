@@ -1,0 +1,1 @@
+"""What `bokilog bench` and the scripts of scripts/bench measure with, and what they measure."""

@@ -1,0 +1,1 @@
+"""The `bokilog` command: one module per command group."""

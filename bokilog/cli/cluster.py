@@ -1,0 +1,158 @@
+"""Commands on the cluster of a directory: up and down (`status.py` shows it)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bokilog.io import logs
+from bokilog.shapes.cluster_layout import read_layout
+from bokilog.shapes.detach import Starting, detach
+from bokilog.shapes.local_cluster import LocalCluster, stop_cluster
+from bokilog.shapes.supervisor import START_TIMEOUT_S
+
+DIRECTORY: Final = "bokilog-data"
+# Two groups of processes may each take their time to stop before they are killed.
+_STOP_TIMEOUT_S: Final = 40.0
+_DETACH_MARGIN_S: Final = 45.0
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DIRECTORY,
+    show_default=True,
+    envvar="BOKILOG_DIR",
+    help="Directory of the cluster.",
+)
+
+
+@click.command()
+@directory_option
+@click.option("--storage-nodes", type=int, help="Processes that hold records (new: 3).")
+@click.option("--sequencers", type=int, help="Processes that order them (1).")
+@click.option("--function-nodes", type=int, help="Processes that clients connect to (new: 2).")
+@click.option("--port", type=int, help="Of the first function node (new: 7300).")
+@click.option(
+    "--sync",
+    type=click.Choice(["fdatasync", "none"]),
+    help="What makes a record durable: the disk, or only the operating system (for tests).",
+)
+@click.option("--sync-delay-ms", type=float, help="Added to every sync, to try a slower disk.")
+@click.option("--detach", "in_background", is_flag=True, help="Return once it is up.")
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=START_TIMEOUT_S,
+    show_default=True,
+    help="How long all processes may take to be ready.",
+)
+def up(
+    directory: Path,
+    storage_nodes: int | None,
+    sequencers: int | None,
+    function_nodes: int | None,
+    port: int | None,
+    sync: str | None,
+    sync_delay_ms: float | None,
+    in_background: bool,
+    timeout_s: float,
+) -> None:
+    """Start a cluster on this machine.
+
+    Its processes are watched and restarted; Ctrl-C stops it, or `bokilog down`. A directory that
+    holds a cluster already goes on where it was, with the options that it had.
+    """
+
+    def made(say: Callable[[str], None]) -> LocalCluster:
+        cluster = LocalCluster(
+            directory,
+            storage_nodes=storage_nodes,
+            sequencers=sequencers,
+            function_nodes=function_nodes,
+            port=port,
+            sync=sync,
+            sync_delay_ms=sync_delay_ms,
+            say=say,
+        )
+        settings = cluster.layout.settings
+        logs.configure(
+            "supervisor",
+            level=settings.log_level,
+            directory=cluster.layout.logs_dir,
+            bytes_max=settings.log_bytes_max,
+            files_count=settings.log_files_count,
+        )
+        return cluster
+
+    if not in_background:
+        _live(made(click.echo), timeout_s, up_and_ready=_hint_foreground)
+        return
+
+    def work(starting: Starting) -> int:
+        cluster = made(starting.say)
+        starting.redirect(logs.log_file(cluster.layout.logs_dir, "supervisor"))
+
+        def up_and_ready(cluster: LocalCluster, took_s: float) -> None:
+            starting.say(f"up after {took_s:.1f} s at {cluster.url}")
+            starting.say(f"stop it with: bokilog down --dir {cluster.layout.directory}")
+            starting.started()
+
+        _live(cluster, timeout_s, up_and_ready=up_and_ready)
+        return 0
+
+    detach(work, say=click.echo, timeout_s=timeout_s + _DETACH_MARGIN_S)
+
+
+@click.command()
+@directory_option
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_STOP_TIMEOUT_S,
+    show_default=True,
+    help="How long it may take.",
+)
+def down(directory: Path, timeout_s: float) -> None:
+    """Stop the cluster of a directory.
+
+    Its data stays; `bokilog up` goes on with it. Only processes that its supervisor started are
+    stopped.
+    """
+    layout = read_layout(directory)
+    started_s = time.monotonic()
+    if stop_cluster(layout, timeout_s=timeout_s, say=click.echo):
+        click.echo(f"down after {time.monotonic() - started_s:.1f} s")
+    else:
+        click.echo("nothing is running")
+
+
+def _live(
+    cluster: LocalCluster,
+    timeout_s: float,
+    *,
+    up_and_ready: Callable[[LocalCluster, float], None],
+) -> None:
+    """Start, watch until told to stop, stop."""
+    stop = threading.Event()
+    # A signal ends the start or the watching; none cuts the stop short, which has its own deadline.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    started_s = time.monotonic()
+    cluster.start(timeout_s, interrupted=stop.is_set)
+    try:
+        if not stop.is_set():
+            up_and_ready(cluster, time.monotonic() - started_s)
+            cluster.watch(stop)
+    finally:
+        cluster.stop()
+
+
+def _hint_foreground(cluster: LocalCluster, took_s: float) -> None:
+    click.echo(f"up after {took_s:.1f} s at {cluster.url}; Ctrl-C stops it")

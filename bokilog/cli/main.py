@@ -1,0 +1,118 @@
+"""The command line: which commands there are, and what their failures look like.
+
+Decides names, the order of the help, exit codes and the one line of an error. A command's module is
+imported when the command is used, so `bokilog --help` imports none; a module that is not there (a
+part that was not installed) is not listed.
+
+Exit codes: 0 done; 1 it failed; 2 the command line or a value in it is wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Final
+
+import click
+
+from bokilog import __version__
+from bokilog.errors import BokilogError, UsageError
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130  # as a shell says of SIGINT
+EXIT_PIPE: Final = 141  # and of SIGPIPE
+
+# Command to its module in this folder and its line in the help, which a test compares with its own.
+COMMANDS: Final = {
+    "up": ("cluster", "Start a cluster on this machine."),
+    "status": ("status", "Show what runs and how far it is."),
+    "down": ("cluster", "Stop the cluster of a directory."),
+    "append": ("records", "Append one record and print its seqnum."),
+    "read": ("records", "Print one record: by seqnum, the next or the last."),
+    "scan": ("records", "Print the records there are, then end."),
+    "follow": ("records", "Print records as they come."),
+    "trim": ("books", "Let go of what lies below a seqnum."),
+    "hold": ("books", "Keep trims back for some time."),
+    "release": ("books", "End a hold."),
+    "books": ("books", "List all LogBooks."),
+    "info": ("books", "Show what is known of a LogBook."),
+    "create-book": ("books", "Create a LogBook with properties of its own."),
+    "delete-book": ("books", "Delete a LogBook with all it holds."),
+    "bench": ("bench", "Measure this machine and compare."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named here and live in modules that are imported when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands whose modules are there, in the order of the table."""
+        there = {
+            module: find_spec(f"bokilog.cli.{module}") is not None
+            for module in dict.fromkeys(module for module, _ in COMMANDS.values())
+        }
+        return [name for name, (module, _) in COMMANDS.items() if there[module]]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; its module is imported now."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = import_module(f"bokilog.cli.{COMMANDS[cmd_name][0]}")
+        command: object = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command), cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="bokilog %(version)s")
+def cli() -> None:
+    """A totally ordered, tagged, durable log shared by functions.
+
+    Start a cluster with `bokilog up`. Commands on LogBooks reach it at --url or $BOKILOG_URL, else
+    at bokilog://127.0.0.1:7300, and read linearizably. Exit codes: 0 done, 1 it failed, 2 the
+    command line or a value in it is wrong.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; the entry point of `bokilog`."""
+    try:
+        done: object = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="bokilog",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BokilogError as error:
+        click.echo(f"error: {type(error).__name__}: {error}", err=True)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has had enough, as `head` does; click turns that into its only
+        # SystemExit here. Python flushes once more at exit, which must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        click.echo(f"error: {error.strerror or error}{place}", err=True)
+        return EXIT_FAILED
+    return done if isinstance(done, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

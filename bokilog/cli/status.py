@@ -1,0 +1,308 @@
+"""`bokilog status`: what runs, how far it is, and what each process says of itself.
+
+Decides how three sources become one picture: the supervisor's file (who runs, how often it was
+restarted), the view store (term, primary, replicas) and each live process, asked over its socket
+(positions, tails). A source that is silent leaves its part out; it never makes the command fail.
+
+The JSON form is part of the contract: `processes` with role, id, pid, state, primary, restarts;
+`view`, `log_spaces` with position, tail and the lag of each replica in metalog entries, and `disk`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bokilog.cli.cluster import directory_option
+from bokilog.errors import BokilogError, NotReady
+from bokilog.framing import WireMessage
+from bokilog.io.file_views import FileViews
+from bokilog.io.transport import Link, LinkCallbacks, dial
+from bokilog.messages import KINDS, Hello, Status, StatusRequest, decode, encode
+from bokilog.shapes.cluster_layout import Layout, read_layout
+from bokilog.shapes.supervisor import ProcessFacts, SupervisorFacts, is_alive, read_state
+from bokilog.view import View
+
+ASK_TIMEOUT_S: Final = 2.0
+_REQUEST: Final = 1
+
+
+@click.command()
+@directory_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+def status(directory: Path, as_json: bool) -> None:
+    """Show what runs and how far it is."""
+    facts = asyncio.run(collect(read_layout(directory)))
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        _print(facts)
+
+
+async def collect(layout: Layout) -> dict[str, object]:
+    """The whole picture, as plain values."""
+    state = read_state(layout.run_dir)
+    view = FileViews(layout.settings.views_dir).latest()
+    processes = state.processes if state is not None else ()
+    answers = dict(zip(processes, await asyncio.gather(*map(_ask, processes)), strict=True))
+    return {
+        "directory": str(layout.directory),
+        "url": layout.url,
+        "supervisor": _supervisor(state),
+        "view": _view(view),
+        "processes": [_process(each, answers[each], view) for each in processes],
+        "log_spaces": [] if view is None else _log_spaces(view, answers),
+        "disk": _disk(layout),
+    }
+
+
+async def ask_status(address: str, *, timeout_s: float = ASK_TIMEOUT_S) -> dict[str, object]:
+    """What the process at `address` says of itself.
+
+    Raises:
+        NodeUnreachable: nobody answered there.
+        NotReady: it accepted the connection and did not answer.
+    """
+    answered: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
+
+    def on_messages(link: Link, messages: list[WireMessage]) -> None:
+        for kind, head, attachments in messages:
+            if kind == KINDS[Status] and not answered.done():
+                message = decode(kind, head, attachments)
+                assert isinstance(message, Status)
+                answered.set_result(message.facts)
+
+    def on_lost(link: Link, error: Exception | None) -> None:
+        if not answered.done():
+            answered.set_exception(NotReady(f"{address} closed the connection: {error}"))
+
+    callbacks = LinkCallbacks(on_messages=on_messages, on_lost=on_lost)
+    link = await dial(address, callbacks, timeout_s=timeout_s)
+    try:
+        hello = Hello("control", "status", 0, "", 0, False)
+        for message in (hello, StatusRequest(_REQUEST)):
+            link.send(*encode(message))
+        async with asyncio.timeout(timeout_s):
+            return await answered
+    except TimeoutError:
+        raise NotReady(f"{address} did not answer within {timeout_s} s") from None
+    finally:
+        answered.cancel()
+        await link.aclose()
+
+
+async def _ask(process: ProcessFacts) -> dict[str, object] | str:
+    """Its facts, or why there are none."""
+    if process.pid is None or not is_alive(process.pid, process.birth):
+        return "not running"
+    try:
+        return await ask_status(process.address)
+    except BokilogError as error:
+        return str(error)
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+def _supervisor(state: SupervisorFacts | None) -> dict[str, object]:
+    if state is None:
+        return {"state": "never started", "pid": None}
+    if not state.alive:
+        return {"state": "stopped" if state.state == "stopped" else "dead", "pid": None}
+    return {"state": state.state, "pid": state.pid, "started_at_ms": state.started_at_ms}
+
+
+def _view(view: View | None) -> dict[str, object] | None:
+    if view is None:
+        return None
+    return {"term": view.term, "cluster_id": view.cluster_id, "history_id": view.history_id}
+
+
+def _process(
+    process: ProcessFacts, answer: dict[str, object] | str, view: View | None
+) -> dict[str, object]:
+    alive = process.pid is not None and is_alive(process.pid, process.birth)
+    primary = view is not None and any(space.primary == process.id for space in view.spaces)
+    return {
+        "role": process.role,
+        "id": process.id,
+        "pid": process.pid if alive else None,
+        "state": process.state if alive or process.pid is None else "dead",
+        "primary": primary,
+        "restarts": process.restarts,
+        "exit": process.exit,
+        "address": process.address,
+        "facts": answer if isinstance(answer, dict) else None,
+        "problem": answer if isinstance(answer, str) else None,
+    }
+
+
+def _log_spaces(
+    view: View, answers: Mapping[ProcessFacts, dict[str, object] | str]
+) -> list[dict[str, object]]:
+    by_node = {process.id: answer for process, answer in answers.items()}
+    found: list[dict[str, object]] = []
+    for space in view.spaces:
+        said = _space_facts(by_node.get(space.primary), space.id)
+        published = _count(said.get("published", said.get("position")))
+        folded = _table(said.get("replicas"))
+        found.append(
+            {
+                "id": space.id,
+                "durability": space.durability,
+                "primary": space.primary,
+                "replicas": list(space.replicas),
+                "write_quorum": space.write_quorum,
+                "position": said.get("position"),
+                "tail": said.get("tail"),
+                "lag": {node: _lag(published, folded.get(node)) for node in space.replicas},
+            }
+        )
+    return found
+
+
+def _space_facts(answer: dict[str, object] | str | None, space: int) -> dict[object, object]:
+    spaces = _table(answer.get("spaces")) if isinstance(answer, dict) else {}
+    return _table(spaces.get(space))
+
+
+def _table(value: object) -> dict[object, object]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _count(position: object) -> int | None:
+    """The count of a position, `[term, count]`."""
+    return position[1] if isinstance(position, list) and len(position) == 2 else None
+
+
+def _lag(published: int | None, report: object) -> int | None:
+    """Metalog entries that a replica has not folded; its report is `[folded, stored]`."""
+    if published is None or not isinstance(report, list) or not report:
+        return None
+    folded: object = report[0]
+    return max(0, published - folded) if isinstance(folded, int) else None
+
+
+def _disk(layout: Layout) -> dict[str, object]:
+    usage = shutil.disk_usage(layout.directory)
+    used = {node.id: _bytes_in(node.data_dir) for node in layout.nodes if node.data_dir}
+    return {"free_bytes": usage.free, "total_bytes": usage.total, "used_bytes": used}
+
+
+def _bytes_in(directory: Path) -> int:
+    """What the files of a node take on the disk, as far as they stay long enough to be counted."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(folder, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+# --- for people -----------------------------------------------------------------------------------
+
+
+def _print(facts: dict[str, object]) -> None:
+    supervisor = _table(facts["supervisor"])
+    started = supervisor.get("started_at_ms")
+    since = f" for {_age(started)}" if isinstance(started, int) else ""
+    term = _table(facts["view"]).get("term")
+    disk = _table(facts["disk"])
+    click.echo(f"{facts['directory']}: {supervisor.get('state')}{since}, term {_or_dash(term)}")
+    click.echo(f"{facts['url']}; {_size(disk.get('free_bytes'))} free on disk\n")
+    _print_processes(_items(facts["processes"]), _table(disk.get("used_bytes")))
+    _print_log_spaces(_items(facts["log_spaces"]))
+
+
+def _print_processes(processes: list[object], used: Mapping[object, object]) -> None:
+    from rich.console import Console  # here, and below: --json needs none of it
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not processes:
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("process", "state", "pid", "restarts", "disk", ""):
+        table.add_column(name, justify="right" if name in ("pid", "restarts", "disk") else "left")
+    for process in map(_table, processes):
+        table.add_row(
+            str(process["id"]),
+            _shown_state(str(process["state"])),
+            _or_dash(process["pid"]),
+            str(process["restarts"]),
+            _size(used.get(process["id"])),
+            escape(_remark(process)),
+        )
+    Console(highlight=False).print(table)
+    click.echo()
+
+
+def _print_log_spaces(spaces: list[object]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("log space", "class", "quorum", "position", "tail", "lag of replicas"):
+        table.add_column(name, justify="right" if name in ("position", "tail") else "left")
+    for space in map(_table, spaces):
+        lags = _table(space["lag"])
+        table.add_row(
+            str(space["id"]),
+            str(space["durability"]),
+            f"{space['write_quorum']} of {len(lags)}",
+            _or_dash(_count(space["position"])),
+            _or_dash(space["tail"]),
+            ", ".join(f"{node} {_or_dash(lag)}" for node, lag in lags.items()),
+        )
+    Console(highlight=False).print(table)
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else []
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _shown_state(state: str) -> str:
+    colour = {"running": "green", "starting": "yellow", "waiting": "yellow"}.get(state, "red")
+    return f"[{colour}]{state}[/{colour}]"
+
+
+def _remark(process: Mapping[object, object]) -> str:
+    """What a person should know of a process beside its state."""
+    if process["pid"] is None:
+        return "" if process["exit"] is None else str(process["exit"])
+    remarks = ["primary"] if process["primary"] else []
+    if process["problem"] is not None:
+        remarks.append(f"does not answer: {process['problem']}")
+    return ", ".join(remarks)
+
+
+def _size(size_bytes: object) -> str:
+    if not isinstance(size_bytes, int):
+        return "-"
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _age(started_at_ms: int) -> str:
+    seconds = max(0, int(time.time() - started_at_ms / 1000))
+    hours, seconds = divmod(seconds, 3600)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

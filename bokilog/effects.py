@@ -1,0 +1,204 @@
+"""What cores are told and what they ask for: the events and effects that all of them share.
+
+A core is `handle(event, now_s) -> list[Effect]`. It never waits and never does I/O; whatever
+depends on bytes being durable is produced while handling `Persisted`, never while handling the
+request (A3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from bokilog.messages import Message
+from bokilog.view import View
+
+Address = Hashable
+"""Who a message came from or goes to: a node's name, or the number a shell gave a client's
+connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message from a peer or a client."""
+
+    source: Address
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A connection to (or from) `peer` stands; nothing sent on an earlier one may be counted on."""
+
+    peer: Address
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The connection to `peer` is gone; what was sent on it may or may not have arrived."""
+
+    peer: Address
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClogged:
+    """`peer` takes bytes more slowly than they are sent; `clear` says that it has caught up (P8)."""
+
+    peer: Address
+    clear: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ViewInstalled:
+    """The next view was read from the view store; views are delivered in order, none left out
+    (P15)."""
+
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    timer: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """Everything up to the commit with this token is held to its log space's standard."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class PersistFailed:
+    """The commit with this token, and all since, could not be made durable; the node is read-only
+    (P7)."""
+
+    token: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOnlyChanged:
+    """The journal of `space` takes nothing for now, or (an empty reason) takes bytes again; nothing
+    was lost."""
+
+    space: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CeilingRaised:
+    """Seqnums below `seqnum` may be given in `space`: that is synced, whatever becomes of its
+    metalog (P11)."""
+
+    space: int
+    seqnum: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStored:
+    """The generation of `space` that was frozen is on disk, and with it the position it stands at
+    (P19)."""
+
+    space: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEnded:
+    """The inbox is drained: here the primary cuts, the storage node groups, the client flushes.
+
+    `wall_ms` is the wall clock, for cut timestamps only (P10).
+    """
+
+    wall_ms: int
+
+
+Event = (
+    Received
+    | LinkUp
+    | LinkDown
+    | LinkClogged
+    | ViewInstalled
+    | TimerFired
+    | Persisted
+    | PersistFailed
+    | ReadOnlyChanged
+    | CeilingRaised
+    | CheckpointStored
+    | BatchEnded
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To a peer; dropped with a count if no connection to it stands (protocols here resume by
+    themselves)."""
+
+    to: Address
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What was appended to the journal of `space` so far is to be made durable; `Persisted(token)` tells when it is.
+
+    Commits of one batch on one journal share one sync (a group).
+    """
+
+    space: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    timer: Hashable
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    timer: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """End the connection to `peer`: it broke the protocol or is of another cluster."""
+
+    peer: Address
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadView:
+    """Some peer knows a newer term: read the next view from the view store and deliver it (P17)."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The fold of `space` has a generation ready to be written to its store, off the commit path
+    (P19)."""
+
+    space: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseCeiling:
+    """Sync somewhere that seqnums of `space` below `seqnum` may be in use; `CeilingRaised` tells
+    when (P11)."""
+
+    space: int
+    seqnum: int
+
+
+Effect = Send | Commit | SetTimer | CancelTimer | Disconnect | LoadView | Checkpoint | RaiseCeiling
+
+
+class Core(Protocol):
+    """What every core is: a pure state machine."""
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        """What follows from an event at `now_s` seconds of a monotonic clock."""
+        ...

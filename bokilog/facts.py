@@ -1,0 +1,541 @@
+"""Facts: what is known of a LogBook's order, tag by tag, without asking anybody.
+
+A fact says "exactly these are the seqnums of `(book, tag)` in `[lo, hi)`" (`tag` None: all records
+of the LogBook). It is true for ever but for trims, so it needs no invalidation: engines and clients
+keep facts, answer from them, and drop the least recently used when the byte budget is met. Losing
+one costs time, never truth.
+
+Invariants: the intervals of a line are sorted, and neither overlap nor touch; every seqnum lies in
+its interval, and none below a known trim is answered. Only the top interval of a *followed* LogBook
+grows: it is open, and reaches up to the tail of its log space, which the stream moves once per tick
+for all LogBooks at once.
+
+Does not know: records, positions, nodes. What "none at the tail" needs of a position is decided by
+the caller, who is told by `at_tail` that an answer leans on it (P27). Source: DESIGN section 4;
+differs from Boki, whose engines hold the whole index of their log space.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Final, NamedTuple
+
+from bokilog.limits import SEQNUM_MAX
+
+Tags = None | str | list[str]
+
+NO_END: Final = SEQNUM_MAX + 1
+"""`until` of a range that has no end."""
+LINE_BYTES: Final = 700
+"""What a line costs beside its seqnums: its lists, one interval, two dictionary entries and the
+tag.
+"""
+INTERVAL_BYTES: Final = 160
+HALVED_SEQNUMS_MIN: Final = 64
+"""A line that must stay is cut in halves to make room, but not below this."""
+
+
+class Unknown(Enum):
+    """Facts do not say: ask the next level."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
+class Tail:
+    """First seqnum of a log space that the stream has not brought yet; shared by its followed
+    LogBooks.
+    """
+
+    __slots__ = ("seqnum",)
+
+    def __init__(self, seqnum: int = 0) -> None:
+        self.seqnum = seqnum
+
+
+class Known(NamedTuple):
+    """What facts say of a range, in the asked order; fields as in `messages.ReadReply`."""
+
+    seqnums: Sequence[int]
+    next_seqnum: int
+    more: bool
+    at_tail: bool
+    """The answer leans on nothing more being ordered: it holds at the stream's position, not at any
+    (P27).
+    """
+
+
+class Line:
+    """Everything known of one `(book, tag)`."""
+
+    __slots__ = ("above", "below", "cost_bytes", "his", "is_open", "los", "runs")
+
+    def __init__(self) -> None:
+        self.los: list[int] = []
+        self.his: list[int] = []
+        self.runs: list[array[int]] = []
+        """One array of seqnums per interval `[lo, hi)`."""
+        self.is_open = False
+        """The last interval reaches up to the tail of the log space, or past it if a reply was
+        ahead of the stream.
+        """
+        self.above: dict[int, int] = {}
+        """hi to bound: a record stands in `[hi, bound)`, so a page that ends at hi has more."""
+        self.below: dict[int, int] = {}
+        """lo to bound: a record stands in `[bound, lo)`."""
+        self.cost_bytes = 0
+
+    def count_bytes(self) -> int:
+        """Measures itself again, and says by how much it grew."""
+        before = self.cost_bytes
+        seqnums = sum(map(len, self.runs))
+        self.cost_bytes = LINE_BYTES + INTERVAL_BYTES * len(self.los) + 8 * seqnums
+        return self.cost_bytes - before
+
+    def settle(self, tail: int) -> None:
+        """Writes down where an open interval ends now."""
+        if self.is_open and self.his[-1] < tail:
+            self.his[-1] = tail
+
+    def merge(self, lo: int, hi: int, seqnums: Iterable[int]) -> None:
+        """Adds `[lo, hi)` to the intervals it touches; where they overlap they say the same."""
+        first = bisect_left(self.his, lo)
+        after = bisect_right(self.los, hi)
+        if after - first == 1 and self.his[first] == lo:  # the usual case: the next page of a scan
+            self.runs[first].extend(seqnums)
+            self.above.pop(lo, None)
+            self.his[first] = hi
+            return
+        merged = array("Q", seqnums)
+        for place in (first, after - 1) if first < after else ():
+            run = self.runs[place]
+            if self.los[place] < lo:
+                merged = run[: bisect_left(run, lo)] + merged
+            if self.his[place] > hi:
+                merged += run[bisect_left(run, hi) :]
+            if first == after - 1:
+                break
+        for place in range(first, after):
+            self.above.pop(self.his[place], None)
+            self.below.pop(self.los[place], None)
+        if first < after:
+            lo, hi = min(lo, self.los[first]), max(hi, self.his[after - 1])
+        self.los[first:after], self.his[first:after], self.runs[first:after] = [lo], [hi], [merged]
+
+    def cut_below(self, until: int) -> None:
+        """Nothing below `until` is known any more, nor that there is something."""
+        place = bisect_right(self.his, until)
+        del self.los[:place], self.his[:place], self.runs[:place]
+        if self.los and self.los[0] < until:
+            self.los[0] = until
+            run = self.runs[0]
+            del run[: bisect_left(run, until)]
+        if not self.los and self.is_open:  # whoever waits on it goes on waiting
+            self.los, self.his, self.runs = [until], [until], [array("Q")]
+        self.above = {hi: bound for hi, bound in self.above.items() if hi >= until}
+        self.below = {lo: bound for lo, bound in self.below.items() if bound >= until}
+
+
+class _Book:
+    __slots__ = ("lines", "tag_trims", "tags_trimmed_until", "tail", "trim_until")
+
+    def __init__(self) -> None:
+        self.lines: dict[str | None, Line] = {}
+        self.tail: Tail | None = None
+        """Set while the LogBook is followed."""
+        self.trim_until = 0
+        self.tags_trimmed_until = 0
+        """Past it no tag was trimmed: a record below may be gone from the LogBook as a whole."""
+        self.tag_trims: dict[str, int] = {}
+        """Of tags that have a line; a tag without one learns its trim with its next reply."""
+
+
+class Facts:
+    """What is known of many LogBooks, within a byte budget."""
+
+    __slots__ = ("_books", "_lines", "_watched", "bytes_max", "bytes_used", "evicted_count")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.bytes_used = 0
+        self.evicted_count = 0
+        self._books: dict[int, _Book] = {}
+        self._lines: OrderedDict[tuple[int, str | None], Line] = OrderedDict()
+        """All lines, least recently used first."""
+        self._watched: dict[tuple[int, str | None], int] = {}
+        """Lines that somebody waits on, and how many: these are not evicted."""
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def trim_until(self, book: int, tag: str | None) -> int:
+        """First kept seqnum, as far as known."""
+        known = self._books.get(book)
+        if known is None:
+            return 0
+        if tag is None or not known.tag_trims:
+            return known.trim_until
+        return max(known.trim_until, known.tag_trims.get(tag, 0))
+
+    def tags_trimmed_until(self, book: int) -> int:
+        """Past it no tag of the LogBook was trimmed, as far as known."""
+        known = self._books.get(book)
+        return known.tags_trimmed_until if known is not None else 0
+
+    def next(
+        self, book: int, tag: str | None, start: int, until: int = NO_END
+    ) -> int | Unknown | None:
+        """First seqnum in `[start, until)`; None: there is none, whatever is ordered later."""
+        line = self._use(book, tag)
+        if line is None:
+            return UNKNOWN
+        start = max(start, self.trim_until(book, tag))
+        place = bisect_right(line.los, start) - 1
+        if place < 0:
+            return UNKNOWN
+        hi = self._top(book, line, place)
+        run = line.runs[place]
+        index = bisect_left(run, start)
+        if index < len(run) and run[index] < until:
+            return run[index]
+        return None if until <= hi else UNKNOWN
+
+    def prev(self, book: int, tag: str | None, until: int, start: int = 0) -> int | Unknown | None:
+        """Last seqnum in `[start, until)`; None: there is none, whatever is ordered later."""
+        line = self._use(book, tag)
+        if line is None:
+            return UNKNOWN
+        start = max(start, self.trim_until(book, tag))
+        place = bisect_left(line.los, until) - 1
+        if place < 0 or until > self._top(book, line, place):
+            return None if until <= start else UNKNOWN
+        run = line.runs[place]
+        index = bisect_left(run, until) - 1
+        if index >= 0 and run[index] >= start:
+            return run[index]
+        return None if line.los[place] <= start else UNKNOWN
+
+    def range(
+        self,
+        book: int,
+        tag: str | None,
+        *,
+        start: int,
+        until: int,
+        limit: int,
+        reverse: bool = False,
+    ) -> Known | Unknown:
+        """Up to `limit` seqnums of `[start, until)`, from its start or in `reverse` from its end.
+
+        `start` 0 means the first kept record. An explicit one behind a trim is the caller's to
+        refuse.
+        """
+        line = self._use(book, tag)
+        if line is None:
+            return UNKNOWN
+        kept = max(start, self.trim_until(book, tag))
+        if reverse:
+            return self._range_back(book, line, start=start, kept=kept, until=until, limit=limit)
+        place = bisect_right(line.los, kept) - 1
+        if place < 0:
+            return UNKNOWN
+        hi = self._top(book, line, place)
+        is_top = self._is_top(book, line, place)
+        if kept >= hi and not is_top:
+            return UNKNOWN
+        end = min(until, hi)
+        run = line.runs[place]
+        first, after = bisect_left(run, kept), bisect_left(run, end)
+        if after - first > limit:
+            taken = run[first : first + limit]
+            return Known(taken, taken[-1] + 1, True, False)
+        taken = run[first:after]
+        if until <= hi:
+            return Known(taken, max(start, end), False, False)
+        if is_top:
+            return Known(taken, max(start, hi), False, True)
+        bound = line.above.get(hi)
+        if len(taken) == limit and bound is not None and bound <= until:
+            return Known(taken, taken[-1] + 1, True, False)
+        return UNKNOWN
+
+    def _range_back(
+        self, book: int, line: Line, *, start: int, kept: int, until: int, limit: int
+    ) -> Known | Unknown:
+        place = bisect_left(line.los, until) - 1
+        if place < 0:
+            return UNKNOWN
+        hi = self._top(book, line, place)
+        at_tail = until > hi
+        if at_tail and not self._is_top(book, line, place):
+            return UNKNOWN
+        lo, run = line.los[place], line.runs[place]
+        first, after = bisect_left(run, max(kept, lo)), bisect_left(run, min(until, hi))
+        if after - first > limit:
+            taken = run[after - limit : after]
+            taken.reverse()
+            return Known(taken, taken[-1], True, at_tail)
+        taken = run[first:after]
+        taken.reverse()
+        if lo <= kept:
+            return Known(taken, start, False, at_tail)
+        if len(taken) == limit and line.below.get(lo, -1) >= kept:
+            return Known(taken, taken[-1], True, at_tail)
+        return UNKNOWN
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        book: int,
+        tag: str | None,
+        lo: int,
+        hi: int,
+        seqnums: Sequence[int],
+        *,
+        above: int | None = None,
+        below: int | None = None,
+    ) -> None:
+        """Exactly `seqnums` (ascending) are those of `(book, tag)` in `[lo, hi)`.
+
+        Args:
+            above: a record is known to stand in `[hi, above)`.
+            below: a record is known to stand in `[below, lo)`.
+        """
+        trim_until = self.trim_until(book, tag)
+        if lo < trim_until:
+            lo, below = trim_until, None
+            seqnums = seqnums[bisect_left(seqnums, lo) :]
+        if lo >= hi or not self.bytes_max:
+            return
+        known = self._books.get(book)
+        if known is None:
+            known = self._books[book] = _Book()
+        line = known.lines.get(tag)
+        if line is None:
+            line = known.lines[tag] = self._lines[book, tag] = Line()
+        tail = known.tail
+        if tail is not None:
+            line.settle(tail.seqnum)
+        line.merge(lo, hi, seqnums)
+        if tail is not None and line.his[-1] >= tail.seqnum:
+            line.is_open = True
+        if above is not None and hi in line.his:
+            line.above[hi] = above
+        if below is not None and lo in line.los:
+            line.below[lo] = below
+        self._lines.move_to_end((book, tag))
+        self.bytes_used += line.count_bytes()
+        self._shrink()
+
+    def trim(self, book: int, tag: str | None, until: int) -> None:
+        """Records below `until` are gone: of the LogBook, or of one tag of it.
+
+        A tag's trim may take records out of the LogBook as a whole (those whose tags are all
+        trimmed), so what is known of all records below it is forgotten too.
+        """
+        known = self._books.get(book)
+        if known is None or until <= self.trim_until(book, tag):
+            return
+        if tag is not None:
+            known.tags_trimmed_until = max(known.tags_trimmed_until, until)
+        else:
+            known.trim_until = until
+            for other in list(known.lines):
+                self._cut(book, other, until)
+            known.tag_trims = {t: at for t, at in known.tag_trims.items() if at > until}
+            return
+        if tag in known.lines:
+            known.tag_trims[tag] = until
+            self._cut(book, tag, until)
+        if None in known.lines:
+            self._cut(book, None, until)
+
+    def drop(self, book: int) -> None:
+        """The LogBook is deleted: nothing is known of it any more."""
+        known = self._books.get(book)
+        for tag in list(known.lines) if known else ():
+            self._remove(book, tag)
+        self._books.pop(book, None)
+
+    # --- following --------------------------------------------------------------------------------
+
+    def follow(self, book: int, tail: Tail) -> None:
+        """From `tail` on the stream brings every record of the LogBook."""
+        if not self.bytes_max:
+            return
+        known = self._books.setdefault(book, _Book())
+        known.tail = tail
+        for line in known.lines.values():
+            line.is_open = line.is_open or line.his[-1] >= tail.seqnum
+
+    def close(self, book: int) -> None:
+        """The stream missed something: what is known ends at the tail it had. Call before the tail
+        moves.
+        """
+        known = self._books.get(book)
+        if known is None or known.tail is None:
+            return
+        for line in known.lines.values():
+            line.settle(known.tail.seqnum)
+            line.is_open = False
+
+    def unfollow(self, book: int) -> None:
+        """The stream brings nothing of the LogBook any more."""
+        self.close(book)
+        known = self._books.get(book)
+        if known is not None:
+            known.tail = None
+            if not known.lines:
+                del self._books[book]
+
+    def extend(self, book: int, seqnums: Sequence[int], tags: Sequence[Tags]) -> set[str | None]:
+        """The stream brought visible records of a followed LogBook, in order; returns the tags that
+        grew here.
+
+        Only tags that somebody asked for have a line, so most records touch only one.
+        """
+        known = self._books.get(book)
+        if known is None or not known.lines:
+            return set()
+        lines, grown = known.lines, set[str | None]()
+        everything = lines.get(None)
+        if everything is not None and everything.is_open:
+            hi = everything.his[-1]
+            fresh = seqnums if seqnums[0] >= hi else seqnums[bisect_left(seqnums, hi) :]
+            everything.runs[-1].extend(fresh)
+            self._grew(everything, len(fresh))
+            grown.add(None)
+        if len(lines) > 1 or everything is None:
+            for seqnum, names in zip(seqnums, tags, strict=True):
+                for tag in (names,) if type(names) is str else names or ():
+                    line = lines.get(tag)
+                    if line is not None and line.is_open and seqnum >= line.his[-1]:
+                        line.runs[-1].append(seqnum)
+                        self._grew(line, 1)
+                        grown.add(tag)
+        if self.bytes_used > self.bytes_max:
+            self._shrink()
+        return grown
+
+    def watch(self, book: int, tag: str | None) -> None:
+        """Somebody waits for this line to grow: it stays."""
+        self._watched[book, tag] = self._watched.get((book, tag), 0) + 1
+
+    def unwatch(self, book: int, tag: str | None) -> None:
+        left = self._watched[book, tag] - 1
+        if left:
+            self._watched[book, tag] = left
+        else:
+            del self._watched[book, tag]
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def _use(self, book: int, tag: str | None) -> Line | None:
+        line = self._lines.get((book, tag))
+        if line is not None:
+            self._lines.move_to_end((book, tag))
+        return line
+
+    def _top(self, book: int, line: Line, place: int) -> int:
+        """Where an interval ends now."""
+        hi = line.his[place]
+        if line.is_open and place == len(line.his) - 1:
+            tail = self._books[book].tail
+            assert tail is not None, "an open line of a LogBook that is not followed"
+            return max(hi, tail.seqnum)
+        return hi
+
+    def _is_top(self, book: int, line: Line, place: int) -> bool:
+        """Whether the interval ends at the stream's tail; one that a reply took past it is no
+        answer at the tail.
+        """
+        if not line.is_open or place != len(line.his) - 1:
+            return False
+        tail = self._books[book].tail
+        return tail is not None and line.his[place] <= tail.seqnum
+
+    def _grew(self, line: Line, count: int) -> None:
+        line.cost_bytes += 8 * count
+        self.bytes_used += 8 * count
+
+    def _cut(self, book: int, tag: str | None, until: int) -> None:
+        known = self._books[book]
+        line = known.lines[tag]
+        if known.tail is not None:
+            line.settle(known.tail.seqnum)
+        line.cut_below(until)
+        self.bytes_used += line.count_bytes()
+        if not line.los:
+            self._remove(book, tag)
+
+    def _remove(self, book: int, tag: str | None) -> None:
+        line = self._lines.pop((book, tag))
+        self.bytes_used -= line.cost_bytes
+        known = self._books[book]
+        del known.lines[tag]
+        if tag is not None:
+            known.tag_trims.pop(tag, None)
+        if not known.lines and known.tail is None:
+            del self._books[book]
+
+    def _shrink(self) -> None:
+        """Evicts least recently used lines; what somebody waits on, or what was just used, loses
+        its older half.
+        """
+        while self.bytes_used > self.bytes_max:
+            newest = next(reversed(self._lines))
+            victim = next(
+                (key for key in self._lines if key not in self._watched and key != newest), None
+            )
+            if victim is not None:
+                self.evicted_count += 1
+                self._remove(*victim)
+            elif not self._halve():
+                return
+
+    def _halve(self) -> bool:
+        """Forgets the older half of the largest line; whether that was possible."""
+        key = max(self._lines, key=lambda name: self._lines[name].cost_bytes)
+        line = self._lines[key]
+        seqnums = [seqnum for run in line.runs for seqnum in run]
+        if len(seqnums) < HALVED_SEQNUMS_MIN:
+            return False
+        self.evicted_count += 1
+        self._cut(*key, seqnums[len(seqnums) // 2])
+        return True
+
+    def check(self) -> None:
+        """Asserts the invariants; for tests and simulations, not for every step."""
+        assert self.bytes_used == sum(line.cost_bytes for line in self._lines.values())
+        assert set(self._lines) == {(b, t) for b, known in self._books.items() for t in known.lines}
+        for (book, tag), line in self._lines.items():
+            assert line.los, f"an empty line of {book}, {tag!r}"
+            assert not line.is_open or self._books[book].tail is not None
+            bounds = [at for pair in zip(line.los, line.his, strict=True) for at in pair]
+            if (
+                line.is_open and bounds[-2] == bounds[-1]
+            ):  # all of it is trimmed, it goes on growing
+                bounds.pop()
+            assert bounds == sorted(set(bounds)), f"{book}, {tag!r}: intervals touch: {bounds}"
+            for place, run in enumerate(line.runs):
+                assert list(run) == sorted(set(run)), f"{book}, {tag!r}: seqnums out of order"
+                inside = not run or (
+                    line.los[place] <= run[0] and run[-1] < self._top_of(book, line, place)
+                )
+                assert inside, f"{book}, {tag!r}: a seqnum outside of its interval"
+            assert line.los[0] >= self.trim_until(book, tag) or tag is None
+
+    def _top_of(self, book: int, line: Line, place: int) -> int:
+        """An open interval holds what the stream brought in this very tick, before the tail has
+        moved.
+        """
+        return NO_END if line.is_open and place == len(line.his) - 1 else line.his[place]

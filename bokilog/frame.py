@@ -1,0 +1,544 @@
+"""Record frames: the bytes of one client tick's units, as they travel and as they are journalled.
+
+A frame is `header | columns | payload`. The client makes columns and payload, the engine writes the
+header (that is how the records get their LocalIds), and from there on the same bytes are forwarded,
+journalled, read and sent to a peer: nobody re-encodes them.
+
+Invariants:
+- The header's checksum covers header and columns; the columns hold a checksum per record, so
+  identity covers every byte of the frame through its columns (P29), while the engine and the
+  storage nodes hash no payload.
+- Columns are checked as a whole before a LocalId is given (P34); `Columns.decode` accepts nothing
+  that the fold could trip over, and raises nothing but `RemoteProtocolError`.
+
+Does not know: seqnums, files, sockets. Format version 1; the bytes are golden-tested because they
+are meant to stay. Source: LIMITS point 4 (columns, not rows); differs from Boki, whose unit of
+replication is the record.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias, cast
+
+from xxhash import xxh3_64_intdigest
+
+from bokilog.codec import listed, natural, naturals, pack, row, text, unpack
+from bokilog.errors import RemoteProtocolError
+from bokilog.ids import BookNumber, LogSpaceId, Shard, Term
+from bokilog.limits import (
+    BLOCK_BYTES,
+    CONDITIONS_MAX,
+    FRAME_BYTES_MAX,
+    INFLIGHT_RECORDS_MAX,
+    KEY_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    TAG_BYTES_MAX,
+    TAGS_MAX,
+    UNIT_BYTES_MAX,
+    UNIT_RECORDS_MAX,
+)
+
+Tags: TypeAlias = str | list[str] | None
+"""One record's tags as they stand in a column: none, one, or several."""
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+ITEM_FRAME = 1
+"""A frame's kind as an item of a journal."""
+MAGIC = b"bkF1"
+HEADER = struct.Struct("<4sBBHIIQQIIIIQ")
+"""magic, version, flags, reserved, space, term, shard number, first count, records, units, columns
+bytes, reserved, payload bytes. Then an xxh3-64 over these bytes and the columns."""
+HEADER_BYTES = HEADER.size + 8
+VERSION = 1
+FLAG_VERDICT = 1
+"""Some unit of the frame has a condition or a key: its outcome is decided in the fold, not by the
+order alone."""
+DIGEST_BYTES: Final = 16
+
+_SWAP: Final = sys.byteorder == "big"
+_TEXT_BYTES_MAX: Final = max(TAG_BYTES_MAX, KEY_BYTES_MAX)
+"""Every text in columns is a tag or a key: the decoder itself refuses longer ones."""
+assert TAG_BYTES_MAX == KEY_BYTES_MAX == _TEXT_BYTES_MAX, (
+    "else lengths are to be checked one by one"
+)
+assert RECORD_BYTES_MAX == UNIT_BYTES_MAX, "else a record in a unit is to be checked by itself"
+
+
+class Columns:
+    """What a frame says of its records, one list or array per kind of thing.
+
+    `books` is one number when all units belong to one LogBook (the usual case), else one per unit.
+    `unit_records` is None when every unit is a single record, else the number of records of each
+    unit. `lengths`, `sums` and `tags` have one entry per record; `blocks` holds one checksum per
+    64 KiB block of the records that are larger than a block, in order. `unless` and `keys` name the
+    few units that have them.
+    """
+
+    __slots__ = (
+        "blocks",
+        "books",
+        "encoded",
+        "keys",
+        "lengths",
+        "payload_bytes",
+        "sums",
+        "tags",
+        "unit_records",
+        "units",
+        "unless",
+    )
+
+    def __init__(
+        self,
+        *,
+        books: int | list[int],
+        unit_records: list[int] | None,
+        tags: list[Tags],
+        lengths: array[int],
+        sums: array[int],
+        blocks: array[int],
+        unless: list[tuple[int, list[tuple[str | None, int]]]],
+        keys: list[tuple[int, str, bytes, int]],
+    ) -> None:
+        self.books = books
+        self.unit_records = unit_records
+        self.tags = tags
+        self.lengths = lengths
+        self.sums = sums
+        self.blocks = blocks
+        self.unless = unless
+        """(unit, [(tag or None, after), ...])"""
+        self.keys = keys
+        """(unit, key, 16-byte hash over tags and bytes, horizon in s)"""
+        self.units = len(tags) if unit_records is None else len(unit_records)
+        self.payload_bytes = sum(lengths)
+        self.encoded: bytes = b""
+
+    @property
+    def records(self) -> int:
+        """How many records, and so how many seqnums, the frame takes."""
+        return len(self.tags)
+
+    @property
+    def needs_verdict(self) -> bool:
+        """Whether the outcome of some unit is decided in the fold, not by the order alone."""
+        return bool(self.unless or self.keys)
+
+    def encode(self) -> bytes:
+        """The columns as bytes; made once, kept."""
+        if not self.encoded:
+            self.encoded = pack(
+                (
+                    self.books,
+                    self.unit_records,
+                    self.tags,
+                    _to_bytes(self.lengths),
+                    _to_bytes(self.sums),
+                    _to_bytes(self.blocks),
+                    self.unless,
+                    self.keys,
+                )
+            )
+        return self.encoded
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Columns:
+        """Columns from a peer's bytes, checked in full.
+
+        Raises:
+            RemoteProtocolError: something does not fit; nothing of the frame may be used (P34).
+        """
+        parts = row(unpack(data, text_bytes_max=_TEXT_BYTES_MAX), 8)
+        books, unit_records, tags, lengths, sums, blocks, unless, keys = parts
+        if not type(lengths) is type(sums) is type(blocks) is bytes:
+            raise _bad("number columns that are not bytes")
+        if len(lengths) % 4 or len(sums) % 8 or len(blocks) % 8:
+            raise _bad("number columns of odd sizes")
+        columns = cls.__new__(cls)
+        columns.tags = check_tags(tags)
+        columns.units = check_units(unit_records, len(tags))
+        columns.books = check_books(books, columns.units)
+        columns.unit_records = unit_records
+        columns.lengths = _from_bytes("I", lengths)
+        columns.sums = _from_bytes("Q", sums)
+        columns.blocks = _from_bytes("Q", blocks)
+        columns.payload_bytes = sum(columns.lengths)
+        columns.unless = _checked_conditions(unless, columns.units) if unless != [] else []
+        columns.keys = _checked_keys(keys, columns.units) if keys != [] else []
+        columns.encoded = bytes(data)
+        columns._check_sizes()
+        return columns
+
+    def _check_sizes(self) -> None:
+        """Counts and lengths agree, and are within the limits."""
+        if not len(self.lengths) == len(self.sums) == len(self.tags) <= INFLIGHT_RECORDS_MAX:
+            raise _bad(f"columns of different lengths, or of over {INFLIGHT_RECORDS_MAX} records")
+        blocks = 0
+        if self.payload_bytes > BLOCK_BYTES:  # else no record is larger than a block
+            most = UNIT_BYTES_MAX if self.units == 1 else FRAME_BYTES_MAX
+            if self.payload_bytes > most:
+                raise _bad(f"{self.units} units of over {most} bytes")
+            if max(self.lengths) > BLOCK_BYTES:
+                blocks = sum(map(block_count, self.lengths))
+        if len(self.blocks) != blocks:
+            raise _bad("block checksums that do not match the lengths")
+
+    def unit_bounds(self) -> list[tuple[int, int]]:
+        """[start, until) of each unit's records inside the frame."""
+        if self.unit_records is None:
+            return [(i, i + 1) for i in range(len(self.tags))]
+        bounds, start = [], 0
+        for count in self.unit_records:
+            bounds.append((start, start + count))
+            start += count
+        return bounds
+
+    def book_of(self, unit: int) -> BookNumber:
+        """The LogBook that a unit belongs to."""
+        return BookNumber(self.books if isinstance(self.books, int) else self.books[unit])
+
+
+class Frame:
+    """A frame with its LocalIds: columns and payload of `records` records from `first` on in `shard`."""
+
+    __slots__ = ("columns", "first", "header", "payload", "records", "shard")
+
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        first: int,
+        columns: Columns,
+        payload: Sequence[Buffer],
+        header: bytes = b"",
+    ) -> None:
+        self.shard = shard
+        self.first = first
+        self.columns = columns
+        self.payload = payload
+        """The records' bytes in order: one buffer each (as a client in this process made them), or
+        one for all."""
+        self.records = len(columns.tags)
+        self.header = header or encode_header(shard=shard, first=first, columns=columns)
+
+    @property
+    def until(self) -> int:
+        """First count after the frame: where progress stands once it is held (P9)."""
+        return self.first + self.records
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the whole frame, as it is journalled."""
+        return HEADER_BYTES + len(self.columns.encoded) + self.columns.payload_bytes
+
+    @property
+    def checksum(self) -> int:
+        """The frame's identity: over header and columns, and through these over every byte."""
+        return int.from_bytes(self.header[-8:], "little")
+
+    def record(self, index: int, offset: int) -> Buffer:
+        """The bytes of one record; `offset` is where it starts in the payload."""
+        if len(self.payload) == self.records:
+            return self.payload[index]
+        return memoryview(self.payload[0])[offset : offset + self.columns.lengths[index]]
+
+    def buffers(self) -> list[Buffer]:
+        """The frame as it is journalled and sent: header, columns, payload."""
+        return [self.header, self.columns.encode(), *self.payload]
+
+
+class Head(NamedTuple):
+    """What a header says."""
+
+    shard: Shard
+    first: int
+    records: int
+    units: int
+    columns_bytes: int
+    payload_bytes: int
+    flags: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the whole frame."""
+        return HEADER_BYTES + self.columns_bytes + self.payload_bytes
+
+
+def encode_header(*, shard: Shard, first: int, columns: Columns) -> bytes:
+    """The engine's part of a frame: it gives the records their LocalIds."""
+    encoded = columns.encode()
+    flags = FLAG_VERDICT if columns.needs_verdict else 0
+    fixed = HEADER.pack(
+        MAGIC,
+        VERSION,
+        flags,
+        0,
+        shard.space,
+        shard.term,
+        shard.number,
+        first,
+        len(columns.tags),
+        columns.units,
+        len(encoded),
+        0,
+        columns.payload_bytes,
+    )
+    return fixed + xxh3_64_intdigest(fixed + encoded).to_bytes(8, "little")
+
+
+def decode_head(data: Buffer) -> Head:
+    """The header at the start of `data`; its checksum is not looked at yet.
+
+    Raises:
+        RemoteProtocolError: too short, another magic, or a newer version.
+    """
+    if len(data) < HEADER_BYTES:
+        raise RemoteProtocolError(problem="a frame shorter than its header")
+    (
+        magic,
+        version,
+        flags,
+        _,
+        space,
+        term,
+        number,
+        first,
+        records,
+        units,
+        columns_bytes,
+        _,
+        payload_bytes,
+    ) = HEADER.unpack_from(data)
+    if magic != MAGIC or version != VERSION:
+        raise RemoteProtocolError(problem=f"not a frame of version {VERSION}")
+    shard = Shard(LogSpaceId(space), Term(term), number)
+    return Head(shard, first, records, units, columns_bytes, payload_bytes, flags)
+
+
+def decode_frame(data: Buffer | Sequence[Buffer]) -> Frame:
+    """A frame from its bytes: either whole, or as (header, columns, payload...) buffers.
+
+    Header and columns are verified and checked; payload bytes are not hashed (P29: whoever reads them does).
+
+    Raises:
+        RemoteProtocolError: the bytes are not one whole, consistent frame.
+    """
+    header, encoded, payload = _parts(data)
+    frame = decode_columns(header, encoded)
+    if len(payload[0]) != frame.columns.payload_bytes:
+        raise RemoteProtocolError(problem="a frame whose payload is not as long as its columns say")
+    frame.payload = payload
+    return frame
+
+
+def decode_columns(header: bytes, encoded: bytes) -> Frame:
+    """A frame without its payload, from verified header and columns.
+
+    Raises:
+        RemoteProtocolError: the bytes are not what the engine signed.
+    """
+    head = decode_head(header)
+    if len(header) != HEADER_BYTES:
+        raise RemoteProtocolError(problem="a frame whose header is longer than a header")
+    if len(encoded) != head.columns_bytes:
+        raise RemoteProtocolError(problem="a frame whose columns are cut short")
+    signed = xxh3_64_intdigest(header[:-8] + encoded)
+    if signed != int.from_bytes(header[-8:], "little"):
+        raise RemoteProtocolError(problem="a frame whose header checksum is wrong")
+    columns = Columns.decode(encoded)
+    flags = FLAG_VERDICT if columns.needs_verdict else 0
+    said = (head.records, head.units, head.payload_bytes, head.flags)
+    if (columns.records, columns.units, columns.payload_bytes, flags) != said:
+        raise RemoteProtocolError(problem="a frame whose header and columns disagree")
+    return Frame(shard=head.shard, first=head.first, columns=columns, payload=(), header=header)
+
+
+def one_buffer(payload: Sequence[Buffer]) -> list[Buffer]:
+    """A payload as exactly one buffer: on a wire or a disk there are no cuts between records."""
+    return list(payload) if len(payload) == 1 else [b"".join(payload)]
+
+
+def _parts(data: Buffer | Sequence[Buffer]) -> tuple[bytes, bytes, list[Buffer]]:
+    if isinstance(data, bytes | bytearray | memoryview):
+        head = decode_head(data)
+        view = memoryview(data)
+        columns_until = HEADER_BYTES + head.columns_bytes
+        payload = view[columns_until : columns_until + head.payload_bytes]
+        if len(view) != head.frame_bytes:
+            raise RemoteProtocolError(problem="a frame whose lengths do not add up")
+        return bytes(view[:HEADER_BYTES]), bytes(view[HEADER_BYTES:columns_until]), [payload]
+    if len(data) < 2:
+        raise RemoteProtocolError(problem="a frame without columns")
+    return bytes(data[0]), bytes(data[1]), one_buffer(data[2:])
+
+
+def verify_frame(data: Buffer) -> bool:
+    """Whether `data` is one whole frame, payload included: what a journal asks before it counts a
+    group (P30)."""
+    try:
+        frame = decode_frame(data)
+    except RemoteProtocolError:
+        return False
+    payload = memoryview(frame.payload[0])
+    return first_bad_record(frame.columns, payload) is None
+
+
+def first_bad_record(columns: Columns, payload: memoryview) -> int | None:
+    """Index of the first record whose bytes do not match their checksum."""
+    start = block = 0
+    for index, (length, expected) in enumerate(zip(columns.lengths, columns.sums, strict=True)):
+        data = payload[start : start + length]
+        if length <= BLOCK_BYTES:
+            if xxh3_64_intdigest(data) != expected:
+                return index
+        else:
+            blocks = columns.blocks[block : block + block_count(length)]
+            block += len(blocks)
+            if record_sum(data) != (expected, blocks):
+                return index
+        start += length
+    return None
+
+
+def record_sum(data: Buffer) -> tuple[int, array[int]]:
+    """A record's checksum, and one per 64 KiB block if it is larger than a block.
+
+    A large record's checksum is that of its blocks' checksums, so that its bytes are hashed once.
+    """
+    blocks: array[int] = array("Q")
+    if len(data) <= BLOCK_BYTES:
+        return xxh3_64_intdigest(data), blocks
+    view = memoryview(data)
+    for start in range(0, len(view), BLOCK_BYTES):
+        blocks.append(xxh3_64_intdigest(view[start : start + BLOCK_BYTES]))
+    return xxh3_64_intdigest(_to_bytes(blocks)), blocks
+
+
+def block_count(length: int) -> int:
+    """How many block checksums a record of `length` bytes has."""
+    return -(-length // BLOCK_BYTES) if length > BLOCK_BYTES else 0
+
+
+def _to_bytes(numbers: array[int]) -> bytes:
+    if _SWAP:
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _from_bytes(typecode: Literal["I", "Q"], data: bytes) -> array[int]:
+    numbers = array(typecode)
+    numbers.frombytes(data)
+    if _SWAP:
+        numbers.byteswap()
+    return numbers
+
+
+# --- columns of a peer, checked -------------------------------------------------------------------
+
+
+def check_books(books: object, units: int) -> int | list[int]:
+    """The LogBooks of `units` units: one number, or one per unit.
+
+    Raises:
+        RemoteProtocolError: anything else.
+    """
+    if type(books) is not list:
+        return natural(books)
+    if len(books) != units:
+        raise _bad("books and units of different lengths")
+    return naturals(books)
+
+
+def check_units(unit_records: object, records: int) -> int:
+    """How many units these are: None stands for one per record.
+
+    Raises:
+        RemoteProtocolError: a unit of no or too many records, or units that are not the records.
+    """
+    if unit_records is None:
+        return records
+    counts = naturals(unit_records)
+    if not counts or min(counts) < 1 or max(counts) > UNIT_RECORDS_MAX:
+        raise _bad(f"a unit of no or over {UNIT_RECORDS_MAX} records")
+    if sum(counts) != records:
+        raise _bad("units that do not cover the records")
+    return len(counts)
+
+
+def check_tags(tags: object) -> list[Tags]:
+    """A column of tags, without a Python loop in the usual case: one string for every record.
+
+    Their lengths are the decoder's business (`text_bytes_max`).
+
+    Raises:
+        RemoteProtocolError: no records, an empty tag, one that is not text, twice the same, too
+            many.
+    """
+    if type(tags) is not list or not tags:
+        raise _bad("no column of tags")
+    try:
+        "".join(tags)  # the quickest way to see that all are strings
+    except TypeError:
+        for tag in tags:
+            _check_record_tags(tag)
+    else:
+        if not all(tags):
+            raise _bad("an empty tag")
+    return cast("list[Tags]", tags)
+
+
+def _check_record_tags(tags: object) -> None:
+    if tags is None:
+        return
+    several = [tags] if type(tags) is str else tags
+    if type(several) is not list or not 0 < len(several) <= TAGS_MAX:
+        raise _bad(f"no or over {TAGS_MAX} tags on a record, or a tag that is not text")
+    if set(map(type, several)) != {str} or not all(several):
+        raise _bad("a tag that is not text, or an empty one")
+    if len(set(several)) != len(several):
+        raise _bad("the same tag twice on a record")
+
+
+def _checked_conditions(
+    plain: object, units: int
+) -> list[tuple[int, list[tuple[str | None, int]]]]:
+    checked: dict[int, list[tuple[str | None, int]]] = {}
+    for part in listed(plain):
+        unit, tests = row(part, 2)
+        if natural(unit) >= units or unit in checked:
+            raise _bad("conditions of a unit that is not there, or twice of one that is")
+        if not 0 < len(listed(tests)) <= CONDITIONS_MAX:
+            raise _bad(f"no or over {CONDITIONS_MAX} conditions of a unit")
+        checked[unit] = [_checked_condition(test) for test in tests]
+    return list(checked.items())
+
+
+def _checked_condition(plain: object) -> tuple[str | None, int]:
+    tag, after = row(plain, 2)
+    if tag is not None and not text(tag):
+        raise _bad("a condition on an empty tag")
+    return tag, natural(after)
+
+
+def _checked_keys(plain: object, units: int) -> list[tuple[int, str, bytes, int]]:
+    checked: dict[int, tuple[int, str, bytes, int]] = {}
+    for part in listed(plain):
+        unit, key, digest, horizon_s = row(part, 4)
+        if natural(unit) >= units or unit in checked:
+            raise _bad("a key of a unit that is not there, or two of one that is")
+        if not text(key):
+            raise _bad("an empty key")
+        if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
+            raise _bad(f"a key without a hash of {DIGEST_BYTES} bytes")
+        checked[unit] = unit, key, digest, natural(horizon_s)
+    return list(checked.values())
+
+
+def _bad(problem: str) -> RemoteProtocolError:
+    return RemoteProtocolError(problem=f"a frame with {problem}")

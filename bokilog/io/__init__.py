@@ -1,0 +1,1 @@
+"""The only floor below the shells that touches clocks, sockets, files and processes."""

@@ -1,0 +1,120 @@
+"""Group commit: what was staged in a journal during a batch becomes one group, one sync, and then `Persisted`.
+
+Decides when a group is written (at the end of a batch, or when the group before it is durable) and
+where its sync runs: inline for a shallow group, because a thread's hand-over costs more than the
+sync, else in the journal's thread, so that the loop goes on filling the next group (LIMITS point
+8).
+
+A disk that is full loses nothing: what is staged stays, is tried again, and the node is told that
+it is read-only meanwhile. A failed sync that could not be repaired is final (P7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from bokilog.journal import Journal, Refused, SyncResult
+
+INLINE_ITEMS_MAX: Final = 4
+INLINE_BYTES_MAX: Final = 64 * 1024
+RETRY_S: Final = 0.5
+"""How soon a refused group is tried again."""
+
+
+class Committer:
+    """One journal's commits on one loop."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        persisted: Callable[[list[Hashable]], None],
+        failed: Callable[[list[Hashable], str], None],
+        read_only: Callable[[str], None],
+        inline: bool,
+    ) -> None:
+        self._journal = journal
+        self._persisted = persisted
+        self._failed = failed
+        self._read_only = read_only
+        self._inline = inline
+        """Whether shallow groups may be synced on the loop; a policy that sleeps may not."""
+        self._loop = asyncio.get_running_loop()
+        self._wanted: list[Hashable] = []
+        self._syncing: list[Hashable] = []
+        self._refused = ""
+        self._retry: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._progress = asyncio.Event()
+
+    def request(self, token: Hashable) -> None:
+        """A core's `Commit`: everything staged so far is part of it."""
+        self._wanted.append(token)
+
+    @property
+    def idle(self) -> bool:
+        return not self._wanted and not self._syncing
+
+    async def drained(self) -> None:
+        """Until nothing is being made durable; at once when the disk is full."""
+        while not self.idle and self._retry is None:
+            self._progress.clear()
+            await self._progress.wait()
+
+    def flush(self) -> None:
+        """Ends a batch: writes the group, unless one is being synced."""
+        if not self._wanted or self._syncing or self._retry is not None:
+            return
+        written = self._journal.commit()
+        if isinstance(written, Refused):
+            self._refuse(written)
+            return
+        if self._refused:
+            self._refused = ""
+            self._read_only("")
+        tokens, self._wanted = self._wanted, []
+        shallow = written.item_count <= INLINE_ITEMS_MAX and written.byte_count <= INLINE_BYTES_MAX
+        if self._inline and shallow:
+            self._finish(tokens, self._journal.sync_now())
+            return
+        self._syncing = tokens
+        self._journal.sync_in_thread(self._synced_in_thread)
+
+    def close(self) -> None:
+        """No callback follows."""
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+
+    def _synced_in_thread(self, result: SyncResult) -> None:
+        if not self._closed:
+            self._loop.call_soon_threadsafe(self._done, result)
+
+    def _done(self, result: SyncResult) -> None:
+        tokens, self._syncing = self._syncing, []
+        if not self._closed:
+            self._finish(tokens, result)
+
+    def _finish(self, tokens: list[Hashable], result: SyncResult) -> None:
+        self._progress.set()
+        if result.failed is None:
+            self._persisted(tokens)
+        else:
+            self._failed(tokens, result.failed)
+
+    def _refuse(self, refused: Refused) -> None:
+        self._progress.set()
+        if not refused.definite:
+            tokens, self._wanted = self._wanted, []
+            self._failed(tokens, refused.reason)
+            return
+        if not self._refused:
+            self._refused = refused.reason
+            self._read_only(refused.reason)
+        self._retry = self._loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.flush()

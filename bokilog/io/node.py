@@ -1,0 +1,190 @@
+"""The shell of every node: one core, its links, its journals, the views it loads.
+
+Decides nothing that the core decides. It turns what happens into events, carries out effects, and
+loads views in order from the view store (P15): when a peer knows a newer term, when the core asks,
+and every so often by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable, Mapping
+
+from bokilog.effects import (
+    Address,
+    Commit,
+    Core,
+    Disconnect,
+    Effect,
+    Event,
+    LinkClogged,
+    LinkDown,
+    LinkUp,
+    LoadView,
+    Persisted,
+    PersistFailed,
+    ReadOnlyChanged,
+    Received,
+    Send,
+    ViewInstalled,
+)
+from bokilog.ids import Term
+from bokilog.io.clock import Clock
+from bokilog.io.commits import Committer
+from bokilog.io.driver import Driver
+from bokilog.io.network import Identity, Network
+from bokilog.io.view_store import ViewStore
+from bokilog.journal import Journal
+from bokilog.messages import Message
+from bokilog.view import View
+
+logger = logging.getLogger(__name__)
+
+
+class NodeShell:
+    """One process's core and everything around it. Made inside a running loop."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        identity: Identity,
+        clock: Clock,
+        views: ViewStore,
+        journals: Mapping[int, Journal],
+        inline_sync: bool,
+        perform: Callable[[Effect], None],
+        greet_client: Callable[[int], None],
+    ) -> None:
+        self._views = views
+        self._perform_own = perform
+        self._greet_client = greet_client
+        self._installed = Term(identity.term)
+        self.network = Network(identity, self)
+        self.driver = Driver(
+            core,
+            perform=self._perform,
+            end_of_batch=self._end_of_batch,
+            clock=clock,
+            on_bug=self._on_bug,
+        )
+        self._committers = {
+            space: self._committer(space, journal, inline=inline_sync)
+            for space, journal in journals.items()
+        }
+        self._stopped: asyncio.Event = asyncio.Event()
+        self._bug: BaseException | None = None
+
+    def deliver(self, event: Event) -> None:
+        self.driver.deliver(event)
+
+    def install(self, view: View) -> None:
+        """A view that the node starts with, or that was read from the store."""
+        self._installed = view.term
+        self.network.identity.term = view.term
+        self.deliver(ViewInstalled(view))
+
+    def load_views(self) -> None:
+        """Installs every stored view that is newer than the last one, in order (P15)."""
+        latest = self._views.latest_term()
+        while latest is not None and self._installed < latest:
+            view = self._views.load(Term(self._installed + 1))
+            if view is None:
+                logger.error("view %d is missing from the view store", self._installed + 1)
+                return
+            self.install(view)
+
+    async def run(self, stop: asyncio.Event, *, poll_s: float) -> None:
+        """Until `stop` or a bug; the view store is asked for newer terms meanwhile.
+
+        Raises:
+            BaseException: what the core raised: a bug.
+        """
+        while not stop.is_set() and self._bug is None:
+            self.load_views()
+            waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._stopped)]
+            await asyncio.wait(waits, timeout=poll_s, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        if self._bug is not None:
+            raise self._bug
+
+    async def aclose(self) -> None:
+        """Lets syncs end, then closes links."""
+        if self._bug is None:
+            for committer in self._committers.values():
+                await committer.drained()
+        self.driver.stop()
+        for committer in self._committers.values():
+            committer.close()
+        await self.network.aclose()
+
+    # --- what the network tells (NetworkEvents) -----------------------------------------------------
+
+    def received(self, source: Address, message: Message) -> None:
+        self.driver.deliver(Received(source, message))
+
+    def link_up(self, peer: Address) -> None:
+        logger.info("link to %s is up", peer)
+        self.deliver(LinkUp(peer))
+
+    def link_down(self, peer: Address) -> None:
+        logger.info("link to %s is down", peer)
+        self.deliver(LinkDown(peer))
+
+    def link_clogged(self, peer: Address, *, clear: bool) -> None:
+        self.deliver(LinkClogged(peer, clear=clear))
+
+    def newer_term(self, term: int) -> None:
+        self.load_views()
+
+    def greet_client(self, connection: int) -> None:
+        self._greet_client(connection)
+
+    # --- effects ----------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(to=to, message=message):
+                self.network.send(to, message)
+            case Commit(space=space, token=token):
+                self._committers[space].request(token)
+            case Disconnect(peer=peer, reason=reason):
+                self.network.disconnect(peer, reason)
+            case LoadView():
+                self.load_views()
+            case _:
+                self._perform_own(effect)
+
+    def _end_of_batch(self) -> None:
+        self.network.flush()
+        for committer in self._committers.values():
+            committer.flush()
+
+    def _committer(self, space: int, journal: Journal, *, inline: bool) -> Committer:
+        def persisted(tokens: list[Hashable]) -> None:
+            for token in tokens:
+                self.deliver(Persisted(_number(token)))
+
+        def failed(tokens: list[Hashable], reason: str) -> None:
+            logger.error("log space %d: %s", space, reason)
+            for token in tokens:
+                self.deliver(PersistFailed(_number(token), reason))
+
+        def read_only(reason: str) -> None:
+            logger.warning("log space %d: %s", space, reason or "takes bytes again")
+            self.deliver(ReadOnlyChanged(space, reason))
+
+        return Committer(
+            journal, persisted=persisted, failed=failed, read_only=read_only, inline=inline
+        )
+
+    def _on_bug(self, error: BaseException) -> None:
+        self._bug = error
+        self._stopped.set()
+
+
+def _number(token: Hashable) -> int:
+    assert isinstance(token, int)
+    return token

@@ -1,0 +1,323 @@
+"""The directory of a local cluster: which processes it has, where they listen, and its first view.
+
+    D/cluster.toml    settings; the part above the marker line is the operator's
+    D/views/          the view store (`io/file_views.py`)
+    D/run/            sockets, a file per live process, the supervisor's state
+    D/logs/           a log per process, rotated by size
+    D/data/NODE/      what a node keeps
+
+Decides names, addresses and log spaces. Nodes talk over unix sockets; engines also listen for
+clients on a port each, from `port` on. There is one log space per durability class, with up to
+three storage nodes as replicas and a majority of them as write quorum; they are fixed when the
+cluster is made, since moving a LogBook between log spaces would move its tag state (P5).
+
+Invariants: laying out an existing directory again keeps its data, its views and the operator's part
+of the settings; how many engines there are, their port and the cost of a sync may change between
+starts, storage nodes and sequencers may not. The first view has term 0: the sequencer stores the
+next one at each of its starts (P12), so none ever acts in term 0.
+
+Does not know processes (`supervisor.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final
+
+from bokilog.errors import DirectoryInUse, InvalidSettings, NotSupported
+from bokilog.ids import START, LogSpaceId, NodeId, Term
+from bokilog.io.directory import make_directory, write_synced
+from bokilog.io.file_views import FileViews
+from bokilog.io.settings import ClusterSettings, read_settings
+from bokilog.record import DURABILITIES
+from bokilog.view import End, LogSpace, Node, Role, View
+
+SETTINGS: Final = "cluster.toml"
+HOST: Final = "127.0.0.1"
+REPLICAS_MAX: Final = 3  # more copies than that cost more than they save
+MARKER: Final = (
+    "# ---- below this line: written by `bokilog up`, which replaces it at every start ----"
+)
+_HEAD: Final = """\
+# Settings of this local cluster. Up to the marker line the file is yours: sections [sequencer],
+# [storage] and [engine], with the fields of sequencer/settings.py, storage_nodes/settings.py and
+# functions/engine/settings.py, for example
+#
+#     [storage]
+#     memory_bytes = "512 MiB"
+
+"""
+_FOLDERS: Final = ("views", "run", "logs", "data")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """One process of the cluster."""
+
+    id: NodeId
+    role: Role
+    addresses: tuple[str, ...]
+    """Where it listens: the first for everything (`bokilog status` asks there); the second, of a
+    storage node for frames (P32), of an engine for clients."""
+    data_dir: Path | None
+    """None: it keeps nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A directory that is ready to be started."""
+
+    directory: Path
+    settings: ClusterSettings
+    nodes: tuple[NodePlan, ...]
+    """In the order in which they are started: those first that others dial."""
+
+    @property
+    def settings_file(self) -> Path:
+        """What every process is started with."""
+        return self.directory / SETTINGS
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets and the files of live processes."""
+        return self.settings.run_dir
+
+    @property
+    def logs_dir(self) -> Path:
+        """Logs of processes."""
+        return self.directory / "logs"
+
+    @property
+    def ports(self) -> range:
+        """The ports of the engines."""
+        first = self.settings.port
+        return range(first, first + self.settings.function_nodes)
+
+    @property
+    def url(self) -> str:
+        """What clients connect to: every engine is a seed."""
+        return "bokilog://" + ",".join(f"{HOST}:{port}" for port in self.ports)
+
+
+def lay_out(
+    directory: Path | str,
+    *,
+    storage_nodes: int | None = None,
+    sequencers: int | None = None,
+    function_nodes: int | None = None,
+    port: int | None = None,
+    sync: str | None = None,
+    sync_delay_ms: float | None = None,
+) -> Layout:
+    """Make the directory of a cluster, or make an existing one ready for its next start.
+
+    Args:
+        directory: made if it is not there.
+        storage_nodes: processes that hold records; None, here and below: as the directory has it,
+            and the default of `ClusterSettings` in a new one.
+        sequencers: processes that order them.
+        function_nodes: engines, which clients connect to.
+        port: of the first engine.
+        sync: `fdatasync` or `none`.
+        sync_delay_ms: added to every sync.
+
+    Raises:
+        InvalidSettings: a value is out of range, or cannot change any more.
+        NotSupported: more than one sequencer.
+    """
+    directory = Path(directory).expanduser().absolute()
+    said = {
+        "storage_nodes": storage_nodes,
+        "sequencers": sequencers,
+        "function_nodes": function_nodes,
+        "port": port,
+        "sync": sync,
+        "sync_delay_ms": sync_delay_ms,
+    }
+    settings = _cluster_settings(directory, said)
+    if settings.sequencers != 1:
+        raise NotSupported(
+            f"a cluster with {settings.sequencers} sequencers",
+            "fail-over between sequencers comes with the next version; use --sequencers 1",
+        )
+    make_directory(directory)
+    for folder in _FOLDERS:
+        make_directory(directory / folder)
+    layout = Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))
+    _store_first_view(layout)
+    write_synced(layout.settings_file, _to_toml(_operators_part(layout.settings_file), layout))
+    return layout
+
+
+def read_layout(directory: Path | str) -> Layout:
+    """The layout of a directory as it was started last; changes nothing.
+
+    Raises:
+        InvalidSettings: there is no cluster in it.
+    """
+    directory = Path(directory).expanduser().absolute()
+    if not (directory / SETTINGS).exists():
+        problem = f"holds no cluster (no {SETTINGS}): start one with `bokilog up --dir {directory}`"
+        raise InvalidSettings("dir", str(directory), problem)
+    settings = _cluster_settings(directory, {})
+    return Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def _cluster_settings(directory: Path, said: Mapping[str, object]) -> ClusterSettings:
+    file = directory / SETTINGS
+    exists = file.exists()
+    if not exists and directory.exists():
+        _check_ours(directory)
+    settings = read_settings(
+        ClusterSettings,
+        section="cluster",
+        file=file if exists else None,
+        environment=os.environ,
+        explicit={name: value for name, value in said.items() if value is not None},
+    )
+    if exists:
+        made_with = read_settings(ClusterSettings, section="cluster", file=file)
+        for name in ("storage_nodes", "sequencers"):
+            old, new = getattr(made_with, name), getattr(settings, name)
+            if old != new:
+                problem = (
+                    f"cannot change any more: the cluster in {str(directory)!r} was made with "
+                    f"{old}; use another directory"
+                )
+                raise InvalidSettings(name, str(new), problem)
+    return replace(
+        settings,
+        views_dir=directory / "views",
+        run_dir=directory / "run",
+        logs_dir=directory / "logs",
+    )
+
+
+def _check_ours(directory: Path) -> None:
+    """A start that was killed early leaves our folders and nothing else."""
+    ours = {*_FOLDERS, f"{SETTINGS}.tmp"}
+    strange = sorted({entry.name for entry in directory.iterdir()} - ours)
+    if strange:
+        problem = f"is no directory of a cluster and is not empty: it holds {strange[0]!r}"
+        raise InvalidSettings("dir", str(directory), problem)
+
+
+def _operators_part(file: Path) -> str:
+    if not file.exists():
+        return _HEAD
+    head, found, _ = file.read_text(encoding="utf-8").partition(MARKER)
+    if not found:
+        problem = f"has lost the line {MARKER!r}: put it back above [cluster]"
+        raise InvalidSettings("settings", str(file), problem)
+    return head
+
+
+def _to_toml(head: str, layout: Layout) -> bytes:
+    lines = [head + MARKER, "", "[cluster]"]
+    for each in fields(ClusterSettings):
+        value = getattr(layout.settings, each.name)
+        if isinstance(value, Path):
+            value = str(value.relative_to(layout.directory))
+        lines.append(f"{each.name} = {_toml(value)}")
+    for node in layout.nodes:
+        lines += ["", f"[nodes.{node.id}]", f"role = {_toml(node.role)}"]
+        if node.data_dir is not None:
+            lines.append(f"data_dir = {_toml(str(node.data_dir.relative_to(layout.directory)))}")
+        lines += _addresses(node)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _addresses(node: NodePlan) -> list[str]:
+    if node.role == "engine":
+        return [f"addresses = {_toml(list(node.addresses))}"]
+    names = ("address", "bulk_address")
+    return [f"{name} = {_toml(each)}" for name, each in zip(names, node.addresses, strict=False)]
+
+
+def _toml(value: object) -> str:
+    """Numbers, texts, truth values and lists of them are written alike in JSON and in TOML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+# --- nodes and the first view ---------------------------------------------------------------------
+
+
+def _nodes(directory: Path, settings: ClusterSettings) -> tuple[NodePlan, ...]:
+    run = settings.run_dir
+    nodes = []
+    for number in range(1, settings.sequencers + 1):
+        name = NodeId(f"sequencer-{number}")
+        nodes.append(_plan(directory, name, "sequencer", (f"unix:{run / name}.sock",)))
+    for number in range(1, settings.storage_nodes + 1):
+        name = NodeId(f"storage-{number}")
+        addresses = (f"unix:{run / name}.sock", f"unix:{run / name}.bulk.sock")
+        nodes.append(_plan(directory, name, "storage", addresses))
+    for number in range(1, settings.function_nodes + 1):
+        name = NodeId(f"engine-{number}")
+        addresses = (f"unix:{run / name}.sock", f"tcp:{HOST}:{settings.port + number - 1}")
+        nodes.append(_plan(directory, name, "engine", addresses))
+    return tuple(nodes)
+
+
+def _plan(directory: Path, name: NodeId, role: Role, addresses: tuple[str, ...]) -> NodePlan:
+    data_dir = None if role == "engine" else directory / "data" / name
+    return NodePlan(id=name, role=role, addresses=addresses, data_dir=data_dir)
+
+
+def _store_first_view(layout: Layout) -> None:
+    views = FileViews(layout.settings.views_dir)
+    latest = views.latest()
+    if latest is None:
+        if not views.compare_and_swap(None, first_view(layout)):
+            raise DirectoryInUse(str(layout.directory))  # another start was faster
+        return
+    planned = {node.id: node.addresses[0] for node in layout.nodes}
+    for node in latest.nodes:
+        if planned.get(node.id, node.address) != node.address:
+            problem = (
+                f"is not where the cluster was made: its view has {node.address!r}; move it back"
+            )
+            raise InvalidSettings("dir", str(layout.directory), problem)
+
+
+def first_view(layout: Layout) -> View:
+    """The view of term 0: all nodes, and log spaces that hold nothing yet."""
+    storage = [node.id for node in layout.nodes if node.role == "storage"]
+    sequencer = next(node.id for node in layout.nodes if node.role == "sequencer")
+    count = min(REPLICAS_MAX, len(storage))
+    return View(
+        cluster_id=secrets.token_hex(8),
+        history_id=secrets.token_hex(4),
+        term=Term(0),
+        nodes=tuple(
+            Node(
+                id=node.id,
+                role=node.role,
+                address=node.addresses[0],
+                bulk_address=node.addresses[1] if node.role == "storage" else "",
+            )
+            for node in layout.nodes
+        ),
+        spaces=tuple(
+            LogSpace(
+                id=LogSpaceId(number),
+                durability=durability,
+                primary=sequencer,
+                replicas=tuple(storage[(number + place) % len(storage)] for place in range(count)),
+                write_quorum=count // 2 + 1,
+            )
+            for number, durability in enumerate(DURABILITIES)
+        ),
+        ends=tuple(
+            End(space=LogSpaceId(number), position=START, tail=1, timestamp_ms=0)
+            for number in range(len(DURABILITIES))
+        ),
+    )

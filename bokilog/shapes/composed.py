@@ -1,0 +1,121 @@
+"""Several cores as one core: messages between them are handed over by reference.
+
+Decides in which order they run: events in order of arrival until nobody has any left, and at the
+end of a batch `BatchEnded` for each core that did something, in the order they were given, again
+and again until all is quiet. With the engine before the storage node before the sequencer, one
+append passes all of them in one batch and meets one sync (P11).
+
+Does not know: what the cores decide, journals, loops. The embedded shape and the tests' small
+world run on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bokilog.effects import (
+    Address,
+    BatchEnded,
+    CancelTimer,
+    Core,
+    Effect,
+    Event,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+)
+
+ROUNDS_MAX = 100_000
+"""Events of one batch; a batch that goes on longer than this is a loop between cores, a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToCore:
+    """An event for one of the cores."""
+
+    core: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class FromCore:
+    """An effect of one of the cores that is no message to another one."""
+
+    core: str
+    effect: Effect
+
+
+class ComposedCore:
+    """Runs cores by name; their timers are named `(core, timer)` outside."""
+
+    __slots__ = ("_cores", "_dirty", "_events", "_out")
+
+    def __init__(self, cores: Mapping[str, Core]) -> None:
+        self._cores = dict(cores)
+        self._events: deque[tuple[str, Event]] = deque()
+        self._dirty = dict.fromkeys(cores, False)
+        self._out: list[FromCore | SetTimer | CancelTimer] = []
+
+    def handle(
+        self, event: ToCore | TimerFired | BatchEnded, now_s: float
+    ) -> list[FromCore | SetTimer | CancelTimer]:
+        """One event, and all that follows from it between the cores."""
+        match event:
+            case ToCore(core=core, event=inner):
+                self._events.append((core, inner))
+                self._drain(now_s)
+            case TimerFired(timer=(str() as core, timer)):
+                self._events.append((core, TimerFired(timer)))
+                self._drain(now_s)
+            case BatchEnded():
+                self._end_batch(event, now_s)
+            case _:
+                raise AssertionError(f"{event} is for no core")
+        out, self._out = self._out, []
+        return out
+
+    def _end_batch(self, batch_ended: BatchEnded, now_s: float) -> None:
+        for _ in range(ROUNDS_MAX):
+            name = next((core for core, dirty in self._dirty.items() if dirty), None)
+            if name is None:
+                return
+            self._dirty[name] = False
+            for effect in self._cores[name].handle(batch_ended, now_s):
+                self._route(name, effect)
+            self._drain(now_s)
+        raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} rounds")
+
+    def _drain(self, now_s: float) -> None:
+        events, cores, dirty = self._events, self._cores, self._dirty
+        for _ in range(ROUNDS_MAX):
+            if not events:
+                return
+            name, event = events.popleft()
+            dirty[name] = True
+            for effect in cores[name].handle(event, now_s):
+                self._route(name, effect)
+        raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} events")
+
+    def _route(self, source: str, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            to = effect.to
+            if to in self._cores:
+                self._events.append((str(to), Received(source, effect.message)))
+                return
+            if isinstance(to, tuple) and to[0] == "bulk" and to[1] in self._cores:
+                self._events.append((to[1], Received(bulk(source), effect.message)))
+                return
+        if isinstance(effect, SetTimer):
+            self._out.append(SetTimer((source, effect.timer), effect.delay_s))
+        elif isinstance(effect, CancelTimer):
+            self._out.append(CancelTimer((source, effect.timer)))
+        else:
+            self._out.append(FromCore(source, effect))
+
+
+def bulk(node: str) -> Address:
+    """The address of a node's link for frames (P32)."""
+    return ("bulk", node)

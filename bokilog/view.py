@@ -1,0 +1,98 @@
+"""The view: the immutable configuration of a cluster in one term, and where the term before it ended.
+
+A view is decided by one compare-and-swap in the view store; nobody acts on an end that is not in a
+stored view (P13). Does not know where views are stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bokilog.errors import InvalidSettings
+from bokilog.ids import START, SYSTEM_SPACE, BookNumber, LogSpaceId, NodeId, Position, Term
+from bokilog.record import Durability
+
+PROTOCOL_VERSION = 1
+FOLD_VERSION = 1
+"""Two fold versions never run on one log space: replicas must decide alike (P25)."""
+
+Role = Literal["sequencer", "storage", "engine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A process of the cluster. `address` is `tcp:HOST:PORT` or `unix:PATH`."""
+
+    id: NodeId
+    role: Role
+    address: str
+    bulk_address: str = ""
+    """Where frames are sent, so that heartbeats and cuts never wait behind them (P32); empty: the
+    same address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSpace:
+    """A physical log: one primary in one term, and the storage nodes that hold and index its
+    records."""
+
+    id: LogSpaceId
+    durability: Durability
+    primary: NodeId
+    replicas: tuple[NodeId, ...]
+    write_quorum: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.write_quorum <= len(self.replicas):
+            raise InvalidSettings(
+                name="write_quorum",
+                value=str(self.write_quorum),
+                problem=f"is not in 1..{len(self.replicas)}, the number of replicas",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """Where a log space's term ended: decided once, with the next view."""
+
+    space: LogSpaceId
+    position: Position
+    tail: int
+    """First seqnum that the next term may use."""
+    timestamp_ms: int
+    """No cut of a later term is earlier (P10)."""
+
+
+def first_end(space: LogSpaceId) -> End:
+    """Where a log space stands before its first term."""
+    return End(space=space, position=START, tail=1, timestamp_ms=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    cluster_id: str
+    history_id: str
+    """Changes when records may have been lost for good (P15); tokens carry it."""
+    term: Term
+    nodes: tuple[Node, ...]
+    spaces: tuple[LogSpace, ...]
+    ends: tuple[End, ...]
+    """One per log space: where the term before this one ended (at the start, for the first)."""
+    protocol_version: int = PROTOCOL_VERSION
+    fold_version: int = FOLD_VERSION
+
+    def node(self, node: NodeId) -> Node:
+        return next(found for found in self.nodes if found.id == node)
+
+    def space(self, space: LogSpaceId) -> LogSpace:
+        return next(found for found in self.spaces if found.id == space)
+
+    def end(self, space: LogSpaceId) -> End:
+        return next(found for found in self.ends if found.space == space)
+
+    def space_of(self, durability: Durability, book: BookNumber) -> LogSpaceId:
+        """The log space of a LogBook: by its class and a hash of its number; fixed for the
+        cluster's life (P5)."""
+        spaces = [space.id for space in self.spaces if space.durability == durability]
+        return spaces[book % len(spaces)] if book else SYSTEM_SPACE

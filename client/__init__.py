@@ -1,0 +1,1 @@
+"""The client: LogBooks over the network, with batching, sessions and retries."""

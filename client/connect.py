@@ -1,0 +1,329 @@
+"""`connect()`: URLs, the seeds behind them, and the connection that is made again when it is lost.
+
+Decides which engine is dialled when, and what a URL means. A client has one engine at a time; when
+it is lost the next seed is tried, with back-off once all of them failed. URLs of logs in this
+process (`file:DIR`, `memory:`) are opened by whoever registered for them: that is a higher floor,
+found by name, so that the client imports nothing of it.
+
+Invariants: nothing is sent before a `Welcome` arrived on the same connection; whatever is closed
+leaves no task and no socket behind. Does not know: what messages mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import random
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from itertools import cycle
+from types import TracebackType
+from typing import Final
+
+from bokilog.client.admin import ClientLog
+from bokilog.client.node import TIMEOUT_S_DEFAULT, Client
+from bokilog.client.port import Events, Port
+from bokilog.errors import (
+    BokilogError,
+    InvalidSettings,
+    NodeUnreachable,
+    RemoteProtocolError,
+    from_wire,
+)
+from bokilog.framing import WireMessage
+from bokilog.io.addresses import parse_address
+from bokilog.io.link import Link, LinkCallbacks, Loss
+from bokilog.io.transport import STEADY_S, dial, redial_delay_s
+from bokilog.limits import KIB
+from bokilog.messages import (
+    AppendFrame,
+    Hello,
+    Message,
+    RequestFailed,
+    Welcome,
+    decode,
+    encode,
+)
+from bokilog.record import check_duration
+
+__all__ = [
+    "Client",
+    "ClientLog",
+    "Events",
+    "Opening",
+    "Port",
+    "addresses_of",
+    "connect",
+    "register_opener",
+]
+
+URL_DEFAULT: Final = "bokilog://127.0.0.1:7300"
+PORT_DEFAULT: Final = 7300
+CONNECT_TIMEOUT_S_DEFAULT: Final = 10.0
+WELCOME_TIMEOUT_S: Final = 5.0
+# Payloads this small on average are joined: one copy costs less than a length and a slice for each.
+JOINED_BYTES_MAX: Final = 16 * KIB
+
+Opener = Callable[[str | None, float], Awaitable[ClientLog]]
+"""(directory, or None for memory; default timeout in s) -> an open log."""
+
+_OPENERS: Final[dict[str, Opener]] = {}
+_OPENERS_HOME: Final = "bokilog.shapes.embedded"
+
+
+def register_opener(scheme: str, opener: Opener) -> None:
+    """Have URLs of `scheme` ("file", "memory") opened by `opener`; a shape calls it on import."""
+    _OPENERS[scheme] = opener
+
+
+class Opening:
+    """A log about to be open: await it, or enter it as an async context manager."""
+
+    __slots__ = ("_log", "_open")
+
+    def __init__(self, open_log: Callable[[], Awaitable[ClientLog]]) -> None:
+        self._open = open_log
+        self._log: ClientLog | None = None
+
+    def __await__(self) -> Generator[object, None, ClientLog]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> ClientLog:
+        self._log = await self._open()
+        return self._log
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._log is not None:
+            await self._log.aclose()
+
+
+def connect(
+    url: str | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S_DEFAULT,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S_DEFAULT,
+) -> Opening:
+    """Connect to a log: `log = await connect(url)` or `async with connect(url) as log`.
+
+    Args:
+        url: `bokilog://HOST:PORT[,HOST:PORT...]`, `bokilog+unix:///PATH`, `file:DIR` or `memory:`;
+            None: `$BOKILOG_URL`, else `bokilog://127.0.0.1:7300`.
+        timeout_s: of calls that name none.
+        connect_timeout_s: how long to try for a first answer.
+
+    Raises, when awaited:
+        InvalidSettings: the URL is none of these.
+        NodeUnreachable: none of its seeds answered within `connect_timeout_s`.
+    """
+    check_duration("timeout_s", timeout_s)
+    check_duration("connect_timeout_s", connect_timeout_s)
+    chosen = url if url is not None else os.environ.get("BOKILOG_URL") or URL_DEFAULT
+    return Opening(lambda: _connect(chosen, timeout_s, connect_timeout_s))
+
+
+async def _connect(url: str, timeout_s: float, connect_timeout_s: float) -> ClientLog:
+    if not isinstance(url, str):
+        raise InvalidSettings("url", repr(url), "is not a str")
+    scheme, _, rest = url.partition(":")
+    if scheme in ("file", "memory"):
+        return await _open_here(scheme, rest, timeout_s)
+    addresses = addresses_of(url)
+    port: NetworkPort | None = None
+
+    def attach(events: Events) -> NetworkPort:
+        nonlocal port
+        port = NetworkPort(addresses, events)
+        return port
+
+    async def close() -> None:
+        if port is not None:
+            await port.aclose()
+
+    client = Client(attach, timeout_s=timeout_s, on_close=close)
+    try:
+        await client.wait_up(connect_timeout_s)
+    except NodeUnreachable:
+        await client.aclose()
+        reason = port.last_error if port is not None and port.last_error else "no answer"
+        within = f"{reason}; tried for connect_timeout_s={connect_timeout_s}"
+        raise NodeUnreachable(url, within) from None
+    except BaseException:
+        await client.aclose()
+        raise
+    return ClientLog(client)
+
+
+async def _open_here(scheme: str, rest: str, timeout_s: float) -> ClientLog:
+    directory = rest.removeprefix("//") if scheme == "file" else None
+    if directory == "" or (scheme == "memory" and rest.strip("/")):
+        raise InvalidSettings("url", f"{scheme}:{rest}", "is neither file:DIR nor memory:")
+    if scheme not in _OPENERS:
+        importlib.import_module(_OPENERS_HOME)
+    opener = _OPENERS.get(scheme)
+    if opener is None:
+        raise InvalidSettings("url", f"{scheme}:{rest}", "has nothing installed that opens it")
+    return await opener(directory, timeout_s)
+
+
+def addresses_of(url: str) -> list[str]:
+    """The addresses of a URL's seeds, as `bokilog/io` writes them.
+
+    >>> addresses_of("bokilog://a:7300,b")
+    ['tcp:a:7300', 'tcp:b:7300']
+    >>> addresses_of("bokilog+unix:///run/bokilog.sock")
+    ['unix:/run/bokilog.sock']
+
+    Raises:
+        InvalidSettings: it is no URL of bokilog.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme == "bokilog+unix" and rest.startswith("/"):
+        return [f"unix:{rest}"]
+    if scheme != "bokilog" or not separator:
+        problem = "is none of bokilog://HOST:PORT, bokilog+unix:///PATH, file:DIR, memory:"
+        raise InvalidSettings("url", repr(url), problem)
+    return [_address(seed.strip(), url) for seed in rest.rstrip("/").split(",")]
+
+
+def _address(seed: str, url: str) -> str:
+    bare = seed.rpartition("]")[2]  # behind the brackets of an IPv6 address
+    address = f"tcp:{seed}" if ":" in bare else f"tcp:{seed}:{PORT_DEFAULT}"
+    try:
+        parse_address(address)
+    except InvalidSettings:
+        problem = f"has the seed {seed!r}, which is not HOST:PORT"
+        raise InvalidSettings("url", repr(url), problem) from None
+    return address
+
+
+class NetworkPort:
+    """A port to the engines at some addresses: one connection at a time, made again when lost."""
+
+    __slots__ = (
+        "_addresses",
+        "_events",
+        "_hello",
+        "_link",
+        "_settled",
+        "_task",
+        "_up",
+        "last_error",
+    )
+
+    def __init__(self, addresses: Sequence[str], events: Events) -> None:
+        self._addresses = addresses
+        self._events = events
+        self._link: Link | None = None
+        """The connection that stands, welcomed or not."""
+        self._up = False
+        """The engine has said its `Welcome` on it."""
+        self._settled = asyncio.Event()
+        """Whether the present connection was welcomed or lost."""
+        self.last_error = ""
+        """Why the last connection failed or was lost."""
+        self._hello = Hello(
+            role="client",
+            node="",
+            incarnation=random.getrandbits(63),
+            cluster_id="",
+            term=0,
+            bulk=False,
+        )
+        loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = loop.create_task(self._keep_connected())
+
+    def send(self, message: Message) -> bool:
+        """Queue a message for this turn's write; False while there is no engine."""
+        link = self._link
+        if link is None or not self._up:
+            return False
+        if (
+            isinstance(message, AppendFrame)
+            and len(message.payload) > 1
+            and message.columns.payload_bytes <= JOINED_BYTES_MAX * len(message.payload)
+        ):
+            message = message._replace(payload=[b"".join(message.payload)])
+        return link.send(*encode(message))
+
+    def close(self) -> None:
+        """No callback follows; `aclose` ends the connection itself."""
+        self._up = False
+        if self._task is not None:
+            self._task.cancel()
+
+    async def aclose(self) -> None:
+        """Write what is queued, then end the connection and the task."""
+        self.close()
+        task, self._task = self._task, None
+        if task is not None:
+            await asyncio.wait([task])
+        link, self._link = self._link, None
+        if link is not None:
+            await link.aclose()
+
+    async def _keep_connected(self) -> None:
+        loop, failures = asyncio.get_running_loop(), 0
+        callbacks = LinkCallbacks(
+            on_messages=self._on_messages, on_up=self._on_link_up, on_lost=self._on_lost
+        )
+        for address in cycle(self._addresses):
+            self._settled = asyncio.Event()
+            try:
+                link = await dial(address, callbacks)
+            except BokilogError as error:
+                self.last_error = str(error)
+            else:
+                welcomed_s = await self._welcomed(link, loop)
+                await link.wait_gone()
+                if welcomed_s is not None and loop.time() - welcomed_s >= STEADY_S:
+                    failures = 0
+            failures += 1
+            if failures % len(self._addresses) == 0:  # every seed had its turn
+                rounds = failures // len(self._addresses) - 1
+                await asyncio.sleep(redial_delay_s(rounds, random.random()))
+
+    async def _welcomed(self, link: Link, loop: asyncio.AbstractEventLoop) -> float | None:
+        """When the engine greeted us; None if it did not in time."""
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                await self._settled.wait()
+        except TimeoutError:
+            self.last_error = f"{link.remote} did not greet within {WELCOME_TIMEOUT_S} s"
+            link.abort(Loss.SILENT)
+        return loop.time() if self._up else None
+
+    def _on_link_up(self, link: Link) -> None:
+        self._link = link
+        link.send(*encode(self._hello))
+
+    def _on_messages(self, link: Link, wire: list[WireMessage]) -> None:
+        if self._task is None or link is not self._link:
+            return
+        messages = [decode(kind, head, attachments) for kind, head, attachments in wire]
+        if not self._up:
+            self._greeted(messages.pop(0))
+        if messages:
+            self._events.on_messages(messages)
+
+    def _greeted(self, first: Message) -> None:
+        if isinstance(first, RequestFailed):
+            raise RemoteProtocolError(f"the engine refused: {from_wire(first.error)}")
+        if not isinstance(first, Welcome):
+            raise RemoteProtocolError(f"the engine greeted by {type(first).__name__}")
+        self._up = True
+        self._settled.set()
+        self._events.on_up(first)
+
+    def _on_lost(self, link: Link, error: Exception | None) -> None:
+        if link is not self._link:
+            return
+        self.last_error = f"{link.remote}: {error or 'it closed the connection'}"
+        was_up, self._up, self._link = self._up, False, None
+        self._settled.set()
+        if was_up:
+            self._events.on_down(self.last_error)

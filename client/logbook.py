@@ -1,0 +1,812 @@
+"""One LogBook over the network or in this process: the public calls.
+
+Decides how each call of the contract (`bokilog/logbook.py`) becomes messages, and which answers
+need none because they were given before. Invariant: arguments are checked, and mutable data is
+copied, before anything else happens; an append takes its place in the order in its first step,
+before it waits for anything.
+
+Does not know: how messages travel, where LogBooks live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from asyncio import get_running_loop
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from typing import Final, Generic, Literal, TypeVar, overload
+
+from bokilog.client import directory
+from bokilog.client.batching import NEVER, Lane, Unit, in_column, unit_digest
+from bokilog.client.books import Route
+from bokilog.client.codecs import Codec
+from bokilog.client.core import Book
+from bokilog.client.follow import Turn, follow_turns, scan_pages
+from bokilog.client.node import Client
+from bokilog.client.replies import looks_deleted, records_of, refuse_trimmed
+from bokilog.client.requests import wait_ms
+from bokilog.client.session import Session
+from bokilog.errors import RemoteProtocolError, Trimmed, UnknownLogBook
+from bokilog.frame import Tags as ColumnTags
+from bokilog.ids import SYSTEM_SPACE
+from bokilog.limits import (
+    BLOCK_BYTES,
+    PAGE_BYTES_DEFAULT,
+    PAGE_BYTES_MAX,
+    PAGE_RECORDS_DEFAULT,
+    RECORD_BYTES_MAX,
+    SEQNUM_MAX,
+    TAG_BYTES_MAX,
+)
+from bokilog.messages import Propose, Read, ReadReply, SeqnumAt, SetAux, TailRequest
+from bokilog.metalog import Hold, Proposal, Proposer, Release, Trim as TrimEntry
+from bokilog.record import (
+    BookInfo,
+    Buffer,
+    CaughtUp,
+    Consistency,
+    Entry,
+    Page,
+    Record,
+    Tags,
+    Trim,
+    Unless,
+    check_aux,
+    check_byte_range,
+    check_conditions,
+    check_consistency,
+    check_data,
+    check_duration,
+    check_hold_name,
+    check_hold_ttl,
+    check_key,
+    check_page,
+    check_range,
+    check_seqnum,
+    check_tag,
+    check_tags,
+    check_timestamp_ms,
+    check_unit,
+)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+NO_END: Final = SEQNUM_MAX + 1
+NOBODY: Final = Proposer(0, 0)
+"""The engine puts its own name here."""
+NOTHING_YET: Final = 1
+"""Tail of a LogBook that does not exist: at or below every seqnum it may ever have."""
+_EARLY_S: Final = 0.01  # between two asks of an engine that ends a wait before its time
+
+
+class ClientLogBook(Generic[T]):
+    """One totally ordered log of records, seen through one session.
+
+    The calls, their arguments and errors are those of `bokilog.LogBook`. `T` is what is appended:
+    bytes-like data, or with a codec the values of its type.
+    """
+
+    __slots__ = (
+        "_book",
+        "_client",
+        "_codec",
+        "_lane",
+        "_new_waiter",
+        "_plain",
+        "_route",
+        "_session",
+        "_system_tags",
+    )
+
+    def __init__(
+        self,
+        client: Client,
+        book: Book,
+        session: Session,
+        *,
+        codec: Codec[T] | None = None,
+        system_tags: bool = False,
+    ) -> None:
+        self._client = client
+        self._book = book
+        self._session = session
+        self._codec = codec
+        self._system_tags = system_tags
+        self._route: Route | None = None
+        """The one used last: `session` has seen that it exists."""
+        self._plain: Route | None = None
+        """The same, where data needs no encoding and the usual append can go its short way."""
+        self._lane: Lane | None = None
+        """Of `_plain`."""
+        self._new_waiter = client.new_waiter
+
+    def __repr__(self) -> str:
+        return f"<LogBook {self._book.name!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name given to `Log.book`."""
+        return self._book.name
+
+    # --- append -----------------------------------------------------------------------------------
+
+    async def append(
+        self,
+        data: T,
+        tags: Tags = (),
+        *,
+        unless: Unless | None = None,
+        key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Append one record and return its seqnum, once it is durable in the LogBook's class.
+
+        See `bokilog.LogBook.append`. If cancelled, the append may still be ordered.
+        """
+        route, lane = self._plain, self._lane
+        if (
+            route is None
+            or lane is None
+            or not route.live
+            or unless is not None
+            or key is not None
+            or timeout_s is not None
+            or not isinstance(data, bytes)
+            or len(data) > BLOCK_BYTES
+            or get_running_loop() is not self._client.loop
+        ):
+            return await self._append(data, tags, unless=unless, key=key, timeout_s=timeout_s)
+        column: ColumnTags
+        if (
+            type(tags) is str
+            and tags.isascii()
+            and 0 < len(tags) <= TAG_BYTES_MAX
+            and tags[0] != "$"
+        ):
+            column = tags
+        else:
+            column = in_column(check_tags(tags, allow_system=self._system_tags))
+        waiter = self._new_waiter()
+        lane.append(route, self._session, data, column, waiter)
+        return await waiter
+
+    async def _append(
+        self,
+        data: T,
+        tags: Tags,
+        *,
+        unless: Unless | None,
+        key: str | None,
+        timeout_s: float | None,
+    ) -> int:
+        """Any append of one record."""
+        self._check(timeout_s)
+        encoded = self._encoded(data)
+        column = in_column(check_tags(tags, allow_system=self._system_tags))
+        return await self._issue([encoded], [column], unless=unless, key=key, timeout_s=timeout_s)
+
+    async def append_batch(
+        self,
+        entries: Iterable[Entry],
+        *,
+        unless: Unless | None = None,
+        key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> range:
+        """Append one unit: contiguous seqnums, all visible or none. Returns them as a `range`.
+
+        See `bokilog.LogBook.append_batch`. If cancelled, the unit may still be ordered.
+        """
+        self._check(timeout_s)
+        if self._codec is not None:
+            entries = [self._encoded_entry(entry) for entry in entries]
+        unit = check_unit(entries, allow_system=self._system_tags)
+        columns = [in_column(tags) for tags in unit.tags]
+        first = await self._issue(unit.datas, columns, unless=unless, key=key, timeout_s=timeout_s)
+        return range(first, first + len(unit.datas))
+
+    async def _issue(
+        self,
+        datas: list[bytes],
+        tags: list[ColumnTags],
+        *,
+        unless: Unless | None,
+        key: str | None,
+        timeout_s: float | None,
+    ) -> int:
+        conditions = check_conditions(unless)
+        key = check_key(key)
+        waiter = self._new_waiter()
+        unit = Unit(
+            datas=datas,
+            tags=tags,
+            conditions=conditions,
+            key=None if key is None else (key, unit_digest(datas, tags)),
+            session=self._session,
+            waiter=waiter,
+            deadline_s=NEVER if timeout_s is None else self._client.deadline(timeout_s)[0],
+        )
+        route = self._book.route
+        if route is not None and route.live:
+            self._use(route)
+        self._client.append(self._book, unit)
+        return await waiter
+
+    def _encoded(self, value: object) -> bytes:
+        if self._codec is not None:
+            return check_data(self._codec.encode(value))  # type: ignore[arg-type]  # user's value
+        return check_data(value)  # type: ignore[arg-type]  # the check says so if it is not bytes
+
+    def _encoded_entry(self, entry: Entry) -> Entry:
+        return entry._replace(data=self._encoded(entry.data)) if isinstance(entry, Entry) else entry
+
+    # --- read -------------------------------------------------------------------------------------
+
+    async def read_next(
+        self,
+        *,
+        tag: str | None = None,
+        min_seqnum: int = 0,
+        wait_s: float = 0,
+        timeout_s: float | None = None,
+        consistency: Consistency = "session",
+    ) -> Record | None:
+        """The first visible record of `tag` at or after `min_seqnum`, or None."""
+        if (
+            consistency == "session"
+            and not wait_s
+            and timeout_s is None
+            and type(min_seqnum) is int
+            and (tag is None or type(tag) is str)
+        ):
+            found = self._known_next(tag, min_seqnum)
+            if found is not None:
+                return found
+        self._check_read(wait_s, timeout_s, consistency)
+        check_tag(tag)
+        check_seqnum("min_seqnum", min_seqnum)
+        if wait_s and consistency == "session":
+            found = self._known_next(tag, min_seqnum)
+            if found is not None:
+                return found
+        _, records = await self._read(
+            tag=tag,
+            start=min_seqnum,
+            wait_s=wait_s,
+            timeout_s=timeout_s,
+            linearizable=consistency == "linearizable",
+        )
+        return records[0] if records else None
+
+    def _known_next(self, tag: str | None, min_seqnum: int) -> Record | None:
+        route, client = self._route, self._client
+        if route is None or not route.live or get_running_loop() is not client.loop:
+            return None
+        trim_until = self._session.trim_until(route.number)
+        found = client.core.cache.next(route.number, tag, min_seqnum, trim_until)
+        return found if found is None or self._codec is None else self._typed(found)
+
+    async def read_prev(
+        self,
+        *,
+        tag: str | None = None,
+        max_seqnum: int | None = None,
+        wait_s: float = 0,
+        timeout_s: float | None = None,
+        consistency: Consistency = "session",
+    ) -> Record | None:
+        """The last visible record of `tag` at or before `max_seqnum` (None: the newest)."""
+        self._check_read(wait_s, timeout_s, consistency)
+        check_tag(tag)
+        if max_seqnum is not None:
+            check_seqnum("max_seqnum", max_seqnum)
+        reply, records = await self._read(
+            tag=tag,
+            until=NO_END if max_seqnum is None else min(max_seqnum + 1, NO_END),
+            reverse=True,
+            wait_s=wait_s,
+            timeout_s=timeout_s,
+            linearizable=consistency == "linearizable",
+        )
+        if reply is not None:
+            refuse_trimmed(reply.trim_until, max_seqnum)
+        return records[0] if records else None
+
+    async def read(
+        self,
+        seqnum: int,
+        *,
+        wait_s: float = 0,
+        timeout_s: float | None = None,
+        consistency: Consistency = "session",
+    ) -> Record | None:
+        """The record at `seqnum` (from 1); None when no visible record of this LogBook is there.
+
+        Past the known tail it waits up to `wait_s` for that position to be ordered (P28).
+        """
+        if (
+            consistency == "session"
+            and not wait_s
+            and timeout_s is None
+            and type(seqnum) is int
+            and (found := self._known(seqnum)) is not None
+        ):
+            return found
+        self._check_read(wait_s, timeout_s, consistency)
+        check_seqnum("seqnum", seqnum, least=1)
+        if wait_s and consistency == "session" and (found := self._known(seqnum)) is not None:
+            return found
+        _, records = await self._read(
+            start=seqnum,
+            until=min(seqnum + 1, NO_END),
+            wait_s=wait_s,
+            timeout_s=timeout_s,
+            linearizable=consistency == "linearizable",
+        )
+        return records[0] if records else None
+
+    def _known(self, seqnum: int) -> Record | None:
+        route, client = self._route, self._client
+        if route is None or not route.live or get_running_loop() is not client.loop:
+            return None
+        trim_until = self._session.trim_until(route.number)
+        found = client.core.cache.record(route.number, seqnum, trim_until)
+        return found if found is None or self._codec is None else self._typed(found)
+
+    async def read_bytes(
+        self,
+        seqnum: int,
+        start: int = 0,
+        until: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        consistency: Consistency = "session",
+    ) -> bytes | None:
+        """The bytes `[start, until)` of one record, cut off at its end; None as in `read`."""
+        self._check_read(0, timeout_s, consistency)
+        check_seqnum("seqnum", seqnum, least=1)
+        check_byte_range(start, until)
+        known = self._known(seqnum) if consistency == "session" else None
+        if known is not None:
+            return known.data[start:until]
+        _, records = await self._read(
+            start=seqnum,
+            until=min(seqnum + 1, NO_END),
+            timeout_s=timeout_s,
+            linearizable=consistency == "linearizable",
+            byte_range=(
+                min(start, RECORD_BYTES_MAX),
+                RECORD_BYTES_MAX if until is None else min(until, RECORD_BYTES_MAX),
+            ),
+        )
+        return records[0].data if records else None
+
+    async def read_range(
+        self,
+        *,
+        tag: str | None = None,
+        min_seqnum: int = 0,
+        until: int | None = None,
+        limit: int = PAGE_RECORDS_DEFAULT,
+        max_bytes: int = PAGE_BYTES_DEFAULT,
+        reverse: bool = False,
+        wait_s: float = 0,
+        timeout_s: float | None = None,
+        consistency: Consistency = "session",
+    ) -> Page:
+        """Some of the visible records of `tag` in `[min_seqnum, until)`, from one of its ends."""
+        self._check_read(wait_s, timeout_s, consistency)
+        check_tag(tag)
+        check_range(min_seqnum, until)
+        check_page(limit, max_bytes)
+        reply, records = await self._read(
+            tag=tag,
+            start=min_seqnum,
+            until=NO_END if until is None else until,
+            limit=limit,
+            max_bytes=max_bytes,
+            reverse=reverse,
+            wait_s=wait_s,
+            timeout_s=timeout_s,
+            linearizable=consistency == "linearizable",
+        )
+        if reply is None:
+            return Page([], min_seqnum, False)
+        refuse_trimmed(reply.trim_until, min_seqnum, until)
+        return Page(records, reply.next_seqnum, reply.more)
+
+    async def scan(
+        self,
+        *,
+        tag: str | None = None,
+        min_seqnum: int = 0,
+        until: int | None = None,
+        reverse: bool = False,
+        timeout_s: float | None = None,
+        consistency: Consistency = "session",
+    ) -> AsyncGenerator[Record, None]:
+        """Every visible record of `tag` in `[min_seqnum, until)`, then the end."""
+        pages = self.scan_pages(
+            tag=tag,
+            min_seqnum=min_seqnum,
+            until=until,
+            reverse=reverse,
+            timeout_s=timeout_s,
+            consistency=consistency,
+        )
+        async with aclosing(pages):
+            async for records in pages:
+                for record in records:
+                    yield record
+
+    async def scan_pages(
+        self,
+        *,
+        tag: str | None = None,
+        min_seqnum: int = 0,
+        until: int | None = None,
+        reverse: bool = False,
+        timeout_s: float | None = None,
+        consistency: Consistency = "session",
+    ) -> AsyncGenerator[list[Record], None]:
+        """`scan`, a page at a time."""
+        self._check_read(0, timeout_s, consistency)
+        check_tag(tag)
+        check_range(min_seqnum, until)
+        pages = scan_pages(
+            self._client,
+            self._book,
+            self._session,
+            tag=tag,
+            min_seqnum=min_seqnum,
+            until=until,
+            reverse=reverse,
+            timeout_s=timeout_s,
+            linearizable=consistency == "linearizable",
+        )
+        async with aclosing(pages):
+            async for records in pages:
+                yield self._typed_all(records)
+
+    @overload
+    def follow(
+        self, *, tag: str | None = None, min_seqnum: int = 0, caught_up: Literal[False] = False
+    ) -> AsyncGenerator[Record, None]: ...
+    @overload
+    def follow(
+        self, *, tag: str | None = None, min_seqnum: int = 0, caught_up: Literal[True]
+    ) -> AsyncGenerator[Record | CaughtUp, None]: ...
+    async def follow(
+        self, *, tag: str | None = None, min_seqnum: int = 0, caught_up: bool = False
+    ) -> AsyncGenerator[Record | CaughtUp, None]:
+        """Every visible record of `tag` from `min_seqnum` on, for ever, in order, without gaps."""
+        pages = self.follow_pages(tag=tag, min_seqnum=min_seqnum)
+        async with aclosing(pages):
+            async for records, seqnum in pages:
+                for record in records:
+                    yield record
+                if caught_up and seqnum is not None:
+                    yield CaughtUp(seqnum)
+
+    async def follow_pages(
+        self, *, tag: str | None = None, min_seqnum: int = 0
+    ) -> AsyncGenerator[Turn, None]:
+        """`follow`, a page at a time."""
+        self._check(None)
+        check_tag(tag)
+        check_seqnum("min_seqnum", min_seqnum)
+        turns = follow_turns(
+            self._client, self._book, self._session, tag=tag, min_seqnum=min_seqnum
+        )
+        async with aclosing(turns):
+            async for turn in turns:
+                yield turn._replace(records=self._typed_all(turn.records))
+
+    # --- the rest ---------------------------------------------------------------------------------
+
+    async def tail(self, *, timeout_s: float | None = None) -> int:
+        """The first seqnum not yet ordered: greater than that of every acknowledged record."""
+        self._check(timeout_s)
+        deadline_s, timeout_s = self._client.deadline(timeout_s)
+
+        async def ask(route: Route) -> int:
+            return await self._client.tail(
+                TailRequest(self._client.new_number(), route.space),
+                self._session,
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
+            )
+
+        found = await self._at_route(
+            ask, deadline_s=deadline_s, timeout_s=timeout_s, linearizable=True
+        )
+        return NOTHING_YET if found is None else found[1]
+
+    async def trim(
+        self, until: int, tag: str | None = None, *, timeout_s: float | None = None
+    ) -> Trim:
+        """Let go of what lies below `until`, for the whole LogBook or for one tag."""
+        check_seqnum("until", until)
+        check_tag(tag)
+        until = min(until, SEQNUM_MAX)
+        route, values = await self._propose(
+            lambda book: TrimEntry(0, book, tag, until, NOBODY),
+            timeout_s,
+            doubtful=lambda values: bool(values) and values[0] != until,
+        )
+        if len(values) != 2 or type(values[0]) is not int:
+            raise RemoteProtocolError(f"a trim was answered by {values!r:.80}")
+        trim = Trim(values[0], values[1] if isinstance(values[1], str) else None)
+        if tag is None:
+            self._session.saw_trim(route.number, trim.until)
+        self._client.core.cache.trimmed(route.number, tag, trim.until)
+        return trim
+
+    async def hold(
+        self, name: str, seqnum: int, ttl_s: float, *, timeout_s: float | None = None
+    ) -> None:
+        """Keep trims from passing `seqnum` for `ttl_s` seconds of the log's own time."""
+        check_hold_name(name)
+        check_seqnum("seqnum", seqnum, least=1)
+        check_hold_ttl(ttl_s)
+        ttl_ms = math.ceil(ttl_s * 1_000)
+        await self._propose(lambda book: Hold(0, book, name, seqnum, ttl_ms, NOBODY), timeout_s)
+
+    async def release(self, name: str, *, timeout_s: float | None = None) -> None:
+        """End a hold; one that does not exist is no error."""
+        check_hold_name(name)
+        await self._propose(lambda book: Release(0, book, name, NOBODY), timeout_s)
+
+    async def set_aux(self, seqnum: int, aux: Buffer, *, timeout_s: float | None = None) -> None:
+        """Keep up to 64 KiB of derived bytes beside a record, best effort; the last set stays."""
+        check_seqnum("seqnum", seqnum, least=1)
+        kept = check_aux(aux)
+        self._check(timeout_s)
+        deadline_s, timeout_s = self._client.deadline(timeout_s)
+
+        async def ask(route: Route) -> None:
+            number = self._client.new_number()
+            await self._client.values(
+                SetAux(number, route.space, route.number, seqnum, kept),
+                self._session,
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
+            )
+
+        route, _ = await self._at_existing(ask, deadline_s=deadline_s, timeout_s=timeout_s)
+        self._client.core.cache.forget(route.number, seqnum)
+
+    async def seqnum_at(self, timestamp_ms: int, *, timeout_s: float | None = None) -> int:
+        """The first kept record ordered at or after that time; the tail when there is none."""
+        check_timestamp_ms(timestamp_ms)
+        self._check(timeout_s)
+        deadline_s, timeout_s = self._client.deadline(timeout_s)
+
+        async def ask(route: Route) -> list[object]:
+            position = self._session.position(route.space)
+            number = self._client.new_number()
+            return await self._client.values(
+                SeqnumAt(number, route.space, timestamp_ms, position),
+                self._session,
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
+            )
+
+        found = await self._at_route(ask, deadline_s=deadline_s, timeout_s=timeout_s)
+        if found is None:
+            return NOTHING_YET
+        values = found[1]
+        if len(values) != 1 or type(values[0]) is not int:
+            raise RemoteProtocolError(f"seqnum_at was answered by {values!r:.80}")
+        try:
+            reply, records = await self._read(start=values[0], timeout_s=timeout_s)
+        except Trimmed:
+            reply, records = await self._read(timeout_s=timeout_s)
+        if records:
+            return records[0].seqnum
+        return NOTHING_YET if reply is None else reply.tail
+
+    async def info(self, *, timeout_s: float | None = None) -> BookInfo:
+        """What is known of the LogBook now.
+
+        Raises:
+            UnknownLogBook: there is none of that name.
+        """
+        self._check(timeout_s)
+        deadline_s, timeout_s = self._client.deadline(timeout_s)
+
+        async def ask(route: Route) -> BookInfo:
+            return await directory.info(
+                self._client, route, self._session, deadline_s=deadline_s, timeout_s=timeout_s
+            )
+
+        _, info = await self._at_existing(ask, deadline_s=deadline_s, timeout_s=timeout_s)
+        return info
+
+    # --- pieces -----------------------------------------------------------------------------------
+
+    async def _read(
+        self,
+        *,
+        tag: str | None = None,
+        start: int = 0,
+        until: int = NO_END,
+        limit: int = 1,
+        max_bytes: int = PAGE_BYTES_MAX,
+        reverse: bool = False,
+        wait_s: float = 0.0,
+        timeout_s: float | None = None,
+        linearizable: bool = False,
+        byte_range: tuple[int, int] = (-1, -1),
+    ) -> tuple[ReadReply | None, list[Record]]:
+        """Ask for a page; a reply of None: there is no such LogBook."""
+        client, session = self._client, self._session
+        deadline_s, timeout_s = client.deadline(timeout_s, wait_s)
+        wait_until_s = client.now_s() + wait_s if wait_s else 0.0
+
+        async def ask(route: Route) -> tuple[Read, ReadReply]:
+            read = Read(
+                client.new_number(),
+                route.space,
+                route.number,
+                tag,
+                start,
+                until,
+                limit,
+                max_bytes,
+                reverse,
+                session.position(route.space),
+                wait_ms(wait_until_s, client.now_s()),
+                linearizable,
+                *byte_range,
+            )
+            reply = await client.read(
+                read,
+                session,
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
+                wait_until_s=wait_until_s,
+            )
+            return read, reply
+
+        while True:
+            found = await self._at_route(
+                ask,
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
+                wait_until_s=wait_until_s,
+                linearizable=linearizable,
+                doubtful=lambda found: looks_deleted(found[1]),
+            )
+            if found is None:
+                return None, []
+            route, (read, reply) = found
+            if reply.seqnums or reply.tail >= until or wait_until_s <= client.now_s() + _EARLY_S:
+                break
+            await asyncio.sleep(_EARLY_S)
+        refuse_trimmed(reply.trim_until, start)
+        records = records_of(reply)
+        client.core.cache.keep(read, reply, records)
+        if tag is None and reply.trim_until:
+            session.saw_trim(route.number, reply.trim_until)
+        return reply, self._typed_all(records)
+
+    async def _propose(
+        self,
+        entry: Callable[[int], Proposal],
+        timeout_s: float | None,
+        *,
+        doubtful: Callable[[list[object]], bool] | None = None,
+    ) -> tuple[Route, list[object]]:
+        """Have an entry put into the LogBook's metalog; the fold's answer."""
+        self._check(timeout_s)
+        deadline_s, timeout_s = self._client.deadline(timeout_s)
+
+        async def ask(route: Route) -> list[object]:
+            return await self._client.values(
+                Propose(self._client.new_number(), route.space, entry(route.number)),
+                self._session,
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
+            )
+
+        return await self._at_existing(
+            ask, deadline_s=deadline_s, timeout_s=timeout_s, doubtful=doubtful
+        )
+
+    async def _at_existing(
+        self,
+        ask: Callable[[Route], Awaitable[R]],
+        *,
+        deadline_s: float,
+        timeout_s: float,
+        doubtful: Callable[[R], bool] | None = None,
+    ) -> tuple[Route, R]:
+        found = await self._at_route(
+            ask, deadline_s=deadline_s, timeout_s=timeout_s, doubtful=doubtful
+        )
+        if found is None:
+            raise UnknownLogBook(self._book.name)
+        return found
+
+    async def _at_route(
+        self,
+        ask: Callable[[Route], Awaitable[R]],
+        *,
+        deadline_s: float,
+        timeout_s: float,
+        wait_until_s: float = 0.0,
+        linearizable: bool = False,
+        doubtful: Callable[[R], bool] | None = None,
+    ) -> tuple[Route, R] | None:
+        """Ask where the LogBook lives, and where the next one of its name does if it is gone.
+
+        Args:
+            ask: puts the question.
+            doubtful: whether an answer may mean that the LogBook was deleted.
+
+        Returns:
+            None if there is no such LogBook, also after waiting for one.
+        """
+        client = self._client
+        while True:
+            route = self._route
+            if route is None or not route.live:
+                route = await client.find(
+                    self._book,
+                    self._session,
+                    deadline_s=deadline_s,
+                    timeout_s=timeout_s,
+                    wait_until_s=wait_until_s,
+                    linearizable=linearizable,
+                )
+                if route is None:
+                    return None
+                self._use(route)
+            try:
+                answer = await ask(route)
+                if doubtful is None or not doubtful(answer) or await self._lives(route, timeout_s):
+                    return route, answer
+            except UnknownLogBook:
+                client.core.gone(self._book, route)
+            except Trimmed:
+                if await self._lives(route, timeout_s):
+                    raise  # it is about the LogBook asked, and not about its deletion
+            linearizable = True  # so that the next look sees what ended this one
+
+    async def _lives(self, route: Route, timeout_s: float) -> bool:
+        deadline_s = self._client.now_s() + timeout_s
+        return await self._client.lives(
+            self._book, route, self._session, deadline_s=deadline_s, timeout_s=timeout_s
+        )
+
+    def _use(self, route: Route) -> None:
+        """From now on this handle's session has seen that the LogBook exists."""
+        if route is not self._route:
+            self._session.observe(SYSTEM_SPACE, route.seen_at)
+            self._route = route
+        if self._codec is None and route is self._book.route and route is not self._plain:
+            self._plain, self._lane = route, self._client.core.lane(route.space)
+
+    def _typed(self, record: Record) -> Record:
+        """A copy that decodes its value: the cached one is shared with other handles."""
+        codec = self._codec
+        if codec is None:
+            return record
+        copied = Record(record.seqnum, record.data, record.tags, record.timestamp_ms, record.aux)
+        return copied.typed(codec.decode)
+
+    def _typed_all(self, records: list[Record]) -> list[Record]:
+        return records if self._codec is None else [self._typed(record) for record in records]
+
+    def _check(self, timeout_s: float | None) -> None:
+        check_duration("timeout_s", timeout_s)
+        self._client.check()
+        self._client.core.check(self._session)
+
+    def _check_read(self, wait_s: float, timeout_s: float | None, consistency: Consistency) -> None:
+        check_duration("wait_s", wait_s)
+        check_consistency(consistency)
+        self._check(timeout_s)

@@ -1,0 +1,1 @@
+"""What runs on the log: the engine of a function node, the functions and their libraries."""

@@ -1,0 +1,124 @@
+"""A log space's metalog as an engine follows it: only what touches its shard, plus a way to be
+sure.
+
+Decides which entries are new to this engine. Usually it follows *lite*: the primary leaves out what
+does not concern it (P18), cuts carry their first seqnum and its own spans are contiguous, so
+skipped entries cost nothing to notice. When it must know that nothing of its own was left out (the
+end of a term, a span that does not continue the last), it *catches up*: it asks for every entry and
+takes them without a gap, up to a target.
+
+Invariants: entries come out once and in order; none past the end of an ended term (P13). Lite rests
+on a primary that sends in order on one connection; whoever loses the connection asks again from
+`position`.
+
+Does not know: frames, views, links.
+"""
+
+from __future__ import annotations
+
+from bokilog.ids import START, LogSpaceId, Position, Term
+from bokilog.messages import FollowMetalog
+from bokilog.metalog import Entry, MetalogFollower, Run
+
+
+class SpaceOrder:
+    """Turns runs as they arrive into this engine's entries."""
+
+    __slots__ = ("_ends", "_strict", "number", "position", "space", "target")
+
+    def __init__(self, space: LogSpaceId, number: int) -> None:
+        self.space = space
+        self.number = number
+        """The engine's shard number in every term."""
+        self.position = START
+        """Every entry that touches this engine up to here was returned."""
+        self.target = 0
+        """Count of entries up to which it catches up."""
+        self._ends: dict[Term, int] = {}
+        self._strict: MetalogFollower | None = None
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether it takes entries without a gap, and has not reached its target."""
+        return self._strict is not None
+
+    def follow(self) -> FollowMetalog:
+        """What to ask the primary for."""
+        return FollowMetalog(self.space, self.position, 0 if self._strict else self.number)
+
+    def end_term(self, term: Term, count: int) -> None:
+        """A stored view says where `term` ended: its entries past `count` never happened (P13)."""
+        self._ends[term] = count
+        if self.position.term == term and self.position.count > count:
+            # Only a class that may lose entries gets here (P11): what was told is lost, not wrong.
+            self.position = Position(term, count)
+        if self._strict is not None:
+            self.catch_up(max(count, self.target))
+
+    def catch_up(self, target: int, *, position: Position | None = None) -> None:
+        """From `position` (or where it is) on, take every entry up to `target` without a gap."""
+        self.position = position or self.position
+        self.target = target
+        strict = MetalogFollower(self.space, self.position)
+        for term, count in sorted(self._ends.items()):
+            if term >= self.position.term:
+                strict.end_term(term, count)
+        self._strict = strict
+
+    def caught_up(self) -> bool:
+        """Whether the target is reached; if so it is lite again."""
+        if self._strict is None or self.position.count < self.target:
+            return False
+        self._strict = None
+        return True
+
+    def rewind(self, position: Position) -> None:
+        """Entries past `position` were returned and could not be used."""
+        self.position = position
+        if self._strict is not None:
+            self.catch_up(self.target)
+
+    def offer(self, run: Run) -> list[tuple[Position, Entry]]:
+        """The entries of a run that are new."""
+        if self._strict is not None:
+            ready = self._strict.offer(run)
+            self.position = self._strict.position
+            return ready
+        until = min(run.until, self._ends.get(run.term, run.until))
+        term, count = self.position
+        if run.term < term or until <= count:
+            return []
+        self.position = Position(run.term, until)
+        return [
+            (Position(run.term, place + 1), run.entries[place - run.first])
+            for place in range(max(count, run.first), until)
+        ]
+
+    def seen(self, position: Position) -> None:
+        """The primary has published up to here, and sent what touches this engine."""
+        if self._strict is None and position.count <= self._ends.get(position.term, position.count):
+            self.position = max(self.position, position)
+
+    def check(self) -> None:
+        """Asserts the invariants."""
+        if self._strict is not None:
+            assert self._strict.position == self.position
+        for term, count in self._ends.items():
+            assert self.position.term != term or self.position.count <= count
+
+
+class Horizon:
+    """The furthest (position, tail) of a log space that anything told this engine of; both grow
+    together.
+    """
+
+    __slots__ = ("position", "tail")
+
+    def __init__(self) -> None:
+        self.position = START
+        self.tail = 0
+
+    def saw(self, position: Position, tail: int) -> None:
+        """A pair that belongs together: `tail` is the first seqnum not ordered at `position`."""
+        if position > self.position:
+            self.position, self.tail = position, tail

@@ -1,0 +1,33 @@
+"""Settings of an engine process: what the core is tuned by, and where the process stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bokilog.functions.engine.settings import EngineSettings
+from bokilog.io.addresses import parse_address
+from bokilog.io.settings import check_setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProcessSettings(EngineSettings):
+    """One engine process of a function node."""
+
+    node_id: str
+    """Its name in the view, such as `engine-1`."""
+    views_dir: Path
+    """The view store that all nodes of the cluster see."""
+    addresses: tuple[str, ...]
+    """Where it listens for clients and for `bokilog status`: `unix:PATH`, `tcp:HOST:PORT`."""
+    view_poll_s: float = 0.25
+    """How often the view store is asked for a newer term, beside what peers tell."""
+    greeting_timeout_s: float = 5.0
+    """How long a client waits for the primary's tails before it is told to come back."""
+
+    def __post_init__(self) -> None:
+        EngineSettings.__post_init__(self)
+        for address in self.addresses:
+            parse_address(address)
+        check_setting("view_poll_s", self.view_poll_s, least=0.01, most=60)
+        check_setting("greeting_timeout_s", self.greeting_timeout_s, least=0.1, most=60)

@@ -1,0 +1,690 @@
+"""The producer of one log space: gives LocalIds to frames, keeps them until they are ordered, tells
+their clients.
+
+Decides which shard a frame goes to, which replicas still need it, and what a client is told of it.
+
+Invariants:
+- Frames leave in the order in which they were taken; after a view change the unordered ones are
+  renumbered into the
+  new term's shard before any newer frame (P4), and only once everything the old term ordered is
+  known (P12, P13).
+- A frame is kept until it is ordered; a replica that comes back gets everything from max(what it
+  holds, first
+  unordered) on (P8).
+- Its own spans are contiguous: a span that does not start where the last one ended means missing
+  entries, and nothing
+  is concluded before they are here.
+- A frame that was refused was not taken, and neither was any later one of its client until it came
+  back (P4).
+
+Does not know: records one by one, facts, reads. Source: Boki (SOSP'21) section 4.3; differs from
+Boki: frames instead of records, W of N, resending.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+from bokilog.effects import Address, Effect, Send, SetTimer
+from bokilog.errors import (
+    BokilogError,
+    NotReady,
+    Overloaded,
+    ReadOnly,
+    RemoteProtocolError,
+    to_wire,
+)
+from bokilog.frame import Columns, Frame
+from bokilog.functions.engine.cache import RecordCache
+from bokilog.functions.engine.links import Links, bulk
+from bokilog.functions.engine.order import Horizon, SpaceOrder
+from bokilog.functions.engine.settings import EngineSettings
+from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
+from bokilog.messages import (
+    VERDICT_BOOK_DELETED,
+    VERDICT_VISIBLE,
+    AppendFrame,
+    FollowMetalog,
+    FrameLost,
+    FrameOrdered,
+    FrameRefused,
+    FrameVerdicts,
+    OpenShardRequest,
+    Replicate,
+    ResumeShard,
+    ShardHeld,
+)
+from bokilog.metalog import CloseShard, Cut, DeleteBook, OpenShard, Run
+from bokilog.view import View
+
+RECORD_BYTES = 64
+"""What a record costs beside its payload: entries of the columns."""
+
+
+class Standing(Enum):
+    """Where the shard of the installed term stands; a new term goes back to the start."""
+
+    NO_VIEW = "no view"
+    CATCHING_UP = "catching up"
+    """Numbered frames of the old term are unordered, and its last entries are not here yet."""
+    OPENING = "opening"
+    OPEN = "open"
+    CLOSED = "closed"
+    """A newer start of this engine has taken over: nothing of this one will be ordered any more
+    (P1, P2).
+    """
+
+
+class Taken:
+    """A client's frame on its way."""
+
+    __slots__ = (
+        "client",
+        "columns",
+        "first_seqnum",
+        "frame",
+        "number",
+        "outcomes",
+        "payload",
+        "position",
+        "size_bytes",
+    )
+
+    def __init__(self, client: Address, message: AppendFrame, size_bytes: int) -> None:
+        self.client: Address | None = client
+        """None: the client is gone, or was told that nobody knows."""
+        self.number = message.number
+        self.columns: Columns = message.columns
+        self.payload = message.payload
+        self.size_bytes = size_bytes
+        self.frame: Frame | None = None
+        """None until it has LocalIds."""
+        self.first_seqnum = 0
+        self.position = START
+        """Of the cut that ordered it."""
+        self.outcomes: list[list[object]] | None = None
+        """Its verdicts, if they came before the cut."""
+
+
+class Replica:
+    """What a storage node was sent of the shard."""
+
+    __slots__ = ("address", "ready", "resumed", "sent_until")
+
+    def __init__(self, node: str) -> None:
+        self.address = bulk(node)
+        self.ready = False
+        """Gets new frames as they come: the link stands, is not clogged, and was sent all before
+        them.
+        """
+        self.resumed = False
+        """On this connection it has said what it holds (a new shard: nothing)."""
+        self.sent_until = 0
+
+
+class SpaceProducer:
+    """Appends of one log space."""
+
+    def __init__(
+        self,
+        space: LogSpaceId,
+        *,
+        settings: EngineSettings,
+        node: NodeId,
+        number: int,
+        links: Links,
+        cache: RecordCache,
+        horizon: Horizon,
+    ) -> None:
+        self.space = space
+        self.node = node
+        self.number = number
+        self.standing = Standing.NO_VIEW
+        self.order = SpaceOrder(space, number)
+        self.ordered_count = 0
+        """Of the shard: first record that is not ordered."""
+        self.count = 0
+        """Of the shard: next LocalId."""
+        self.frames = 0
+        self.bytes = 0
+        """Taken and not yet ordered."""
+        self.refused_count = 0
+        self.lost_count = 0
+        self.resent_count = 0
+        self._settings = settings
+        self._links = links
+        self._cache = cache
+        self._horizon = horizon
+        self._primary = NodeId("")
+        self._base = START
+        self._term = Term(0)
+        self._shard = Shard(space, Term(0), number)
+        self._replicas: list[Replica] = []
+        self._waiting: deque[Taken] = deque()
+        """No LocalIds yet: the shard is not open."""
+        self._unordered: deque[Taken] = deque()
+        self._awaiting: dict[tuple[Term, int], Taken] = {}
+        """Frames whose verdicts are still to come, by term and first count; ordered or not."""
+        self._next: dict[Address, int] = {}
+        self._deleted: set[int] = set()
+        self._read_only = ""
+        self._timer_set = False
+        self._ordered_at_timer = -1
+        self._awaited_at_timer: set[tuple[Term, int]] = set()
+        self._own_position = START
+        """Of the last entry of its own: nothing before it can be missing."""
+        self._gap_until = 0
+        """First record that a span covered while the ones before it were not ordered yet; 0: no
+        gap.
+        """
+        self._gap_asks = 0
+        self._position_at_timer = START
+
+    # --- appends ----------------------------------------------------------------------------------
+
+    def take(self, client: Address, message: AppendFrame) -> list[Effect]:
+        """A client's frame: it leaves at once if the shard is open."""
+        columns, number = message.columns, message.number
+        size_bytes = columns.payload_bytes + RECORD_BYTES * len(columns.tags)
+        if (
+            number != self._next.setdefault(client, number)
+            or self._read_only
+            or self.standing is Standing.CLOSED
+            or not self._has_room(size_bytes)
+        ):
+            return [self._refuse(client, number)]
+        self._next[client] = number + 1
+        taken = Taken(client, message, size_bytes)
+        self.frames += 1
+        self.bytes += size_bytes
+        effects: list[Effect] = [] if self._timer_set else [self._set_timer()]
+        if self.standing is Standing.OPEN:
+            self._issue(taken, effects)
+        else:
+            self._waiting.append(taken)
+        return effects
+
+    def _has_room(self, size_bytes: int) -> bool:
+        settings = self._settings
+        return not self.frames or (
+            self.frames < settings.unordered_frames_max
+            and self.bytes + size_bytes <= settings.unordered_bytes_max
+        )
+
+    def _refuse(self, client: Address, number: int) -> Effect:
+        self.refused_count += 1
+        error: BokilogError
+        if self.standing is Standing.CLOSED:
+            error = NotReady(f"a newer start of {self.node} has taken over")
+        elif self._read_only:
+            error = ReadOnly(self._read_only)
+        elif number < self._next[client]:
+            expected = self._next[client]
+            error = RemoteProtocolError(f"frame {number} where frame {expected} was expected")
+        else:
+            error = Overloaded(self._settings.overloaded_retry_s)
+        return Send(client, FrameRefused(self.space, number, to_wire(error)))
+
+    def _issue(self, taken: Taken, effects: list[Effect]) -> None:
+        """Gives the records LocalIds, and the frame to every replica that takes frames now."""
+        columns, first = taken.columns, self.count
+        frame = Frame(shard=self._shard, first=first, columns=columns, payload=taken.payload)
+        taken.frame = frame
+        self.count = until = first + frame.records
+        self._unordered.append(taken)
+        if columns.unless or columns.keys:
+            self._awaiting[self._shard.term, first] = taken
+        replicate = Replicate(frame)
+        for replica in self._replicas:
+            if replica.ready:
+                replica.sent_until = until
+                effects.append(Send(replica.address, replicate))
+
+    def forget_client(self, client: Address) -> None:
+        """It is gone: nobody is told any more, but what was taken will be ordered."""
+        self._next.pop(client, None)
+        for taken in (*self._waiting, *self._unordered, *self._awaiting.values()):
+            if taken.client == client:
+                taken.client = None
+
+    def read_only_changed(self, reason: str) -> list[Effect]:
+        """The journal of this process takes nothing for now: what is on its way may be on disk or
+        not (P7).
+        """
+        self._read_only = reason
+        effects: list[Effect] = []
+        if reason:
+            for taken in self._unordered:
+                self._lose(taken, reason, effects)
+            effects += self._give_back(ReadOnly(reason))
+        return effects
+
+    def _give_back(self, error: BokilogError) -> list[Effect]:
+        """Frames without LocalIds are refused after all: they certainly did not happen."""
+        effects: list[Effect] = []
+        wire = to_wire(error)
+        for taken in self._waiting:
+            self._let_go(taken)
+            self._stop_awaiting(taken)
+            if taken.client is not None:
+                self._next[taken.client] = min(self._next[taken.client], taken.number)
+                effects.append(Send(taken.client, FrameRefused(self.space, taken.number, wire)))
+        self._waiting.clear()
+        return effects
+
+    def _lose(self, taken: Taken, reason: str, effects: list[Effect]) -> None:
+        if taken.client is not None:
+            self.lost_count += 1
+            effects.append(Send(taken.client, FrameLost(self.space, taken.number, reason)))
+            taken.client = None
+
+    def _let_go(self, taken: Taken) -> None:
+        self.frames -= 1
+        self.bytes -= taken.size_bytes
+
+    def _stop_awaiting(self, taken: Taken) -> None:
+        if taken.frame is not None:
+            self._awaiting.pop((taken.frame.shard.term, taken.frame.first), None)
+
+    # --- replicas ---------------------------------------------------------------------------------
+
+    def link_up(self, peer: Address) -> list[Effect]:
+        """A storage node is asked what it holds (P8); the primary is asked for everything since."""
+        if peer == self._primary:
+            return self._ask_primary()
+        replica = self._replica(peer)
+        if replica is None:
+            return []
+        replica.ready = replica.resumed = False
+        return [Send(replica.address, ResumeShard(self._shard))]
+
+    def link_down(self, peer: Address) -> None:
+        replica = self._replica(peer)
+        if replica is not None:
+            replica.ready = replica.resumed = False
+
+    def held(self, peer: Address, message: ShardHeld) -> list[Effect]:
+        """A storage node says what it holds: it gets the rest."""
+        replica = self._replica(peer if isinstance(peer, tuple) else bulk(str(peer)))
+        if replica is None or message.shard != self._shard or replica.address not in self._links.up:
+            return []
+        replica.resumed = True
+        replica.sent_until = min(message.count, self.count)
+        return self._send_rest(replica)
+
+    def clogged(self, peer: Address, *, clear: bool) -> list[Effect]:
+        """A slow replica gets nothing more until it has caught up, then what is unordered still
+        (P8).
+        """
+        replica = self._replica(peer)
+        if replica is None:
+            return []
+        replica.ready = False
+        return self._send_rest(replica) if clear and replica.resumed else []
+
+    def _send_rest(self, replica: Replica) -> list[Effect]:
+        if replica.address in self._links.clogged:
+            return []
+        replica.ready = True
+        start = max(replica.sent_until, self.ordered_count)
+        replica.sent_until = self.count
+        effects: list[Effect] = [
+            Send(replica.address, Replicate(taken.frame))
+            for taken in self._unordered
+            if taken.frame is not None and taken.frame.until > start
+        ]
+        self.resent_count += len(effects)
+        return effects
+
+    def _replica(self, peer: Address) -> Replica | None:
+        return next((replica for replica in self._replicas if replica.address == peer), None)
+
+    # --- the metalog ------------------------------------------------------------------------------
+
+    def metalog(self, run: Run) -> list[Effect]:
+        """Published entries; some may be repeated, some left out because they concern others."""
+        effects: list[Effect] = []
+        self._take_anywhere(run, effects)
+        for position, entry in self.order.offer(run):
+            if isinstance(entry, Cut):
+                if position.term == self._shard.term and not self._cut(position, entry, effects):
+                    effects += self._found_gap(position)
+                    break
+            elif isinstance(entry, CloseShard):
+                self._closed(position, entry, effects)
+        if self.order.caught_up():
+            effects += self._caught_up()
+        return effects
+
+    def published(self, position: Position) -> list[Effect]:
+        """The primary has sent everything up to here that concerns this engine."""
+        self.order.seen(position)
+        return self._caught_up() if self.order.caught_up() else []
+
+    def _take_anywhere(self, run: Run, effects: list[Effect]) -> None:
+        """Entries that may come again and out of their turn: an opening that was missed is sent
+        once more.
+        """
+        for place, entry in enumerate(run.entries, 1):
+            if isinstance(entry, DeleteBook):
+                self._deleted.add(entry.book)
+            elif (
+                isinstance(entry, OpenShard)
+                and entry.number == self.number
+                and run.term == self._term
+                and self.standing is Standing.OPENING
+            ):
+                effects += self._open(entry, Position(run.term, run.first + place))
+
+    def books_deleted(self, books: list[int]) -> None:
+        """What an index replica says of deletions (P5)."""
+        self._deleted.update(books)
+
+    def _cut(self, position: Position, cut: Cut, effects: list[Effect]) -> bool:
+        """Orders what the cut covers of the shard; False: entries before it are missing."""
+        seqnum = cut.first_seqnum
+        for number, start, until in cut.spans:
+            if number == self.number:
+                if until <= self.ordered_count:
+                    return True
+                if start != self.ordered_count:
+                    self._gap_until = start
+                    return False
+                self._own_position = position
+                self._order(until, seqnum, position, cut.timestamp_ms, effects)
+            seqnum += until - start
+        self._horizon.saw(position, seqnum)
+        return True
+
+    def _order(
+        self, until: int, seqnum: int, position: Position, timestamp_ms: int, effects: list[Effect]
+    ) -> None:
+        unordered, space = self._unordered, self.space
+        while unordered:
+            taken = unordered[0]
+            frame = taken.frame
+            if frame is None or frame.until > until:
+                break
+            unordered.popleft()
+            self.frames -= 1
+            self.bytes -= taken.size_bytes
+            taken.first_seqnum = seqnum
+            taken.position = position
+            self._cache.add_frame(space, seqnum, frame, timestamp_ms)
+            if self._deleted and not frame.columns.needs_verdict:
+                self._void_deleted(taken, effects)
+            if taken.client is not None:
+                ordered = FrameOrdered(space, taken.number, seqnum, position, timestamp_ms)
+                effects.append(Send(taken.client, ordered))
+            if taken.outcomes is not None:
+                self._decided(taken, taken.outcomes, effects)
+            seqnum += frame.records
+        self.ordered_count = until
+
+    def _found_gap(self, position: Position) -> list[Effect]:
+        """Something of this shard was left out: all since its last entry is asked for, without
+        gaps.
+        """
+        if self.order.catching_up:
+            self.order.rewind(Position(position.term, position.count - 1))
+            return []
+        self.order.catch_up(position.count, position=self._own_position)
+        return self._ask_follow()
+
+    # --- verdicts ---------------------------------------------------------------------------------
+
+    def verdicts(self, rows: list[list[object]]) -> list[Effect]:
+        """Verdicts from an index replica; those of frames that are not ordered here yet are kept
+        with them.
+        """
+        effects: list[Effect] = []
+        for term, number, first, outcomes in rows:
+            if number != self.number or not isinstance(outcomes, list):
+                continue
+            taken = self._awaiting.get((term, first))  # type: ignore[arg-type]
+            if taken is None:
+                continue
+            if taken.first_seqnum:
+                self._decided(taken, outcomes, effects)
+            else:
+                taken.outcomes = outcomes
+        return effects
+
+    def awaited_verdicts(self) -> list[list[int]]:
+        """Rows for `FollowIndex`: ordered frames that an index replica has not decided yet, as far
+        as known.
+        """
+        return [
+            [term, self.number, first, taken.first_seqnum]
+            for (term, first), taken in self._awaiting.items()
+            if taken.first_seqnum
+        ]
+
+    def awaits_verdicts_at(self, position: Position) -> bool:
+        """Whether a verdict is missing that an index replica at `position` had decided before."""
+        return any(
+            taken.first_seqnum and taken.position <= position for taken in self._awaiting.values()
+        )
+
+    def _decided(self, taken: Taken, outcomes: list[list[object]], effects: list[Effect]) -> None:
+        self._stop_awaiting(taken)
+        void = {outcome[0] for outcome in outcomes if outcome[1] != VERDICT_VISIBLE}
+        self._cache.decide(self.space, taken.first_seqnum, void)
+        if taken.client is not None:
+            message = FrameVerdicts(self.space, taken.number, taken.position, outcomes)
+            effects.append(Send(taken.client, message))
+
+    def _void_deleted(self, taken: Taken, effects: list[Effect]) -> None:
+        """Units of a deleted LogBook are void wherever they are ordered (P5); the client is told
+        first of all.
+        """
+        books, units = taken.columns.books, taken.columns.units
+        if isinstance(books, int):
+            void = list(range(units)) if books in self._deleted else []
+        else:
+            void = [unit for unit, book in enumerate(books) if book in self._deleted]
+        if void:
+            self._decided(taken, [[unit, VERDICT_BOOK_DELETED, 0, 0] for unit in void], effects)
+
+    # --- terms ------------------------------------------------------------------------------------
+
+    def install(self, view: View) -> list[Effect]:
+        """The next view: finish the old term first, then open this start's shard in the new one
+        (P12, P13).
+        """
+        end = view.end(self.space)
+        if self.standing is Standing.CLOSED:
+            return []
+        if self.standing is not Standing.NO_VIEW:
+            self.order.end_term(Term(view.term - 1), end.position.count)
+        self._primary = view.space(self.space).primary
+        self._term = view.term
+        self._base = end.position
+        if self._unordered and self._own_position.count < end.position.count:
+            self.standing = Standing.CATCHING_UP
+            self.order.catch_up(end.position.count, position=self._own_position)
+            return [*self._ask_follow(), *self._ensure_timer()]
+        return self._begin_term()
+
+    def _caught_up(self) -> list[Effect]:
+        """No entry up to the target is missing any more."""
+        self._gap_asks = self._gap_until = 0
+        if self.standing is Standing.CATCHING_UP:
+            return self._begin_term()
+        return self._ask_follow()
+
+    def _begin_term(self) -> list[Effect]:
+        """What the old term did not order will be numbered anew, before everything that waits."""
+        for taken in reversed(self._unordered):
+            self._stop_awaiting(taken)
+            taken.frame = taken.outcomes = None
+            self._waiting.appendleft(taken)
+        self._unordered.clear()
+        self._replicas = []
+        self.count = self.ordered_count = 0
+        self._shard = Shard(self.space, self._term, self.number)
+        self.standing = Standing.OPENING
+        return [*self._ask_primary(), *self._ensure_timer()]
+
+    def _open(self, entry: OpenShard, position: Position) -> list[Effect]:
+        """The metalog has opened the shard: what waits gets LocalIds, in order."""
+        self.standing = Standing.OPEN
+        self._own_position = position
+        up, clogged = self._links.up, self._links.clogged
+        self._replicas = [Replica(node) for node in entry.replicas]
+        for replica in self._replicas:  # a new shard: nobody holds anything of it
+            replica.resumed = replica.address in up
+            replica.ready = replica.resumed and replica.address not in clogged
+        effects: list[Effect] = []
+        waiting, self._waiting = self._waiting, deque()
+        for taken in waiting:
+            self._issue(taken, effects)
+        return effects
+
+    def _closed(self, position: Position, entry: CloseShard, effects: list[Effect]) -> None:
+        """A newer start of this engine: past the count nothing is ordered, and that is certain
+        (P2).
+        """
+        if entry.number != self.number or position.term != self._term:
+            return
+        self.standing = Standing.CLOSED
+        error = NotReady(f"a newer start of {self.node} has taken over")
+        while self.ordered_count < entry.count and self._unordered:
+            self._lose_first("the entry that ordered it did not arrive", effects)
+        self._waiting.extendleft(reversed(self._unordered))
+        self._unordered.clear()
+        effects += self._give_back(error)
+
+    # --- asking again -----------------------------------------------------------------------------
+
+    def _ask_primary(self) -> list[Effect]:
+        effects = self._ask_follow()
+        if effects and self.standing is Standing.OPENING:
+            request = OpenShardRequest(self.space, self._term, self.node, self.number)
+            effects.append(Send(self._primary, request))
+        return effects
+
+    def _ask_follow(self) -> list[Effect]:
+        if self._primary not in self._links.up:
+            return []
+        return [Send(self._primary, self.order.follow())]
+
+    def timer(self) -> list[Effect]:
+        """Whatever stood still since the last time is asked for again: nothing relies on each
+        message arriving.
+        """
+        self._timer_set = False
+        stalled = bool(self._unordered) and self._ordered_at_timer == self.ordered_count
+        self._ordered_at_timer = self.ordered_count
+        effects: list[Effect] = []
+        if self.standing is Standing.OPENING:
+            effects += self._ask_opening()
+        elif self.order.catching_up:
+            effects += self._ask_gap()
+        elif stalled:
+            effects += self._ask_follow()
+        for replica in self._replicas:
+            if replica.address in self._links.up and (stalled or not replica.resumed):
+                effects.append(Send(replica.address, ResumeShard(self._shard)))
+        return [*effects, *self._ensure_timer()]
+
+    def verdicts_overdue(self) -> bool:
+        """Whether some verdict was awaited at the last call already."""
+        awaited = {key for key, taken in self._awaiting.items() if taken.first_seqnum}
+        overdue = not awaited.isdisjoint(self._awaited_at_timer)
+        self._awaited_at_timer = awaited
+        return overdue
+
+    def _ask_opening(self) -> list[Effect]:
+        """The opening may have been published while no link stood: everything of this term is asked
+        for.
+        """
+        if self._primary not in self._links.up:
+            return []
+        number = self.number if self._base.count else 0  # from the very start, `number` means now
+        return [
+            Send(self._primary, FollowMetalog(self.space, self._base, number)),
+            Send(self._primary, OpenShardRequest(self.space, self._term, self.node, self.number)),
+        ]
+
+    def _ask_gap(self) -> list[Effect]:
+        """Entries are missing; if the primary lacks them too, what they ordered is lost."""
+        moved = self._position_at_timer != self.order.position
+        self._position_at_timer = self.order.position
+        asked = self._ask_follow()
+        self._gap_asks = 0 if moved or not asked else self._gap_asks + 1
+        return asked if self._gap_asks <= self._settings.gap_asks_max else self._give_up()
+
+    def _give_up(self) -> list[Effect]:
+        """Frames whose place cannot be known any more are not sent again: they may stand in the log
+        already.
+        """
+        effects: list[Effect] = []
+        opening = self.standing is Standing.CATCHING_UP
+        until = self.count if opening else self._gap_until
+        while self._unordered and self.ordered_count < until:
+            self._lose_first("the entry that ordered it is not kept any more", effects)
+        self.ordered_count = until
+        self.order.catch_up(0)
+        return [*effects, *(self._caught_up() if self.order.caught_up() else ())]
+
+    def _lose_first(self, reason: str, effects: list[Effect]) -> None:
+        taken = self._unordered.popleft()
+        assert taken.frame is not None, "an unordered frame has LocalIds"
+        self.ordered_count = taken.frame.until
+        self._let_go(taken)
+        self._stop_awaiting(taken)
+        self._lose(taken, reason, effects)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is waited for that may have to be asked for again."""
+        return bool(
+            self._waiting
+            or self._unordered
+            or self._awaiting
+            or self.order.catching_up
+            or self.standing is Standing.OPENING
+            or any(not each.resumed and each.address in self._links.up for each in self._replicas)
+        )
+
+    def summary(self) -> dict[str, object]:
+        """For `bokilog status`."""
+        return {
+            "standing": self.standing.value,
+            "position": list(self.order.position),
+            "unordered_frames": self.frames,
+            "unordered_bytes": self.bytes,
+            "awaited_verdicts": len(self._awaiting),
+            "read_only": self._read_only,
+            "replicas": {
+                str(each.address[1]) if isinstance(each.address, tuple) else "": each.sent_until
+                for each in self._replicas
+            },
+        }
+
+    def check(self) -> None:
+        """Asserts the invariants."""
+        self.order.check()
+        held = [*self._waiting, *self._unordered]
+        assert self.frames == len(held)
+        assert self.bytes == sum(taken.size_bytes for taken in held)
+        assert all(taken.frame is None for taken in self._waiting)
+        next_first = self.ordered_count
+        for taken in self._unordered:
+            assert taken.frame is not None, "an unordered frame has LocalIds"
+            assert taken.frame.first == next_first, f"{self._shard} has a hole at {next_first}"
+            next_first = taken.frame.until
+        assert next_first == self.count or self.standing is Standing.CLOSED
+        assert not self._waiting or self.standing is not Standing.OPEN
+        for replica in self._replicas:
+            assert not replica.ready or replica.sent_until == self.count
+            assert not replica.ready or replica.resumed
+
+    def _ensure_timer(self) -> list[Effect]:
+        return [self._set_timer()] if self.busy and not self._timer_set else []
+
+    def _set_timer(self) -> Effect:
+        self._timer_set = True
+        return SetTimer(("producer", int(self.space)), self._settings.retry_s)

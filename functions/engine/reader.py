@@ -1,0 +1,789 @@
+"""Reads of an engine: from facts and cached bytes where they say enough, else from a storage node.
+
+Decides, per `Read`: answer here, wait here for the stream, fetch missing bytes, or pass it on as it
+is. One index replica per log space is followed: its stream says how far the order is known and what
+was appended to the LogBooks read here, so that "none" and "newest" can be answered too (P27).
+
+Invariants:
+- A record inside a fact is answered at any known position; "none", "newest" and "nothing more yet"
+  only at a position
+  that the read allows. A reply's (position, tail) belong together.
+- Nothing below a trim seen here is answered.
+- An empty answer that waited is never a fact (P28): facts come from replies and the stream alone.
+- With `facts_bytes` 0 nothing is followed or kept, and a read costs two small tuples and a
+  dictionary entry.
+
+Does not know: frames on their way, the metalog. Linearizable reads arrive here with the tail's
+position (P26).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
+
+from xxhash import xxh3_64_intdigest
+
+from bokilog.effects import Address, CancelTimer, Effect, Send, SetTimer
+from bokilog.errors import BokilogError, NotReady, Overloaded, Trimmed, from_wire, to_wire
+from bokilog.facts import UNKNOWN, Facts, Known, Tail
+from bokilog.frame import Buffer
+from bokilog.functions.engine.cache import CachedRecord, RecordCache, Tags
+from bokilog.functions.engine.links import Links
+from bokilog.functions.engine.order import Horizon
+from bokilog.functions.engine.settings import EngineSettings
+from bokilog.ids import START, LogSpaceId, NodeId, Position
+from bokilog.messages import (
+    Answer,
+    BookState,
+    FollowIndex,
+    IndexStream,
+    Read,
+    ReadReply,
+    RequestFailed,
+    SeqnumAt,
+    SetAux,
+)
+from bokilog.view import View
+
+SPREAD_SEQNUMS = 4096
+"""Bytes of so many neighbouring seqnums are fetched from one replica, the next ones from the next.
+"""
+
+Question = Read | SeqnumAt | BookState
+Key = tuple[int, str | None]
+
+
+class SpaceReader:
+    """What is known of one log space, and from whom."""
+
+    __slots__ = (
+        "books",
+        "chosen",
+        "follow_due",
+        "following",
+        "horizon",
+        "id",
+        "position",
+        "replicas",
+        "tail",
+        "verdicts_due",
+    )
+
+    def __init__(self, space: LogSpaceId, horizon: Horizon) -> None:
+        self.id = space
+        self.horizon = horizon
+        self.replicas: tuple[NodeId, ...] = ()
+        self.chosen: NodeId | None = None
+        """The index replica that is followed; None while no storage node is connected."""
+        self.position = START
+        """Up to here the stream has come, and `tail` with it."""
+        self.tail = Tail()
+        self.books: OrderedDict[int, None] = OrderedDict()
+        """LogBooks wanted from the stream, the one read longest ago first."""
+        self.following: set[int] = set()
+        """LogBooks that it brings."""
+        self.follow_due = False
+        """What is wanted has changed since the replica was told."""
+        self.verdicts_due = False
+        """The replica is to be asked for verdicts that may have been missed (P23)."""
+
+
+class Passed:
+    """A question that a storage node is to answer."""
+
+    __slots__ = ("message", "node", "since_s", "source")
+
+    def __init__(
+        self, source: Address, message: Question, node: NodeId | None, since_s: float
+    ) -> None:
+        self.source = source
+        self.message = message
+        self.node = node
+        """None: it waits for one to be connected."""
+        self.since_s = since_s
+
+
+class Fetch:
+    """Bytes of records whose seqnums are known, on their way from any replica."""
+
+    __slots__ = ("key", "node", "read", "waiters")
+
+    def __init__(self, key: tuple[object, ...], read: Read, node: NodeId) -> None:
+        self.key = key
+        self.read = read
+        self.node = node
+        self.waiters: list[tuple[Address, Read]] = []
+
+
+class Parked:
+    """A read that waits for the stream to bring a record."""
+
+    __slots__ = ("deadline_s", "read", "source")
+
+    def __init__(self, source: Address, read: Read, deadline_s: float) -> None:
+        self.source = source
+        self.read = read
+        self.deadline_s = deadline_s
+
+
+class Reader:
+    """All reads of an engine."""
+
+    def __init__(
+        self,
+        *,
+        settings: EngineSettings,
+        node: NodeId,
+        number: int,
+        links: Links,
+        cache: RecordCache,
+        ids: Iterator[int],
+    ) -> None:
+        self.facts = Facts(settings.facts_bytes)
+        self.local_count = 0
+        self.passed_count = 0
+        self.fetched_count = 0
+        self.unexpected_count = 0
+        """Replies to nobody: the asker is gone, or was answered from elsewhere."""
+        self._settings = settings
+        self._keeps = settings.keeps_facts
+        self._node = node
+        self._number = number
+        self._links = links
+        self._cache = cache
+        self._ids = ids
+        self._spaces: dict[int, SpaceReader] = {}
+        self._anew: set[int] = set()
+        self._passed: dict[int, Passed] = {}
+        self._fetches: dict[int, Fetch] = {}
+        self._fetching: dict[tuple[object, ...], Fetch] = {}
+        self._parked: dict[int, Parked] = {}
+        self._parked_by: dict[Key, dict[int, Parked]] = {}
+
+    # --- questions --------------------------------------------------------------------------------
+
+    def ask(self, source: Address, message: Question, now_s: float) -> list[Effect]:
+        """A client's question: answered from here if that is possible, else passed on."""
+        space = self._spaces.get(message.space)
+        if space is None:
+            return [self._failed(source, message.request, _not_ready(message.space))]
+        if self._keeps and type(message) is Read:
+            effects = self._answer(space, source, message, now_s)
+            if effects is not None:
+                self.local_count += 1
+                return effects
+        return self._pass_on(space, source, message, now_s)
+
+    def _pass_on(
+        self, space: SpaceReader, source: Address, message: Question, now_s: float
+    ) -> list[Effect]:
+        """To the index replica, whose reply agrees with its stream; kept until there is one."""
+        if len(self._passed) + len(self._parked) >= self._settings.reads_max:
+            error = Overloaded(self._settings.overloaded_retry_s, "the read")
+            return [self._failed(source, message.request, error)]
+        request = next(self._ids)
+        node = space.chosen
+        self._passed[request] = Passed(source, message, node, now_s)
+        self.passed_count += 1
+        return [] if node is None else [Send(node, _numbered(message, request))]
+
+    def set_aux(self, source: Address, message: SetAux) -> list[Effect]:
+        """Aux data goes to every storage node that is connected; nobody waits for it."""
+        space = self._spaces.get(message.space)
+        if space is None:
+            return [self._failed(source, message.request, _not_ready(message.space))]
+        self._cache.set_aux(message.space, message.seqnum, message.aux)
+        effects: list[Effect] = [Send(node, message) for node in self._links.up_of(space.replicas)]
+        return [*effects, Send(source, Answer(message.request, space.position, []))]
+
+    # --- answering here ---------------------------------------------------------------------------
+
+    def _answer(
+        self,
+        space: SpaceReader,
+        source: Address,
+        read: Read,
+        now_s: float,
+        extra: dict[int, CachedRecord] | None = None,
+    ) -> list[Effect] | None:
+        """The answer, or what is needed for it; None: facts do not say.
+
+        Args:
+            extra: bytes that were fetched for this read: what is missing still is not fetched
+            again.
+        """
+        self._want(space, read.book)
+        facts, book, tag = self.facts, read.book, read.tag
+        trim_until = facts.trim_until(book, tag)
+        if 0 < read.start < trim_until or read.until < trim_until:
+            return [self._failed(source, read.request, Trimmed(trim_until))]
+        if tag is None and read.until == read.start + 1:
+            found = self._known_record(space, read)
+            if found is not None:
+                return [Send(source, found)]
+        known = facts.range(
+            book,
+            tag,
+            start=read.start,
+            until=read.until,
+            limit=read.limit,
+            reverse=read.reverse,
+        )
+        if known is UNKNOWN or (known.at_tail and read.position > space.position):
+            return None
+        if not known.seqnums:
+            if read.wait_ms and known.at_tail:
+                return self._park(space, source, read, now_s)
+            return [Send(source, self._reply(space, read, known, [], []))]
+        return self._collect(space, source, read, known, extra)
+
+    def _known_record(self, space: SpaceReader, read: Read) -> ReadReply | None:
+        """`read(seqnum)` of a record that is known to be visible without facts."""
+        if read.book not in space.following:
+            return None  # its trims are not told
+        record = self._cache.find_visible(read.space, read.book, read.start)
+        if record is None:
+            return None
+        if record.tags is not None and read.start < self.facts.tags_trimmed_until(read.book):
+            return None  # perhaps all its tags are trimmed: then it is gone
+        known = Known([read.start], read.until, False, False)
+        return self._reply(space, read, known, [read.start], [record])
+
+    def _collect(
+        self,
+        space: SpaceReader,
+        source: Address,
+        read: Read,
+        known: Known,
+        extra: dict[int, CachedRecord] | None,
+    ) -> list[Effect] | None:
+        """The records of known seqnums, as many as the limit of bytes allows."""
+        seqnums: list[int] = []
+        records: list[CachedRecord] = []
+        budget = read.max_bytes
+        for place, seqnum in enumerate(known.seqnums):
+            record = extra.get(seqnum) if extra is not None else None
+            if record is None:
+                record = self._cache.find(space.id, seqnum)
+            if record is None and extra is None:
+                return self._fetch(space, source, read, known.seqnums[place:], budget)
+            if record is None and not records:
+                return None
+            if record is not None:
+                budget -= len(_byte_range(record.data, read))
+            if record is None or (budget < 0 and records):
+                last = seqnums[-1]
+                following = last if read.reverse else last + 1
+                known = known._replace(next_seqnum=following, more=True)
+                break
+            seqnums.append(seqnum)
+            records.append(record)
+        return [Send(source, self._reply(space, read, known, seqnums, records))]
+
+    def _reply(
+        self,
+        space: SpaceReader,
+        read: Read,
+        known: Known,
+        seqnums: list[int],
+        records: list[CachedRecord],
+    ) -> ReadReply:
+        """What is known at the tail holds at the stream's position; the rest at the furthest one
+        seen.
+        """
+        position, tail = space.position, space.tail.seqnum
+        if not known.at_tail and space.horizon.position > position:
+            position, tail = space.horizon.position, space.horizon.tail
+        payload: list[Buffer] = [record.data for record in records]
+        if read.bytes_start >= 0:
+            payload = [_byte_range(data, read) for data in payload]
+        return ReadReply(
+            read.request,
+            position,
+            tail,
+            self.facts.trim_until(read.book, read.tag),
+            known.next_seqnum,
+            known.more,
+            seqnums,
+            [record.tags for record in records],
+            [record.timestamp_ms for record in records],
+            self._cache.auxes(read.space, seqnums),
+            payload,
+        )
+
+    # --- bytes from a replica ---------------------------------------------------------------------
+
+    def _fetch(
+        self,
+        space: SpaceReader,
+        source: Address,
+        read: Read,
+        seqnums: Sequence[int],
+        budget: int,
+    ) -> list[Effect] | None:
+        """One read for what is missing, from a replica that is picked by seqnum; the same one for
+        all who ask.
+        """
+        up = self._links.up_of(space.replicas)
+        if not up or read.bytes_start >= 0:
+            return None  # a part of a record is not worth keeping
+        first, last = min(seqnums[0], seqnums[-1]), max(seqnums[0], seqnums[-1])
+        key = (read.space, read.book, read.tag, first, last, len(seqnums), read.reverse)
+        fetch = self._fetching.get(key)
+        if fetch is not None and fetch.read.max_bytes == budget:
+            fetch.waiters.append((source, read))
+            return []
+        request = next(self._ids)
+        asked = read._replace(
+            request=request,
+            start=first,
+            until=last + 1,
+            limit=len(seqnums),
+            max_bytes=max(budget, 1),
+            position=space.horizon.position,
+            wait_ms=0,
+        )
+        node = up[first // SPREAD_SEQNUMS % len(up)]
+        fetch = self._fetches[request] = self._fetching[key] = Fetch(key, asked, node)
+        fetch.waiters.append((source, read))
+        self.fetched_count += 1
+        return [Send(node, asked)]
+
+    def _fetched(self, fetch: Fetch, reply: ReadReply, now_s: float) -> list[Effect]:
+        self._drop_fetch(fetch)
+        extra = self._keep_records(fetch.read, reply)
+        space = self._spaces[fetch.read.space]
+        effects: list[Effect] = []
+        for source, read in fetch.waiters:
+            answered = self._answer(space, source, read, now_s, extra)
+            if answered is None:
+                answered = self._pass_on(space, source, read, now_s)
+            effects += answered
+        return effects
+
+    def _drop_fetch(self, fetch: Fetch) -> None:
+        del self._fetches[fetch.read.request]
+        if self._fetching.get(fetch.key) is fetch:
+            del self._fetching[fetch.key]
+
+    def _not_fetched(self, fetch: Fetch, now_s: float) -> list[Effect]:
+        """The replica could not: whoever waits gets an answer, or error, from the index replica."""
+        self._drop_fetch(fetch)
+        space = self._spaces[fetch.read.space]
+        effects: list[Effect] = []
+        for source, read in fetch.waiters:
+            effects += self._pass_on(space, source, read, now_s)
+        return effects
+
+    # --- answers from replicas --------------------------------------------------------------------
+
+    def replied(self, reply: ReadReply, now_s: float) -> list[Effect]:
+        """A storage node's answer goes on to its client; what it says is kept."""
+        passed = self._passed.pop(reply.request, None)
+        if passed is None:
+            fetch = self._fetches.get(reply.request)
+            if fetch is not None:
+                return self._fetched(fetch, reply, now_s)
+            self.unexpected_count += 1
+            return []
+        read = cast(Read, passed.message)
+        if self._keeps:
+            self._learn(read, reply)
+        return [Send(passed.source, ReadReply._make((read.request, *reply[1:])))]
+
+    def answered(self, answer: Answer) -> list[Effect]:
+        """The same for questions whose answer nobody keeps."""
+        passed = self._passed.pop(answer.request, None)
+        if passed is None:
+            self.unexpected_count += 1
+            return []
+        return [Send(passed.source, answer._replace(request=passed.message.request))]
+
+    def failed(self, message: RequestFailed, now_s: float) -> list[Effect] | None:
+        """A storage node's error; None: it is not about a question asked here."""
+        fetch = self._fetches.get(message.request)
+        if fetch is not None:
+            return self._not_fetched(fetch, now_s)
+        passed = self._passed.pop(message.request, None)
+        if passed is None:
+            return None
+        read = passed.message
+        if self._keeps and isinstance(read, Read):
+            error = from_wire(message.error)
+            if isinstance(error, Trimmed):
+                self.facts.trim(read.book, read.tag, error.trim_until)
+        return [Send(passed.source, message._replace(request=read.request))]
+
+    def _learn(self, read: Read, reply: ReadReply) -> None:
+        """A reply is a fact about its range, for ever but for trims."""
+        space = self._spaces[read.space]
+        space.horizon.saw(reply.position, reply.tail)
+        if reply.trim_until:
+            self.facts.trim(read.book, read.tag, reply.trim_until)
+        end = min(read.until, reply.tail)
+        lo, hi, seqnums = read.start, reply.next_seqnum, reply.seqnums
+        above = below = None
+        if read.reverse:
+            lo, hi, seqnums = reply.next_seqnum, end, seqnums[::-1]
+            below = read.start if reply.more else None
+        elif reply.more:
+            above = end
+        else:
+            hi = max(hi, end)
+        self.facts.learn(
+            read.book, read.tag, lo, min(hi, reply.tail), seqnums, above=above, below=below
+        )
+        self._keep_records(read, reply)
+
+    def _keep_records(self, read: Read, reply: ReadReply) -> dict[int, CachedRecord]:
+        """Caches whole records and aux data; returns the records by seqnum."""
+        if read.bytes_start >= 0:
+            return {}
+        records: dict[int, CachedRecord] = {}
+        for seqnum, data, tags, timestamp_ms in zip(
+            reply.seqnums, reply.payload, reply.tags, reply.timestamps_ms, strict=True
+        ):
+            records[seqnum] = record = CachedRecord(read.book, data, tags, timestamp_ms)
+            self._cache.add_record(read.space, seqnum, record)
+        for seqnum, aux in zip(reply.seqnums, reply.auxes or (), strict=False):
+            if aux is not None:
+                self._cache.set_aux(read.space, seqnum, aux)
+        return records
+
+    # --- waiting for a record ---------------------------------------------------------------------
+
+    def _park(
+        self, space: SpaceReader, source: Address, read: Read, now_s: float
+    ) -> list[Effect] | None:
+        """There is nothing yet: it waits here for the stream, until its time is over."""
+        if read.book not in space.following or len(self._parked) >= self._settings.reads_max:
+            return None
+        number = next(self._ids)
+        wait_s = read.wait_ms / 1000
+        parked = self._parked[number] = Parked(source, read, now_s + wait_s)
+        self._parked_by.setdefault((read.book, read.tag), {})[number] = parked
+        self.facts.watch(read.book, read.tag)
+        return [SetTimer(("read", number), wait_s)]
+
+    def _unpark(self, number: int) -> Parked | None:
+        parked = self._parked.pop(number, None)
+        if parked is not None:
+            key = (parked.read.book, parked.read.tag)
+            waiting = self._parked_by[key]
+            del waiting[number]
+            if not waiting:
+                del self._parked_by[key]
+            self.facts.unwatch(*key)
+        return parked
+
+    def timer(self, number: int, now_s: float) -> list[Effect]:
+        """The wait is over: whatever there is now."""
+        parked = self._unpark(number)
+        if parked is None:
+            return []
+        return self.ask(parked.source, parked.read._replace(wait_ms=0), now_s)
+
+    def _wake(self, keys: Iterable[Key], now_s: float) -> list[Effect]:
+        """These lines have grown or were trimmed: whoever waits on them looks again."""
+        effects: list[Effect] = []
+        for key in keys:
+            for number in list(self._parked_by.get(key, ())):
+                effects += self._ask_again(number, now_s)
+        return effects
+
+    def _ask_again(self, number: int, now_s: float) -> list[Effect]:
+        parked = self._unpark(number)
+        if parked is None:
+            return []
+        wait_ms = max(0, int((parked.deadline_s - now_s) * 1000))
+        asked = self.ask(parked.source, parked.read._replace(wait_ms=wait_ms), now_s)
+        return [CancelTimer(("read", number)), *asked]
+
+    def _wake_books(self, books: Iterable[int], now_s: float) -> list[Effect]:
+        wanted = set(books)
+        keys = [key for key in self._parked_by if key[0] in wanted]
+        return self._wake(keys, now_s)
+
+    # --- the stream -------------------------------------------------------------------------------
+
+    def stream(self, source: Address, message: IndexStream, now_s: float) -> list[Effect] | None:
+        """What the followed replica has folded; None: it is of another one, and of no use."""
+        space = self._spaces.get(message.space)
+        if space is None or source != space.chosen:
+            return None
+        if not self._keeps:
+            space.position = max(space.position, message.position)
+            space.horizon.saw(message.position, message.tail)
+            return []
+        hole = message.since.count > space.position.count
+        grown: set[Key] = set()
+        if hole:
+            for book in space.books:
+                self.facts.close(book)
+        else:
+            grown = self._extend(space, message)
+        if message.position > space.position:
+            space.position, space.tail.seqnum = message.position, message.tail
+            space.horizon.saw(message.position, message.tail)
+        changed = self._forget(message)
+        for book in message.following:
+            if book in space.books:
+                space.following.add(book)
+                self.facts.follow(book, space.tail)
+        if hole:
+            space.verdicts_due = True
+            changed.update(space.books)
+        if not self._parked:
+            return []
+        return [*self._wake(grown, now_s), *self._wake_books(changed, now_s)]
+
+    def _extend(self, space: SpaceReader, message: IndexStream) -> set[Key]:
+        """Adds what was appended to followed LogBooks to their open facts; returns which have
+        grown.
+        """
+        grown: set[Key] = set()
+        for first, books, unit_records, tags, void, _ in cast(
+            list[tuple[int, int | list[int], list[int] | None, list[Tags], list[int], int]],
+            message.entries,
+        ):
+            if first < space.tail.seqnum:
+                continue  # known from another replica, which was further
+            if isinstance(books, int) and not void:
+                if books in space.following:
+                    seqnums = range(first, first + len(tags))
+                    grown.update((books, tag) for tag in self.facts.extend(books, seqnums, tags))
+                continue
+            for book, part in _visible_by_book(first, books, unit_records, tags, void).items():
+                if book in space.following:
+                    grown.update((book, tag) for tag in self.facts.extend(book, *part))
+        return grown
+
+    def _forget(self, message: IndexStream) -> set[int]:
+        """Trims and deletions; returns the LogBooks they are of."""
+        changed: set[int] = set()
+        for book, tag, until in cast(list[tuple[int, str | None, int]], message.trims):
+            self.facts.trim(book, tag, until)
+            changed.add(book)
+        for book in message.deleted:
+            self.facts.drop(book)
+            changed.add(book)
+            space = self._spaces[message.space]
+            if book in space.books:
+                del space.books[book]
+                space.following.discard(book)
+                space.follow_due = True
+        return changed
+
+    def trimmed(self, book: int, tag: str | None, until: int) -> None:
+        """A trim that a client of this engine asked for has been decided."""
+        self.facts.trim(book, tag, until)
+
+    def _want(self, space: SpaceReader, book: int) -> None:
+        """A LogBook that is read is followed from then on."""
+        books = space.books
+        if book in books:
+            books.move_to_end(book)
+            return
+        books[book] = None
+        space.follow_due = True
+
+    def _drop_unread(self, space: SpaceReader) -> None:
+        """LogBooks read longest ago are not followed any more; here, so that the replica is told of
+        each change.
+        """
+        over = len(space.books) - self._settings.followed_books_max
+        if over <= 0:
+            return
+        waited = {key[0] for key in self._parked_by}
+        for book in [book for book in space.books if book not in waited][:over]:
+            del space.books[book]
+            space.following.discard(book)
+            self.facts.unfollow(book)
+
+    def end_batch(self, verdicts: dict[int, list[list[int]]]) -> list[Effect]:
+        """Tells replicas what is wanted now. `verdicts`: rows per log space, of frames without
+        their verdict.
+        """
+        effects: list[Effect] = []
+        for number, space in self._spaces.items():
+            if not (space.follow_due or space.verdicts_due) or space.chosen is None:
+                continue
+            self._drop_unread(space)
+            rows = verdicts.get(number, []) if space.verdicts_due else []
+            effects.append(
+                Send(space.chosen, FollowIndex(number, self._number, list(space.books), rows))
+            )
+            space.follow_due = space.verdicts_due = False
+        return effects
+
+    @property
+    def verdicts_due(self) -> bool:
+        """Whether some replica will be asked for verdicts at the end of the batch."""
+        return any(space.verdicts_due for space in self._spaces.values())
+
+    def want_verdicts(self, space: int) -> None:
+        """Some are overdue."""
+        self._spaces[space].verdicts_due = True
+
+    def position(self, space: int) -> Position:
+        """How far the stream of a log space has come."""
+        return self._spaces[space].position
+
+    # --- replicas ---------------------------------------------------------------------------------
+
+    def install(self, view: View, horizons: dict[int, Horizon], now_s: float) -> list[Effect]:
+        """The next view: perhaps other replicas."""
+        effects: list[Effect] = []
+        for each in view.spaces:
+            space = self._spaces.get(each.id)
+            if space is None:
+                space = self._spaces[each.id] = SpaceReader(each.id, horizons[each.id])
+            space.replicas = each.replicas
+            if space.chosen not in each.replicas:
+                effects += self._choose(space, now_s)
+        return effects
+
+    def link_up(self, peer: Address, now_s: float) -> list[Effect]:
+        """A storage node is there: follow it if there was none, or if this is a new link to the
+        same.
+        """
+        effects: list[Effect] = []
+        for space in self._spaces.values():
+            if peer in space.replicas and space.chosen in (None, peer):
+                effects += self._choose(space, now_s)
+        return effects
+
+    def link_down(self, peer: Address, now_s: float) -> list[Effect]:
+        """Another storage node takes its place; what was asked of it is asked again."""
+        effects: list[Effect] = []
+        for fetch in [fetch for fetch in self._fetches.values() if fetch.node == peer]:
+            effects += self._not_fetched(fetch, now_s)
+        for space in self._spaces.values():
+            if space.chosen == peer:
+                effects += self._choose(space, now_s)
+        return effects
+
+    def _choose(self, space: SpaceReader, now_s: float) -> list[Effect]:
+        """One of the connected replicas, engines spread over them; questions go to it once more."""
+        up = self._links.up_of(space.replicas)
+        space.chosen = min(up, key=lambda node: self._rank(node, space.id), default=None)
+        space.follow_due = space.verdicts_due = True
+        self._anew.add(space.id)
+        for book in space.following:
+            self.facts.unfollow(book)  # what its stream would have brought is missing from here on
+        space.following.clear()
+        effects = self._ask_anew(space, now_s)
+        parked = [key for key in self._parked_by if key[0] in space.books]
+        return [*effects, *self._wake(parked, now_s)]
+
+    def chosen_anew(self) -> set[int]:
+        """Log spaces that follow another replica, or another link to it, since the last call."""
+        anew, self._anew = self._anew, set()
+        return anew
+
+    def _rank(self, node: NodeId, space: int) -> int:
+        return xxh3_64_intdigest(f"{self._node}/{node}/{space}".encode())
+
+    def _ask_anew(self, space: SpaceReader, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for request, passed in self._passed.items():
+            message = passed.message
+            if message.space != space.id:
+                continue
+            passed.node = space.chosen
+            if isinstance(message, Read) and message.wait_ms:
+                waited_ms = int((now_s - passed.since_s) * 1000)
+                message = message._replace(wait_ms=max(0, message.wait_ms - waited_ms))
+            if space.chosen is not None:
+                effects.append(Send(space.chosen, _numbered(message, request)))
+        return effects
+
+    def forget_client(self, client: Address) -> list[Effect]:
+        """It is gone: nobody waits for its answers."""
+        gone = [number for number, parked in self._parked.items() if parked.source == client]
+        for number in gone:
+            self._unpark(number)
+        self._passed = {
+            request: passed for request, passed in self._passed.items() if passed.source != client
+        }
+        for fetch in self._fetches.values():
+            fetch.waiters = [waiter for waiter in fetch.waiters if waiter[0] != client]
+        return [CancelTimer(("read", number)) for number in gone]
+
+    def _failed(self, source: Address, request: int, error: BokilogError) -> Effect:
+        return Send(source, RequestFailed(request, to_wire(error), START))
+
+    # --- for people -------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Reads that are not answered yet."""
+        return (
+            len(self._passed)
+            + len(self._parked)
+            + sum(len(fetch.waiters) for fetch in self._fetches.values())
+        )
+
+    def summary(self, space: int) -> dict[str, object]:
+        """For `bokilog status`."""
+        known = self._spaces[space]
+        return {
+            "index_replica": known.chosen,
+            "index_position": list(known.position),
+            "tail": known.tail.seqnum,
+            "followed_books": len(known.following),
+        }
+
+    def check(self) -> None:
+        """Asserts the invariants."""
+        self.facts.check()
+        for space in self._spaces.values():
+            assert space.following <= set(space.books), "following what nobody wants"
+            assert space.position <= space.horizon.position
+            assert space.chosen is None or space.chosen in space.replicas
+        assert self._keeps or not (self._parked or self._fetches)
+        by_key = sum(len(waiting) for waiting in self._parked_by.values())
+        assert by_key == len(self._parked)
+
+
+def _numbered(message: Question, request: int) -> Question:
+    """The message under this engine's own number: those of two clients may be equal."""
+    if type(message) is Read:  # the usual one; `_replace` takes three times as long
+        return Read._make((request, *message[1:]))
+    return message._replace(request=request)
+
+
+def _byte_range(data: Buffer, read: Read) -> Buffer:
+    """What a read wants of a record's bytes."""
+    if read.bytes_start < 0:
+        return data
+    until = len(data) if read.bytes_until < 0 else min(read.bytes_until, len(data))
+    return memoryview(data)[min(read.bytes_start, until) : until]
+
+
+def _visible_by_book(
+    first: int,
+    books: int | list[int],
+    unit_records: list[int] | None,
+    tags: list[Tags],
+    void: list[int],
+) -> dict[int, tuple[list[int], list[Tags]]]:
+    """A frame's visible records, as (seqnums, tags) of each LogBook."""
+    counts = unit_records or [1] * len(tags)
+    void_units = set(void)
+    parts: dict[int, tuple[list[int], list[Tags]]] = {}
+    start = 0
+    for unit, count in enumerate(counts):
+        if unit not in void_units:
+            book = books if isinstance(books, int) else books[unit]
+            seqnums, names = parts.setdefault(book, ([], []))
+            seqnums.extend(range(first + start, first + start + count))
+            names.extend(tags[start : start + count])
+        start += count
+    return parts
+
+
+def _not_ready(space: int) -> NotReady:
+    return NotReady(f"log space {space} is in no view known here")

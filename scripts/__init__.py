@@ -1,0 +1,1 @@
+"""Programs of this checkout: none of them is part of the installed package."""

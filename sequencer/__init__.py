@@ -1,0 +1,1 @@
+"""The sequencers: they order what the storage nodes hold by cutting the metalog."""

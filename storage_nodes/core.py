@@ -1,0 +1,248 @@
+"""A storage node as one pure core: a replica per log space, behind the term gate.
+
+Decides which replica an event is for, what the links of a node mean to it, and when a read-only
+node tries to write again. Messages of a term that is not installed yet are held, bounded, and make
+the node load the view; those of an ended term are dropped: their sender has a newer shard by then
+(P17).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import assert_never
+
+from bokilog.effects import (
+    Address,
+    BatchEnded,
+    CeilingRaised,
+    CheckpointStored,
+    Effect,
+    Event,
+    LinkClogged,
+    LinkDown,
+    LinkUp,
+    LoadView,
+    Persisted,
+    PersistFailed,
+    ReadOnlyChanged,
+    Received,
+    Send,
+    SetTimer,
+    TimerFired,
+    ViewInstalled,
+)
+from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.messages import (
+    BookState,
+    FetchFrames,
+    FollowIndex,
+    IndexReport,
+    Message,
+    Metalog,
+    Read,
+    Replicate,
+    ResumeShard,
+    SeqnumAt,
+    SetAux,
+    Status,
+    StatusRequest,
+    TermChanged,
+)
+from bokilog.storage_nodes.replica import Replica
+from bokilog.term_gate import Admission, TermGate
+from bokilog.view import View
+
+TRACE_EVENTS = 256
+
+
+class StorageCore:
+    """`handle(event, now_s) -> effects` of one storage node."""
+
+    def __init__(
+        self, *, node: NodeId, replicas: Mapping[LogSpaceId, Replica], checkpoint_s: float
+    ) -> None:
+        self.node = node
+        self.replicas = dict(replicas)
+        self.gate = TermGate(Term(0))
+        self.view: View | None = None
+        self.trace: deque[str] = deque(maxlen=TRACE_EVENTS)
+        self.ignored_count = 0
+        """Messages of ended terms, of unknown log spaces, or not meant for a storage node."""
+        self._checkpoint_s = checkpoint_s
+        self._token = 0
+        self._committing: dict[int, LogSpaceId] = {}
+        self._links: set[Address] = set()
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        match event:
+            case Received(source=source, message=message):
+                return self._received(source, message)
+            case BatchEnded():
+                return self._end_batch()
+            case Persisted(token=token):
+                return self.replicas[self._committing.pop(token)].persisted(token)
+            case PersistFailed(token=token, reason=reason):
+                return self.replicas[self._committing.pop(token)].persist_failed(token, reason)
+            case ReadOnlyChanged(space=number, reason=reason):
+                return self.replicas[LogSpaceId(number)].read_only_changed(reason)
+            case CheckpointStored(space=number):
+                return self.replicas[LogSpaceId(number)].checkpoint_stored()
+            case ViewInstalled(view=view):
+                return self._install(view)
+            case LinkUp(peer=peer):
+                self._links.add(peer)
+                return self._link_up(peer)
+            case LinkDown(peer=peer):
+                self._links.discard(peer)
+                return self._link_down(peer)
+            case TimerFired(timer=timer):
+                return self._timer(timer)
+            case LinkClogged() | CeilingRaised():
+                return []
+            case _:
+                assert_never(event)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    def _received(self, source: Address, message: Message) -> list[Effect]:
+        self.trace.append(f"{source} {type(message).__name__}")
+        if isinstance(message, Replicate):
+            return self._gated(source, message, message.frame.shard.term)
+        if isinstance(message, Metalog):
+            return self._gated(source, message, message.run.term)
+        if isinstance(message, StatusRequest):
+            return [Send(source, Status(message.request, self.facts()))]
+        if isinstance(message, TermChanged):
+            return [LoadView(message.term)] if message.term > self.gate.term else []
+        return self._dispatch(source, message)
+
+    def _gated(self, source: Address, message: Replicate | Metalog, term: Term) -> list[Effect]:
+        """Metalog of an ended term is still wanted: it is how a node that was away catches up (P8,
+        P13)."""
+        admission = self.gate.admit(term, source, message)
+        if admission is Admission.FUTURE:
+            return [LoadView(term)]
+        return self._dispatch(source, message)
+
+    def _dispatch(self, source: Address, message: Message) -> list[Effect]:
+        number = _space_of(message)
+        replica = self.replicas.get(LogSpaceId(number)) if number is not None else None
+        if replica is None:
+            self.ignored_count += 1
+            return []
+        match message:
+            case Replicate(frame=frame):
+                return replica.replicate(frame)
+            case Metalog(run=run):
+                return replica.metalog(run)
+            case Read():
+                return replica.read(source, message)
+            case FollowIndex():
+                return replica.follow(source, message)
+            case ResumeShard(shard=shard):
+                return replica.resume(source, shard)
+            case FetchFrames():
+                return replica.fetch(source, message)
+            case SeqnumAt():
+                return replica.seqnum_at(source, message)
+            case BookState():
+                return replica.book_state(source, message)
+            case SetAux():
+                return replica.set_aux(message)
+            case IndexReport():
+                return replica.peer_stored(str(source), message)
+            case _:
+                self.ignored_count += 1
+                return []
+
+    # --- views and links --------------------------------------------------------------------------
+
+    def _install(self, view: View) -> list[Effect]:
+        first = self.view is None
+        self.view = view
+        effects: list[Effect] = []
+        for number, replica in self.replicas.items():
+            effects += replica.install(view.space(number), view.term, view.end(number))
+        for held in self.gate.install(view.term):
+            effects += self._received(held.source, held.message)
+        if first:
+            effects.append(SetTimer("checkpoint", self._checkpoint_s))
+        for peer in sorted(self._links, key=str):
+            effects += self._link_up(peer)
+        return effects
+
+    def _link_up(self, peer: Address) -> list[Effect]:
+        effects: list[Effect] = []
+        for replica in self.replicas.values():
+            if self.view is not None and peer == replica.space.primary:
+                effects += replica.follow_primary()
+            elif peer in replica.space.replicas and isinstance(peer, str):
+                effects += replica.peer_link(NodeId(peer), up=True)
+        return effects
+
+    def _link_down(self, peer: Address) -> list[Effect]:
+        effects: list[Effect] = []
+        for replica in self.replicas.values():
+            effects += replica.link_down(peer)
+            if isinstance(peer, str):
+                effects += replica.peer_link(NodeId(peer), up=False)
+        return effects
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def _timer(self, timer: object) -> list[Effect]:
+        match timer:
+            case ("fold", int() as number):
+                return self.replicas[LogSpaceId(number)].fold_timer()
+            case ("fetch", int() as number):
+                return self.replicas[LogSpaceId(number)].fetch_timer()
+            case ("read", int() as number, int() as key):
+                return self.replicas[LogSpaceId(number)].read_timer(key)
+            case "checkpoint":
+                for replica in self.replicas.values():
+                    replica.checkpoint_timer()
+                return [SetTimer("checkpoint", self._checkpoint_s)]
+            case _:
+                return []
+
+    def _end_batch(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for number, replica in self.replicas.items():
+            token = self._token + 1
+            effects += replica.end_batch(token)
+            if replica.committed(token):
+                self._token = token
+                self._committing[token] = number
+        return effects
+
+    # --- for people -------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, object]:
+        """For `bokilog status`."""
+        return {
+            "role": "storage",
+            "node": self.node,
+            "term": self.gate.term,
+            "ignored": self.ignored_count,
+            "spaces": {number: replica.facts() for number, replica in self.replicas.items()},
+        }
+
+    def check(self) -> None:
+        for replica in self.replicas.values():
+            replica.check()
+
+
+def _space_of(message: Message) -> int | None:
+    """The log space a message is about."""
+    match message:
+        case Replicate(frame=frame):
+            return frame.shard.space
+        case Metalog(run=run):
+            return run.space
+        case ResumeShard(shard=shard) | FetchFrames(shard=shard):
+            return shard.space
+        case Read() | FollowIndex() | SeqnumAt() | BookState() | SetAux() | IndexReport():
+            return message.space
+        case _:
+            return None

@@ -1,0 +1,176 @@
+"""The storage node process: reads back what it holds, then serves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from bokilog.effects import Checkpoint, CheckpointStored, Effect
+from bokilog.errors import NotReady
+from bokilog.frame import ITEM_FRAME, decode_frame, verify_frame
+from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.io import network
+from bokilog.io.clock import SystemClock
+from bokilog.io.directory import Directory, claim
+from bokilog.io.file_views import FileViews
+from bokilog.io.journal_file import JournalFile
+from bokilog.io.journal_memory import MemoryJournal
+from bokilog.io.node import NodeShell
+from bokilog.io.sync import policy
+from bokilog.journal import Journal
+from bokilog.storage_nodes.checkpoints import store_checkpoint, store_last
+from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.index_store import IndexStore
+from bokilog.storage_nodes.memory_store import MemoryStore
+from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.storage_nodes.rocks_store import RocksStore
+from bokilog.storage_nodes.settings import StorageSettings
+from bokilog.view import LogSpace, View
+
+
+async def run(settings: StorageSettings, ready: Callable[[], None], stop: asyncio.Event) -> None:
+    """One storage node, from its lock to its graceful stop."""
+    views = FileViews(settings.views_dir)
+    latest = views.latest()
+    if latest is None:
+        raise NotReady(
+            f"no view is stored in {settings.views_dir}: start the cluster with bokilog up"
+        )
+    node = NodeId(settings.node_id)
+    with claim(settings.data_dir, latest.cluster_id, node) as directory:
+        storage = _Storage(settings, directory, latest)
+        shell = _shell(settings, storage, latest=latest, views=views)
+        for term in range(storage.first_term, latest.term):
+            view = views.load(Term(term))
+            if view is not None:
+                shell.install(view)
+        shell.install(latest)
+        await shell.network.listen(settings.address)
+        if settings.bulk_address:
+            await shell.network.listen(settings.bulk_address)
+        _dial_peers(shell, node, latest)
+        ready()
+        try:
+            await shell.run(stop, poll_s=settings.view_poll_s)
+            await storage.store_folds()
+        finally:
+            await shell.aclose()
+            storage.close()
+
+
+class _Storage:
+    """What a storage node's cores stand on, read back from its directory."""
+
+    def __init__(self, settings: StorageSettings, directory: Directory, view: View) -> None:
+        self.journals: dict[LogSpaceId, Journal] = {}
+        self.replicas: dict[LogSpaceId, Replica] = {}
+        self.incarnation = directory.next_incarnation()
+        self._stores: list[IndexStore] = []
+        node = NodeId(settings.node_id)
+        spaces = [space for space in view.spaces if node in space.replicas]
+        identities = {
+            "sync": Identity(directory.disk_id, 0),
+            "flush": Identity(directory.disk_id, directory.boot_incarnation()),
+            "memory": Identity(directory.disk_id, self.incarnation),
+        }
+        for space in spaces:
+            journal = self.journals[space.id] = _journal(settings, space)
+            store = _store(settings, space, memory_bytes=settings.memory_bytes // 4 // len(spaces))
+            self._stores.append(store)
+            replica = Replica(
+                node=node,
+                space=space,
+                identity=identities[space.durability],
+                journal=journal,
+                index=Index(
+                    space.id, store, postings_max=settings.checkpoint_postings_count // len(spaces)
+                ),
+                cache_bytes_max=settings.cache_bytes,
+                pending_bytes_max=settings.pending_bytes,
+            )
+            for kind, location, data in journal.recover(replica.replay_from):
+                if kind == ITEM_FRAME:
+                    replica.recover_frame(decode_frame(bytes(data)), location)
+            self.replicas[space.id] = replica
+        self.first_term = min(replica.index.position.term for replica in self.replicas.values()) + 1
+
+    async def store_folds(self) -> None:
+        """A last checkpoint, so that the next start has little to fold again."""
+        for replica in self.replicas.values():
+            await store_last(replica)
+
+    def close(self) -> None:
+        for journal in self.journals.values():
+            journal.close()
+        for store in self._stores:
+            store.close()
+
+
+def _shell(
+    settings: StorageSettings,
+    storage: _Storage,
+    *,
+    latest: View,
+    views: FileViews,
+) -> NodeShell:
+    checkpoints: set[asyncio.Task[None]] = set()
+
+    def perform(effect: Effect) -> None:
+        assert isinstance(effect, Checkpoint), f"a storage node cannot carry out {effect}"
+        index = storage.replicas[LogSpaceId(effect.space)].index
+        stored = CheckpointStored(effect.space)
+        task = asyncio.get_running_loop().create_task(
+            store_checkpoint(index, lambda: shell.deliver(stored))
+        )
+        checkpoints.add(task)
+        task.add_done_callback(checkpoints.discard)
+
+    shell = NodeShell(
+        StorageCore(
+            node=NodeId(settings.node_id),
+            replicas=storage.replicas,
+            checkpoint_s=settings.checkpoint_s,
+        ),
+        identity=network.Identity(
+            role="storage",
+            node=settings.node_id,
+            incarnation=storage.incarnation,
+            cluster_id=latest.cluster_id,
+            history_id=latest.history_id,
+            term=0,
+        ),
+        clock=SystemClock(),
+        views=views,
+        journals=storage.journals,
+        inline_sync=not settings.sync_delay_ms,
+        perform=perform,
+        greet_client=lambda connection: shell.network.disconnect(connection, "it is no engine"),
+    )
+    return shell
+
+
+def _dial_peers(shell: NodeShell, node: NodeId, view: View) -> None:
+    """The primaries, and of each pair of storage nodes the one with the smaller name dials."""
+    for peer in view.nodes:
+        if peer.role == "sequencer" or (peer.role == "storage" and peer.id > node):
+            shell.network.dial(peer.id, peer.address)
+
+
+def _journal(settings: StorageSettings, space: LogSpace) -> Journal:
+    if space.durability == "memory":
+        return MemoryJournal()
+    sync = settings.sync if space.durability == "sync" else "none"
+    return JournalFile(
+        settings.data_dir / f"journal-{space.id}",
+        sync=policy(sync, delay_ms=settings.sync_delay_ms if sync != "none" else 0),
+        verify=lambda kind, data: kind == ITEM_FRAME and verify_frame(data),
+        segment_bytes=settings.segment_bytes,
+        headroom_bytes=settings.headroom_bytes,
+    )
+
+
+def _store(settings: StorageSettings, space: LogSpace, *, memory_bytes: int) -> IndexStore:
+    if space.durability == "memory":
+        return MemoryStore()
+    return RocksStore(settings.data_dir / f"index-{space.id}", memory_bytes=memory_bytes)

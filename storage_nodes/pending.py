@@ -1,0 +1,187 @@
+"""Frames by LocalId before they are ordered and folded: what this node holds of each shard, and so its progress.
+
+Invariants: `held` counts the contiguous prefix of a shard's records that this node holds to its
+class's standard, and moves at frame boundaries (P9); a second, different frame for a LocalId is
+refused (P1); a frame leaves this room once it is both counted and folded. Frames may arrive out of
+order and before their shard is opened; what is kept of their bytes in memory is bounded, the
+journal has them.
+
+Does not know: metalogs, seqnums, sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bokilog.frame import Frame, decode_frame
+from bokilog.ids import Shard
+from bokilog.journal import Journal, Location
+
+
+class HeldFrame:
+    """A frame in the journal that is not yet both durable and folded."""
+
+    __slots__ = ("checksum", "durable", "folded", "frame", "location", "start", "until")
+
+    def __init__(self, frame: Frame, location: Location) -> None:
+        self.start = frame.first
+        self.until = frame.until
+        self.checksum = frame.checksum
+        self.frame: Frame | None = frame
+        self.location = location
+        self.durable = False
+        self.folded = False
+
+
+class ShardFrames:
+    """One shard as this node holds it."""
+
+    __slots__ = ("frames", "held", "shard", "staged")
+
+    def __init__(self, shard: Shard, held: int) -> None:
+        self.shard = shard
+        self.held = held
+        """Contiguous records held to the class's standard: what progress reports."""
+        self.staged = held
+        """The same, counting also what is written but not yet synced (P11: for the embedded shape).
+        """
+        self.frames: dict[int, HeldFrame] = {}
+
+
+class Pending:
+    """All shards of one log space at one storage node."""
+
+    __slots__ = ("_bytes", "_bytes_max", "_in_memory", "_journal", "refused_count", "shards")
+
+    def __init__(self, journal: Journal, *, bytes_max: int) -> None:
+        self._journal = journal
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._in_memory: dict[tuple[Shard, int], HeldFrame] = {}
+        self.shards: dict[Shard, ShardFrames] = {}
+        self.refused_count = 0
+        """Frames that differ from one held under the same LocalId."""
+
+    def shard(self, shard: Shard) -> ShardFrames:
+        found = self.shards.get(shard)
+        if found is None:
+            found = self.shards[shard] = ShardFrames(shard, 0)
+        return found
+
+    def start_at(self, shard: Shard, held: int) -> None:
+        """Recovery: everything before `held` was durable and folded when the fold was stored (P19)."""
+        self.shards[shard] = ShardFrames(shard, held)
+
+    def wanted(self, frame: Frame) -> bool:
+        """Whether the frame is new here; a duplicate is dropped, a different one refused."""
+        shard = self.shard(frame.shard)
+        known = shard.frames.get(frame.first)
+        if known is not None:
+            if known.checksum != frame.checksum:
+                self.refused_count += 1
+            return False
+        return frame.until > shard.held
+
+    def add(self, frame: Frame, location: Location, *, durable: bool) -> HeldFrame:
+        """A frame that the journal took; `durable` when it was read back from it."""
+        shard = self.shard(frame.shard)
+        held = shard.frames[frame.first] = HeldFrame(frame, location)
+        held.durable = durable
+        self._remember(frame.shard, held, frame)
+        while (following := shard.frames.get(shard.staged)) is not None:
+            shard.staged = following.until
+        if durable:
+            self.advance(shard)
+        return held
+
+    def advance(self, shard: ShardFrames) -> bool:
+        """Counts durable frames that continue the prefix."""
+        before = shard.held
+        while (held := shard.frames.get(shard.held)) is not None and held.durable:
+            shard.held = held.until
+            if held.folded:
+                self._drop(shard, held)
+        return shard.held > before
+
+    def frames_of(self, shard: Shard, start: int, until: int) -> list[HeldFrame] | int:
+        """The frames that hold `[start, until)`, or the first count that is missing."""
+        frames = self.shard(shard).frames
+        found: list[HeldFrame] = []
+        while start < until:
+            held = frames.get(start)
+            if held is None:
+                return start
+            found.append(held)
+            start = held.until
+        return found
+
+    def bytes_of(self, held: HeldFrame) -> Frame:
+        """The frame itself; read back if memory was short."""
+        return held.frame or decode_frame(self._journal.read(held.location))
+
+    def folded(self, shard: Shard, held: HeldFrame) -> None:
+        held.folded = True
+        room = self.shards[shard]
+        if held.start < room.held:
+            self._drop(room, held)
+
+    def close(self, shard: Shard) -> None:
+        """The shard has ended: whatever was not ordered by now never will be (P2)."""
+        room = self.shards.pop(shard, None)
+        if room is not None:
+            for held in list(room.frames.values()):
+                self._drop(room, held)
+
+    def oldest_segment(self, newest: int) -> int:
+        """First journal segment that holds a frame still needed for folding."""
+        return min(
+            (
+                held.location.segment
+                for room in self.shards.values()
+                for held in room.frames.values()
+            ),
+            default=newest,
+        )
+
+    def forget(self, shard: Shard, start: int) -> None:
+        """The journal did not take the frame after all (P7): it is not held, and may come again."""
+        room = self.shards[shard]
+        held = room.frames.get(start)
+        if held is not None and not held.durable:
+            self._drop(room, held)
+            room.staged = min(room.staged, start)
+
+    def __iter__(self) -> Iterator[ShardFrames]:
+        return iter(self.shards.values())
+
+    @property
+    def bytes_in_memory(self) -> int:
+        return self._bytes
+
+    def check(self) -> None:
+        for room in self.shards.values():
+            assert room.held <= room.staged, f"{room.shard} counts what was not written"
+            for start, held in room.frames.items():
+                assert start == held.start < held.until
+                assert not (held.folded and held.until <= room.held), "a finished frame is kept"
+
+    def _remember(self, shard: Shard, held: HeldFrame, frame: Frame) -> None:
+        """Keeps the newest frames' bytes; the oldest go when the bound is met, the journal has
+        them."""
+        self._bytes += frame.size_bytes
+        self._in_memory[shard, held.start] = held
+        while self._bytes > self._bytes_max and len(self._in_memory) > 1:
+            oldest = next(iter(self._in_memory))
+            self._forget_bytes(oldest)
+
+    def _forget_bytes(self, name: tuple[Shard, int]) -> None:
+        held = self._in_memory.pop(name, None)
+        if held is not None and held.frame is not None:
+            self._bytes -= held.frame.size_bytes
+            held.frame = None
+
+    def _drop(self, room: ShardFrames, held: HeldFrame) -> None:
+        del room.frames[held.start]
+        name = (room.shard, held.start)
+        if self._in_memory.pop(name, None) is not None and held.frame is not None:
+            self._bytes -= held.frame.size_bytes

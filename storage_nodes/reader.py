@@ -1,0 +1,263 @@
+"""Answers reads of one log space from its index and its journal.
+
+Decides what a `Read` returns: which seqnums the index says are visible, their bytes verified by the
+checksums of what is touched (P29), as many as the limits allow, and what that says of the rest of
+the range. Frames folded recently are answered from memory.
+
+Does not know: who asks, sessions, or waiting; the core does.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import accumulate
+
+from bokilog.errors import BokilogError, CorruptRecord, DataLost, RemoteProtocolError, Trimmed
+from bokilog.frame import (
+    HEADER_BYTES,
+    Buffer,
+    Frame,
+    block_count,
+    decode_columns,
+    decode_frame,
+    decode_head,
+    record_sum,
+)
+from bokilog.ids import Position
+from bokilog.journal import Journal, Location
+from bokilog.limits import BLOCK_BYTES
+from bokilog.messages import Read, ReadReply
+from bokilog.storage_nodes.index import Index, Row
+
+Tags = None | str | list[str]
+
+
+class OpenFrame:
+    """A frame at hand, with where each record starts in its payload."""
+
+    __slots__ = ("first_seqnum", "frame", "location", "offsets", "timestamp_ms")
+
+    def __init__(
+        self,
+        frame: Frame,
+        *,
+        first_seqnum: int,
+        timestamp_ms: int,
+        location: Location | None = None,
+    ) -> None:
+        self.frame = frame
+        self.first_seqnum = first_seqnum
+        self.timestamp_ms = timestamp_ms
+        self.location = location
+        """Set if it comes from a journal: then each record read from it is verified."""
+        self.offsets: list[int] | None = None
+
+    def data(self, seqnum: int) -> Buffer:
+        """A record's bytes.
+
+        Raises:
+            CorruptRecord: they do not match their checksum.
+        """
+        index = seqnum - self.first_seqnum
+        frame = self.frame
+        if len(frame.payload) == frame.records:
+            data = frame.payload[index]
+        else:
+            if self.offsets is None:
+                self.offsets = list(accumulate(frame.columns.lengths, initial=0))
+            start = self.offsets[index]
+            data = memoryview(frame.payload[0])[start : self.offsets[index + 1]]
+        if self.location is not None and record_sum(data)[0] != frame.columns.sums[index]:
+            raise CorruptRecord(seqnum=seqnum)
+        return data
+
+
+class Reader:
+    """Reads of one log space at one storage node."""
+
+    __slots__ = ("_bytes", "_bytes_max", "_frames", "_index", "_journal", "lost_until")
+
+    def __init__(
+        self, *, index: Index, journal: Journal, cache_bytes_max: int, lost_until: int = 0
+    ) -> None:
+        self._index = index
+        self._journal = journal
+        self._frames: OrderedDict[int, OpenFrame] = OrderedDict()
+        self._bytes = 0
+        self._bytes_max = cache_bytes_max
+        self.lost_until = lost_until
+        """Seqnums below it were in memory only and are gone (P20)."""
+
+    def remember(self, first_seqnum: int, frame: Frame, timestamp_ms: int) -> None:
+        """A frame that was just folded: the likeliest to be read next."""
+        self._keep(OpenFrame(frame, first_seqnum=first_seqnum, timestamp_ms=timestamp_ms))
+
+    def read(self, read: Read, position: Position) -> ReadReply | BokilogError:
+        """The reply at the index's position; an empty one says that there is nothing in the range."""
+        trim_until = self._index.trim_until(read.book, read.tag)
+        if 0 < read.start < trim_until or read.until < trim_until:
+            return Trimmed(trim_until=trim_until)
+        if 0 < read.start < self.lost_until:
+            return DataLost(seqnum=self.lost_until - 1)
+        tail = self._index.tail
+        until = min(read.until, tail)
+        found = self._visible(read, until)
+        more = len(found) > read.limit
+        try:
+            return self._reply(read, found[: read.limit], more=more, position=position)
+        except BokilogError as error:
+            return error
+
+    def frame_at(self, seqnum: int) -> tuple[Frame, int] | None:
+        """The ordered frame that holds a seqnum, and the seqnum it starts at: for peers and
+        verdicts."""
+        row = self._index.locate(seqnum)
+        return None if row is None else (self._open(row).frame, row.first_seqnum)
+
+    def _visible(self, read: Read, until: int) -> list[int]:
+        """Visible seqnums of the range, one more than the limit if there are more."""
+        index, wanted = self._index, read.limit + 1
+        if read.tag is not None or not index.has_tag_trims(read.book):
+            return index.seqnums(
+                read.book, read.tag, read.start, until, limit=wanted, reverse=read.reverse
+            )
+        found: list[int] = []
+        start, end = read.start, until
+        while len(found) < wanted:
+            batch = index.seqnums(read.book, None, start, end, limit=wanted, reverse=read.reverse)
+            if not batch:
+                break
+            found += [seqnum for seqnum in batch if not self._hidden(read.book, seqnum)]
+            if read.reverse:
+                end = batch[-1]
+            else:
+                start = batch[-1] + 1
+        return found[:wanted]
+
+    def _hidden(self, book: int, seqnum: int) -> bool:
+        row = self._index.locate(seqnum)
+        if row is None:
+            return False
+        tags = self._open(row).frame.columns.tags[seqnum - row.first_seqnum]
+        names = [tags] if isinstance(tags, str) else tags or []
+        return self._index.hidden_by_tag_trims(book, seqnum, names)
+
+    def _reply(self, read: Read, found: list[int], *, more: bool, position: Position) -> ReadReply:
+        index = self._index
+        tags: list[Tags] = []
+        timestamps: list[int] = []
+        payload: list[Buffer] = []
+        budget = read.max_bytes
+        opened: OpenFrame | None = None
+        until_seqnum = -1
+        for place, seqnum in enumerate(found):
+            if opened is None or not opened.first_seqnum <= seqnum < until_seqnum:
+                opened = self._frame_of(seqnum, whole=read.bytes_start < 0)
+                until_seqnum = opened.first_seqnum + opened.frame.records
+            if read.bytes_start >= 0:
+                data = self._byte_range(opened, seqnum, read.bytes_start, read.bytes_until)
+            else:
+                data = opened.data(seqnum)
+            budget -= len(data)
+            if budget < 0 and place:
+                found, more = found[:place], True
+                break
+            tags.append(opened.frame.columns.tags[seqnum - opened.first_seqnum])
+            timestamps.append(opened.timestamp_ms)
+            payload.append(data)
+        auxes = [index.get_aux(seqnum) for seqnum in found] if index.has_aux else None
+        return ReadReply(
+            request=read.request,
+            position=position,
+            tail=index.tail,
+            trim_until=index.trim_until(read.book, read.tag),
+            next_seqnum=self._next_seqnum(read, found, more=more),
+            more=more,
+            seqnums=found,
+            tags=tags,
+            timestamps_ms=timestamps,
+            auxes=auxes,
+            payload=payload,
+        )
+
+    def _next_seqnum(self, read: Read, found: list[int], *, more: bool) -> int:
+        """Where the answered part of the range ends: everything up to there (or from there on) is
+        in the reply."""
+        if more and found:
+            return found[-1] if read.reverse else found[-1] + 1
+        if read.reverse:
+            return read.start
+        return max(read.start, min(read.until, self._index.tail))
+
+    def _frame_of(self, seqnum: int, *, whole: bool) -> OpenFrame:
+        row = self._index.locate(seqnum)
+        if row is None:
+            raise DataLost(seqnum=seqnum)
+        return self._open(row, whole=whole)
+
+    def _open(self, row: Row, *, whole: bool = True) -> OpenFrame:
+        """The frame of a row: from memory, else from the journal; not `whole`: without its payload."""
+        known = self._frames.get(row.first_seqnum)
+        if known is not None:
+            return known
+        try:
+            frame = self._from_journal(row.location, whole=whole)
+        except RemoteProtocolError as error:
+            raise CorruptRecord(seqnum=row.first_seqnum) from error
+        if frame.records != row.records:
+            raise CorruptRecord(seqnum=row.first_seqnum)
+        opened = OpenFrame(
+            frame,
+            first_seqnum=row.first_seqnum,
+            timestamp_ms=row.timestamp_ms,
+            location=row.location,
+        )
+        if whole:
+            self._keep(opened)
+        return opened
+
+    def _from_journal(self, location: Location, *, whole: bool) -> Frame:
+        if whole:
+            return decode_frame(self._journal.read(location))
+        header = self._journal.read(location, 0, HEADER_BYTES)
+        head = decode_head(header)
+        encoded = self._journal.read(location, HEADER_BYTES, head.columns_bytes)
+        return decode_columns(header, encoded)
+
+    def _byte_range(self, opened: OpenFrame, seqnum: int, start: int, until: int) -> Buffer:
+        """Bytes of a record; of a large one only the blocks that the range touches are read and
+        verified."""
+        columns = opened.frame.columns
+        index = seqnum - opened.first_seqnum
+        length = columns.lengths[index]
+        until = min(until, length) if until >= 0 else length
+        start = min(start, until)
+        if opened.frame.payload:
+            return memoryview(opened.data(seqnum))[start:until]
+        first, last = start // BLOCK_BYTES, -(-until // BLOCK_BYTES)
+        if length <= BLOCK_BYTES:
+            first, last = 0, 1
+        offset = sum(columns.lengths[:index]) + first * BLOCK_BYTES
+        size = min(length, last * BLOCK_BYTES) - first * BLOCK_BYTES
+        assert opened.location is not None, "only frames of the journal come without payload"
+        payload_at = HEADER_BYTES + len(columns.encoded)
+        data = memoryview(self._journal.read(opened.location, payload_at + offset, size))
+        sums = columns.sums[index : index + 1]
+        if length > BLOCK_BYTES:
+            before = sum(block_count(size) for size in columns.lengths[:index])
+            sums = columns.blocks[before + first : before + last]
+        for block, expected in enumerate(sums):
+            if record_sum(data[block * BLOCK_BYTES :][:BLOCK_BYTES])[0] != expected:
+                raise CorruptRecord(seqnum=seqnum)
+        return data[start - first * BLOCK_BYTES : until - first * BLOCK_BYTES]
+
+    def _keep(self, opened: OpenFrame) -> None:
+        frames = self._frames
+        known = frames.pop(opened.first_seqnum, None)
+        if known is not None:
+            self._bytes -= known.frame.size_bytes
+        frames[opened.first_seqnum] = opened
+        self._bytes += opened.frame.size_bytes
+        while self._bytes > self._bytes_max and len(frames) > 1:
+            _, oldest = frames.popitem(last=False)
+            self._bytes -= oldest.frame.size_bytes

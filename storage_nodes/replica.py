@@ -1,0 +1,639 @@
+"""One log space at one storage node: frames in, order applied, index served.
+
+Decides: which frames it holds and so reports (P9), in which order the metalog is folded (P19), when
+it lacks frames and asks a peer for them (P8), what each engine that follows the index is told
+(P27), which reads can be answered now and which wait (P28), when the fold is stored and which
+segments are done with (P21).
+
+Invariants: progress counts only what the journal has made durable to the class's standard (the
+embedded shape reports what is written: there one sync covers frames and the entry that orders them,
+P11); entries are folded once, in order, and a cut only when every frame it orders is here; nothing
+is streamed or answered from an entry that was not published.
+
+Does not know: terms of others (the core's gate does), sockets, disks behind the `Journal` and the
+`IndexStore`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from bokilog.codec import pack, unpack
+from bokilog.cut import first_seqnums
+from bokilog.effects import Address, CancelTimer, Checkpoint, Commit, Effect, Send, SetTimer
+from bokilog.errors import BokilogError, NotReady, ReadOnly, to_wire
+from bokilog.frame import ITEM_FRAME, Frame
+from bokilog.ids import NodeId, Position, Shard, Term
+from bokilog.journal import Journal, Location
+from bokilog.messages import (
+    Answer,
+    BookState,
+    FetchFrames,
+    FollowIndex,
+    FollowMetalog,
+    IndexReport,
+    Read,
+    Replicate,
+    RequestFailed,
+    SeqnumAt,
+    SetAux,
+    ShardHeld,
+    ShardProgress,
+)
+from bokilog.metalog import (
+    CloseShard,
+    Cut,
+    DeleteBook,
+    EndTags,
+    Entry,
+    Hold,
+    MetalogFollower,
+    OpenShard,
+    Release,
+    Run,
+    Trim,
+)
+from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.pending import HeldFrame, Pending
+from bokilog.storage_nodes.reader import Reader
+from bokilog.storage_nodes.streams import Streams
+from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
+from bokilog.view import End, LogSpace
+
+FOLD_RECORDS = 20_000
+"""Records folded before messages get their turn again."""
+ENTRIES_WAITING_MAX = 100_000
+"""Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
+FETCH_RETRY_S = 0.25
+
+
+class Identity(NamedTuple):
+    """Whose progress this is (P6): another identity means that what was reported before may be
+    gone."""
+
+    disk_id: str
+    incarnation: int
+
+
+class Replica:
+    """Pure core of one log space at one storage node."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        space: LogSpace,
+        identity: Identity,
+        journal: Journal,
+        index: Index,
+        cache_bytes_max: int,
+        pending_bytes_max: int,
+        report_written: bool = False,
+        lost_until: int = 0,
+    ) -> None:
+        self.node = node
+        self.space = space
+        self.term = Term(0)
+        self.index = index
+        self.read_only = ""
+        self.dropped_runs_count = 0
+        self._identity = identity
+        self._journal = journal
+        self._report_written = report_written
+        self._pending = Pending(journal, bytes_max=pending_bytes_max)
+        self._reader = Reader(
+            index=index, journal=journal, cache_bytes_max=cache_bytes_max, lost_until=lost_until
+        )
+        self._follower = MetalogFollower(space.id, index.position)
+        self._entries: deque[tuple[Position, Entry]] = deque()
+        self._fold_scheduled = False
+        self._fetching: tuple[Shard, int] | None = None
+        self._fetch_turn = 0
+        self._peers_up: set[NodeId] = set()
+        self._staged: list[tuple[Shard, int]] = []
+        self._committing: dict[int, list[tuple[Shard, int]]] = {}
+        self._last_token = 0
+        self._changed: set[Shard] = set()
+        self._streams = Streams(space.id)
+        self._waiting = WaitingRoom(space.id)
+        self._books_touched: set[int] = set()
+        self._freeze_token: int | None = None
+        self._checkpoint_due = False
+        self._stored_by: dict[str, int] = {}
+        self._ended: dict[Term, End] = {}
+        for number, opened in index.open_shards.items():
+            shard = Shard(space.id, index.position.term, number)
+            self._pending.start_at(shard, opened.ordered)
+
+    # --- recovery ---------------------------------------------------------------------------------
+
+    @property
+    def replay_from(self) -> int:
+        """First journal segment that the fold still needs; 0 when nothing was stored."""
+        hint = self.index.replay_hint
+        return unpack(hint) if hint else 0
+
+    def recover_frame(self, frame: Frame, location: Location) -> None:
+        """A durable frame of the journal; the shell gives them in journal order before any event."""
+        if frame.shard.term < self.index.position.term:
+            if frame.shard not in self._pending.shards:
+                return
+        if self._pending.wanted(frame):
+            self._pending.add(frame, location, durable=True)
+
+    def recover_run(self, run: Run) -> None:
+        """Embedded: a durable run of the shared journal."""
+        self._take_entries(self._follower.offer(run))
+
+    def recovered(self) -> list[Effect]:
+        """Everything durable was given: fold it."""
+        return self._fold()
+
+    # --- views ------------------------------------------------------------------------------------
+
+    def install(self, space: LogSpace, term: Term, end: End) -> list[Effect]:
+        """The next view: the term before ended at `end`, nothing past it is served (P13)."""
+        self.space, self.term = space, term
+        self._ended[term] = end
+        self._take_entries(self._follower.end_term(Term(term - 1), end.position.count))
+        nothing = not end.position.count and not self.index.position.count
+        if nothing and term > self.index.position.term:
+            # Nothing was ordered before, or nothing of it is left: there are no terms to go through.
+            self.index.begin_term(term, tail=end.tail)
+            self._follower.position = max(self._follower.position, self.index.position)
+        effects = self._fold()
+        return [*effects, *self._begin_term()]
+
+    def follow_primary(self) -> list[Effect]:
+        """The link to the primary is up: follow its metalog, tell it all that is held."""
+        self._changed.update(room.shard for room in self._pending if room.held)
+        return [
+            Send(self.space.primary, FollowMetalog(self.space.id, self._follower.position, 0)),
+            Send(self.space.primary, self._report()),
+            *self._progress(),
+        ]
+
+    def peer_link(self, peer: NodeId, *, up: bool) -> list[Effect]:
+        if not up:
+            self._peers_up.discard(peer)
+            return []
+        self._peers_up.add(peer)
+        return [Send(peer, self._report()), *self._fetch_missing()]
+
+    # --- frames -----------------------------------------------------------------------------------
+
+    def replicate(self, frame: Frame) -> list[Effect]:
+        """Journals a frame; it counts once it is durable."""
+        if self.read_only or frame.shard.term < self.index.position.term:
+            return []
+        if not self._pending.wanted(frame):
+            return []
+        try:
+            location = self._journal.append(ITEM_FRAME, frame.buffers())
+        except ReadOnly as error:
+            self.read_only = str(error)
+            return []
+        self._pending.add(frame, location, durable=False)
+        self._staged.append((frame.shard, frame.first))
+        self.index.segments.frame(location.segment)
+        return []
+
+    def resume(self, source: Address, shard: Shard) -> list[Effect]:
+        return [Send(source, ShardHeld(shard, self._pending.shard(shard).held))]
+
+    def fetch(self, source: Address, message: FetchFrames) -> list[Effect]:
+        """A peer lacks ordered frames: from the fold if it is that far, else from what is pending."""
+        effects: list[Effect] = []
+        start, seqnum = message.start, message.first_seqnum
+        while start < message.until and len(effects) < 64:
+            found = self._frame_for(message.shard, start, seqnum)
+            if found is None:
+                break
+            effects.append(Send(source, Replicate(found)))
+            seqnum += found.until - start
+            start = found.until
+        return effects
+
+    def _frame_for(self, shard: Shard, start: int, seqnum: int) -> Frame | None:
+        held = self._pending.frames_of(shard, start, start + 1)
+        if isinstance(held, list):
+            return self._pending.bytes_of(held[0])
+        if seqnum >= self.index.tail:
+            return None
+        found = self._reader.frame_at(seqnum)
+        if found is None or found[0].shard != shard or found[0].first != start:
+            return None
+        return found[0]
+
+    def persisted(self, token: int) -> list[Effect]:
+        """What was committed under this token, and earlier, counts now."""
+        for done in [known for known in self._committing if known <= token]:
+            for shard, start in self._committing.pop(done):
+                room = self._pending.shards.get(shard)
+                held = room.frames.get(start) if room is not None else None
+                if room is not None and held is not None:
+                    held.durable = True
+                    if self._pending.advance(room):
+                        self._changed.add(shard)
+        effects = [] if self._report_written else self._progress()
+        if self._freeze_token is not None and token >= self._freeze_token:
+            self._freeze_token = None
+            effects.append(Checkpoint(self.space.id))
+        return effects
+
+    def persist_failed(self, token: int, reason: str) -> list[Effect]:
+        """Nothing of the failed commit counts (P7); reads go on, appends do not."""
+        self.read_only = reason
+        for shard, start in self._committing.pop(token, []):
+            self._pending.forget(shard, start)
+        return []
+
+    def read_only_changed(self, reason: str) -> list[Effect]:
+        """Once there is room again, engines are told what is held: they send again what was refused
+        (P8)."""
+        self.read_only = reason
+        if reason:
+            return []
+        return [
+            Send(source, ShardHeld(room.shard, room.held))
+            for room in self._pending
+            if room.shard.term == self.term
+            for source in self._streams.followers_of(room.shard.number)
+        ]
+
+    # --- the fold ---------------------------------------------------------------------------------
+
+    def metalog(self, run: Run) -> list[Effect]:
+        if len(self._entries) > ENTRIES_WAITING_MAX:
+            self.dropped_runs_count += 1
+            return []
+        self._take_entries(self._follower.offer(run))
+        return self._fold()
+
+    def _take_entries(self, entries: list[tuple[Position, Entry]]) -> None:
+        self._entries.extend(entries)
+
+    def _fold(self) -> list[Effect]:
+        """Applies entries in order until one lacks frames, or others deserve a turn."""
+        effects: list[Effect] = []
+        budget = FOLD_RECORDS
+        dropped = self.dropped_runs_count
+        while self._entries:
+            position, entry = self._entries[0]
+            if position.term > self.index.position.term:
+                effects += self._begin_term()
+            if budget <= 0:
+                if not self._fold_scheduled:
+                    self._fold_scheduled = True
+                    effects.append(SetTimer(("fold", self.space.id), 0.0))
+                return effects
+            if isinstance(entry, Cut):
+                frames = self._frames_of_cut(position, entry)
+                if frames is None:
+                    return [*effects, *self._fetch_missing()]
+                budget -= self._fold_cut(position, entry, frames)
+            else:
+                self._fold_entry(position, entry)
+            self._entries.popleft()
+        if dropped and not self._entries:
+            self.dropped_runs_count = 0
+            effects.append(
+                Send(self.space.primary, FollowMetalog(self.space.id, self._follower.position, 0))
+            )
+        effects += self._begin_term()
+        return effects
+
+    def fold_timer(self) -> list[Effect]:
+        self._fold_scheduled = False
+        return self._fold()
+
+    def _frames_of_cut(
+        self, position: Position, cut: Cut
+    ) -> list[tuple[int, Shard, HeldFrame]] | None:
+        found: list[tuple[int, Shard, HeldFrame]] = []
+        for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
+            shard = Shard(self.space.id, position.term, span.number)
+            frames = self._pending.frames_of(shard, span.start, span.until)
+            if isinstance(frames, int):
+                return None
+            for held in frames:
+                found.append((seqnum + held.start - span.start, shard, held))
+        return found
+
+    def _fold_cut(
+        self, position: Position, cut: Cut, frames: list[tuple[int, Shard, HeldFrame]]
+    ) -> int:
+        opened = [
+            (seqnum, self._pending.bytes_of(held), self._journal.resolve(held.location))
+            for seqnum, _, held in frames
+        ]
+        outcomes = self.index.apply_cut(position, cut, opened)
+        records = 0
+        for outcome, (seqnum, shard, held), (_, frame, location) in zip(
+            outcomes, frames, opened, strict=True
+        ):
+            records += frame.records
+            self._pending.folded(shard, held)
+            self._reader.remember(seqnum, frame, cut.timestamp_ms)
+            self._note_books(frame.columns.books)
+            if self._streams:
+                self._streams.frame(outcome, cut.timestamp_ms)
+        return records
+
+    def _note_books(self, books: int | list[int]) -> None:
+        if isinstance(books, int):
+            self._books_touched.add(books)
+        else:
+            self._books_touched.update(books)
+
+    def _fold_entry(self, position: Position, entry: Entry) -> None:
+        result = self.index.apply(position, entry)
+        if isinstance(entry, CloseShard):
+            self._pending.close(Shard(self.space.id, position.term, entry.number))
+        elif isinstance(entry, OpenShard):
+            self._pending.shard(Shard(self.space.id, position.term, entry.number))
+        elif isinstance(entry, Trim):
+            self._streams.trim(entry.book, entry.tag, self.index.trim_until(entry.book, entry.tag))
+            self._books_touched.add(entry.book)
+        elif isinstance(entry, DeleteBook):
+            self._streams.deleted(entry.book)
+            self._books_touched.add(entry.book)
+        if isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags):
+            self._streams.answer(entry.proposer, result)
+
+    def _begin_term(self) -> list[Effect]:
+        """Once everything of an ended term is folded, the fold stands in the next one (P27)."""
+        position = self.index.position
+        following = self._ended.get(Term(position.term + 1))
+        if following is None or position.count != following.position.count:
+            return []
+        old_term = position.term
+        self.index.begin_term(Term(old_term + 1), tail=following.tail)
+        self._follower.position = max(self._follower.position, self.index.position)
+        for room in list(self._pending):
+            if room.shard.term <= old_term:
+                self._pending.close(room.shard)
+        return self._begin_term()
+
+    def _fetch_missing(self) -> list[Effect]:
+        """Asks a peer for the ordered frames that the next cut needs and this node lacks (P8)."""
+        if not self._entries or not isinstance(self._entries[0][1], Cut):
+            return []
+        position, cut = self._entries[0]
+        assert isinstance(cut, Cut)
+        peers = sorted(self._peers_up & set(self.space.replicas) - {self.node})
+        for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
+            shard = Shard(self.space.id, position.term, span.number)
+            missing = self._pending.frames_of(shard, span.start, span.until)
+            if not isinstance(missing, int):
+                continue
+            if self._fetching == (shard, missing) or not peers:
+                return []
+            self._fetching = (shard, missing)
+            self._fetch_turn += 1
+            peer = peers[self._fetch_turn % len(peers)]
+            request = FetchFrames(shard, missing, span.until, seqnum + missing - span.start)
+            return [Send(peer, request), SetTimer(("fetch", self.space.id), FETCH_RETRY_S)]
+        return []
+
+    def fetch_timer(self) -> list[Effect]:
+        self._fetching = None
+        return self._fold()
+
+    # --- end of a batch ---------------------------------------------------------------------------
+
+    def end_batch(self, token: int) -> list[Effect]:
+        """Commits what was staged, tells followers, wakes reads, stores the fold when it is time."""
+        effects: list[Effect] = []
+        if self._entries:
+            effects += self._fold()
+        if self._staged:
+            self._committing[token] = self._staged
+            self._last_token = token
+            if self._report_written:
+                self._changed.update(shard for shard, _ in self._staged)
+            self._staged = []
+            effects.append(Commit(self.space.id, token))
+        if self._report_written and self._changed:
+            effects += self._progress()
+        effects += self._streams.messages(self.index.position, self.index.tail)
+        effects += self._wake()
+        effects += self._freeze()
+        return effects
+
+    def committed(self, token: int) -> bool:
+        return token in self._committing
+
+    def _progress(self) -> list[Effect]:
+        counts = []
+        for shard in self._changed:
+            room = self._pending.shards.get(shard)
+            if room is not None and shard.term == self.term:
+                counts.append([shard.number, room.staged if self._report_written else room.held])
+        self._changed.clear()
+        if not counts:
+            return []
+        message = ShardProgress(
+            self.space.id, self.term, self._identity.disk_id, self._identity.incarnation, counts
+        )
+        return [Send(self.space.primary, message)]
+
+    # --- index followers --------------------------------------------------------------------------
+
+    def follow(self, source: Address, message: FollowIndex) -> list[Effect]:
+        """An engine follows the index, or more LogBooks of it; verdicts it lacks are worked out
+        again (P23)."""
+        follower, new = self._streams.follow(
+            source, number=message.number, books=message.books, position=self.index.position
+        )
+        follower.deleted += sorted(self.index.deleted_books)
+        for book in sorted(new):
+            follower.trims += self.index.trims_of(book)
+        for term, number, first, first_seqnum in message.verdicts:
+            found = self._verdicts_again(Shard(self.space.id, Term(term), number), first_seqnum)
+            if found is not None:
+                follower.verdicts.append([term, number, first, found])
+        return []
+
+    def _verdicts_again(self, shard: Shard, first_seqnum: int) -> list[list[object]] | None:
+        """A frame's verdicts from the fold's state: what became of its units does not change."""
+        if first_seqnum >= self.index.tail:
+            return None  # not folded yet: they will be streamed
+        found = self._reader.frame_at(first_seqnum)
+        if found is None or found[0].shard != shard:
+            return None
+        return self.index.verdicts_of(*found)
+
+    def link_down(self, source: Address) -> list[Effect]:
+        self._streams.drop(source)
+        return list(self._waiting.drop(source))
+
+    # --- reads ------------------------------------------------------------------------------------
+
+    def read(self, source: Address, read: Read) -> list[Effect]:
+        """Answers, or waits for the read's position, then for a record if it may (P27, P28)."""
+        position = self.index.position
+        if read.position > position:
+            return self._wait(source, read)
+        reply = self._reader.read(read, position)
+        if isinstance(reply, BokilogError):
+            return [Send(source, RequestFailed(read.request, to_wire(reply), position))]
+        if reply.seqnums or not read.wait_ms:
+            return [Send(source, reply)]
+        return self._wait(source, read)
+
+    def read_timer(self, key: int) -> list[Effect]:
+        """The wait is over: whatever there is now."""
+        waiting = self._waiting.take(key)
+        if waiting is None or not isinstance(waiting.request, Read):
+            return []
+        return self.read(waiting.source, waiting.request._replace(wait_ms=0))
+
+    def seqnum_at(self, source: Address, message: SeqnumAt) -> list[Effect]:
+        if message.position > self.index.position:
+            return self._wait(source, message)
+        seqnum = self.index.seqnum_at(message.timestamp_ms)
+        return [Send(source, Answer(message.request, self.index.position, [seqnum]))]
+
+    def book_state(self, source: Address, message: BookState) -> list[Effect]:
+        if message.position > self.index.position:
+            return self._wait(source, message)
+        trim_until, records, last, holds = self.index.book_state(message.book)
+        values: list[object] = [trim_until, records, last, [list(hold) for hold in holds]]
+        return [Send(source, Answer(message.request, self.index.position, values))]
+
+    def set_aux(self, message: SetAux) -> list[Effect]:
+        """Kept if the record is visible here; losing it costs time, never truth."""
+        if self.index.contains(message.book, message.seqnum):
+            self.index.set_aux(message.seqnum, message.aux)
+        return []
+
+    def _wait(self, source: Address, request: Request) -> list[Effect]:
+        if self._waiting.full:
+            error = NotReady(f"{WAITING_MAX} requests are waiting on {self.node} already")
+            return [
+                Send(source, RequestFailed(request.request, to_wire(error), self.index.position))
+            ]
+        if request.position > self.index.position:
+            self._waiting.for_position(source, request)
+            return []
+        assert isinstance(request, Read), "only reads wait for records"
+        return [SetTimer(self._waiting.for_record(source, request), request.wait_ms / 1000)]
+
+    def _wake(self) -> list[Effect]:
+        """Requests whose position has come, and reads of the LogBooks that changed."""
+        effects: list[Effect] = []
+        if not len(self._waiting):
+            self._books_touched.clear()
+            return effects
+        position = self.index.position
+        for waiting in self._waiting.reached(position):
+            effects += self._ask(waiting.source, waiting.request)
+        for key, waiting in self._waiting.touched(self._books_touched):
+            assert isinstance(waiting.request, Read) and waiting.timer is not None
+            reply = self._reader.read(waiting.request, position)
+            if isinstance(reply, BokilogError):
+                failed = RequestFailed(waiting.request.request, to_wire(reply), position)
+                effects += [Send(waiting.source, failed), CancelTimer(waiting.timer)]
+            elif reply.seqnums:
+                effects += [Send(waiting.source, reply), CancelTimer(waiting.timer)]
+            else:
+                continue
+            self._waiting.take(key)
+        self._books_touched.clear()
+        return effects
+
+    def _ask(self, source: Address, request: Request) -> list[Effect]:
+        match request:
+            case Read():
+                return self.read(source, request)
+            case SeqnumAt():
+                return self.seqnum_at(source, request)
+            case BookState():
+                return self.book_state(source, request)
+
+    # --- storing the fold, letting segments go ----------------------------------------------------
+
+    def _freeze(self) -> list[Effect]:
+        """Starts a checkpoint when it is due: what is frozen is stored once all its frames are
+        durable (P19)."""
+        due = self._checkpoint_due or self.index.full
+        if not due or self.read_only or self._freeze_token is not None or self.index.frozen:
+            return []
+        self._checkpoint_due = False
+        if not self.index.freeze(replay_hint=self.replay_hint()):
+            return []
+        if self._committing:
+            self._freeze_token = self._last_token
+            return []
+        return [Checkpoint(self.space.id)]
+
+    def replay_hint(self) -> bytes:
+        """Where the next start begins to read the journal: the oldest frame that is not folded.
+
+        One segment earlier than the newest at least: an entry of the shared journal may stand there whose frames
+        are all folded, and which is itself not.
+        """
+        newest = self.index.segments.newest
+        return pack(max(0, min(self._pending.oldest_segment(newest), newest - 1)))
+
+    @property
+    def everything_durable(self) -> bool:
+        """Whether a checkpoint of the present position is ahead of no frame (P19)."""
+        return not self._committing and not self._staged
+
+    def checkpoint_timer(self) -> list[Effect]:
+        self._checkpoint_due = True
+        return []
+
+    def checkpoint_stored(self) -> list[Effect]:
+        """The fold is on disk up to the frozen position: peers and the primary may know (P21)."""
+        self.index.checkpoint_done()
+        report = self._report()
+        peers = sorted(self._peers_up)
+        return [*(Send(to, report) for to in (self.space.primary, *peers)), *self._release()]
+
+    def peer_stored(self, peer: str, message: IndexReport) -> list[Effect]:
+        self._stored_by[peer] = message.stored.count
+        return self._release()
+
+    def _release(self) -> list[Effect]:
+        """Segments that no reader, no fold and no peer needs any more are recycled (P21).
+
+        Until snapshots can be transferred, every replica must have stored its fold past a segment before it goes.
+        """
+        others = [self._stored_by.get(peer, 0) for peer in self.space.replicas if peer != self.node]
+        stored = min([self.index.stored_position.count, *others])
+        if stored < self.index.stored_position.count:
+            return []
+        for segment in self.index.segments.dead(self.index, before=self.replay_from):
+            self._journal.release(segment)
+        return []
+
+    def _report(self) -> IndexReport:
+        return IndexReport(
+            self.space.id, self.index.position, self.index.stored_position, self.index.chained_hash
+        )
+
+    # --- for people -------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "durability": self.space.durability,
+            "position": list(self.index.position),
+            "stored": list(self.index.stored_position),
+            "tail": self.index.tail,
+            "waiting_entries": len(self._entries),
+            "waiting_reads": len(self._waiting),
+            "pending_bytes": self._pending.bytes_in_memory,
+            "read_only": self.read_only,
+            "chained_hash": f"{self.index.chained_hash:016x}",
+            "segments": len(self._journal.segments()),
+            "free_bytes": self._journal.free_bytes(),
+        }
+
+    def check(self) -> None:
+        self._pending.check()
+        self.index.check()
+        assert self.index.position <= self._follower.position

@@ -1,0 +1,172 @@
+"""The fold's store on disk: RocksDB, and the only import of rocksdict.
+
+Settings with reasons:
+- No write-ahead log: between flushes the journal is the log (P19), and one column family keeps a
+  batch in one memtable, so any crash leaves the state of exactly one flush.
+- Block cache, with index and filter blocks inside, plus two write buffers make up the memory
+  bound.
+- Bloom filters: most keys asked for are not there (a new idempotency key, a tag's first record).
+- LZ4: postings and locations are numbers that differ in their low bytes.
+
+What rocksdict makes us mind: values must be `bytes`; an iterator shows the store as it was when
+made, so one that is kept for seeks is thrown away after each write; a write holds the
+interpreter's lock, a flush does not; a batch is used up by the attempt to write it.
+
+Invariant: `_seeker` is only used while `_version` is the one it was made at; `write` moves the
+version last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    ChecksumType,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    WriteBatch,
+    WriteOptions,
+)
+
+from bokilog.errors import DirectoryInUse
+from bokilog.storage_nodes.index_store import Batch
+
+MEMORY_BYTES = 64 << 20
+"""Default bound on cache and write buffers together."""
+BLOCK_SIZE_BYTES = 16 << 10
+"""A whole chunk of postings is 32 KiB; smaller blocks would only add index."""
+
+
+class RocksBatch:
+    """A `WriteBatch` in raw mode."""
+
+    __slots__ = ("delete", "delete_range", "put", "write_batch")
+
+    def __init__(self) -> None:
+        self.write_batch = WriteBatch(raw_mode=True)
+        # Bound once: a checkpoint makes up to some 100k of these calls.
+        self.put = self.write_batch.put
+        self.delete = self.write_batch.delete
+        self.delete_range = self.write_batch.delete_range
+
+
+class RocksStore:
+    """A directory with one RocksDB.
+
+    Args:
+        path: the directory; made if missing.
+        memory_bytes: bound on block cache and write buffers together.
+
+    Raises:
+        DirectoryInUse: another process, or another object in this one, has it open.
+    """
+
+    def __init__(self, path: Path | str, *, memory_bytes: int = MEMORY_BYTES) -> None:
+        try:
+            self._db = Rdict(str(path), _options(memory_bytes))
+        except Exception as error:  # rocksdict raises nothing narrower
+            if "lock" in str(error).lower():
+                raise DirectoryInUse(str(path)) from error
+            raise
+        options = WriteOptions()
+        options.disable_wal = True  # type: ignore[method-assign,assignment]  # a property, whatever the stub says
+        self._write_options = options
+        self._version = 0
+        self._seeker: tuple[int, RdictIter] | None = None
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._db.get(key)
+        return value
+
+    def seek_prev(self, key: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
+        seeker = self._fresh_seeker()
+        seeker.seek_for_prev(key)
+        return _found(seeker, prefix)
+
+    def seek_next(self, key: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
+        seeker = self._fresh_seeker()
+        seeker.seek(key)
+        return _found(seeker, prefix)
+
+    def scan(self, start: bytes, until: bytes) -> Iterator[tuple[bytes, bytes]]:
+        found = self._db.iter()
+        found.seek(start)
+        while found.valid():
+            key: bytes = found.key()
+            if key >= until:
+                return
+            value: bytes = found.value()
+            yield key, value
+            found.next()
+
+    def keys(self, start: bytes, until: bytes) -> Iterator[bytes]:
+        found = self._db.iter()
+        found.seek(start)
+        while found.valid():
+            key: bytes = found.key()
+            if key >= until:
+                return
+            yield key
+            found.next()
+
+    def batch(self) -> RocksBatch:
+        return RocksBatch()
+
+    def write(self, batch: Batch) -> None:
+        assert isinstance(batch, RocksBatch), "a batch is written by the store that made it"
+        self._db.write(batch.write_batch, self._write_options)
+        self._version += 1
+
+    def flush(self) -> None:
+        self._db.flush(wait=True)
+
+    def close(self) -> None:
+        self._seeker = None  # a live iterator would keep the directory's lock
+        self._db.close()
+
+    def _fresh_seeker(self) -> RdictIter:
+        kept = self._seeker
+        version = self._version  # read before the iterator is made: a write in between outdates it
+        if kept is not None and kept[0] == version:
+            return kept[1]
+        seeker = self._db.iter()
+        self._seeker = (version, seeker)
+        return seeker
+
+
+def _found(seeker: RdictIter, prefix: bytes) -> tuple[bytes, bytes] | None:
+    if not seeker.valid():
+        return None
+    key: bytes = seeker.key()
+    if not key.startswith(prefix):
+        return None
+    value: bytes = seeker.value()
+    return key, value
+
+
+def _options(memory_bytes: int) -> Options:
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(memory_bytes // 2))
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_bloom_filter(10, False)
+    table.set_block_size(BLOCK_SIZE_BYTES)
+    table.set_format_version(5)
+    table.set_checksum_type(ChecksumType.xxh3())
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(table)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(memory_bytes // 4)
+    options.set_max_write_buffer_number(2)
+    options.set_max_background_jobs(2)
+    options.set_bytes_per_sync(1 << 20)  # a flush's sync then finds little left to write
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 << 20)
+    options.set_stats_dump_period_sec(0)
+    return options

@@ -1,0 +1,139 @@
+"""What engines that follow the index of one log space are told, gathered over a batch.
+
+Invariants: each follower gets one message a batch at most, also when nothing of its LogBooks
+changed, so that it knows the position (P27); `entries` of a LogBook are complete from the position
+at which it was named in `following`.
+
+Does not know: the fold, or how a follower uses what it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from bokilog.effects import Address, Send
+from bokilog.errors import BokilogError, to_wire
+from bokilog.ids import Position
+from bokilog.messages import IndexStream
+from bokilog.metalog import Proposer
+from bokilog.storage_nodes.index import FrameOutcome
+
+
+@dataclass(slots=True)
+class Follower:
+    """An engine, and what it will be told at the end of the batch."""
+
+    number: int
+    """Its shard number: verdicts and answers of its own go to it."""
+    books: set[int]
+    sent: Position
+    following: list[int] = field(default_factory=list)
+    entries: list[list[object]] = field(default_factory=list)
+    trims: list[list[object]] = field(default_factory=list)
+    verdicts: list[list[object]] = field(default_factory=list)
+    answers: list[list[object]] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self.verdicts or self.answers or self.following or self.deleted)
+
+
+class Streams:
+    """The followers of one index."""
+
+    __slots__ = ("_followers", "_space")
+
+    def __init__(self, space: int) -> None:
+        self._space = space
+        self._followers: dict[Address, Follower] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._followers)
+
+    def follow(
+        self, source: Address, *, number: int, books: Iterable[int], position: Position
+    ) -> tuple[Follower, set[int]]:
+        """The follower, and which LogBooks it follows from here on for the first time."""
+        wanted = set(books)
+        follower = self._followers.get(source)
+        if follower is None or follower.number != number:
+            follower = self._followers[source] = Follower(number=number, books=set(), sent=position)
+        new = wanted - follower.books
+        follower.books = wanted
+        follower.following += sorted(new)
+        return follower, new
+
+    def drop(self, source: Address) -> None:
+        self._followers.pop(source, None)
+
+    def followers_of(self, number: int) -> list[Address]:
+        """Who follows for the engine of this shard number."""
+        return [source for source, known in self._followers.items() if known.number == number]
+
+    def frame(self, outcome: FrameOutcome, timestamp_ms: int) -> None:
+        """An ordered frame: its verdicts to its engine, its columns to whoever follows one of its
+        LogBooks."""
+        frame = outcome.frame
+        columns, shard = frame.columns, frame.shard
+        books = columns.books
+        for follower in self._followers.values():
+            if outcome.verdicts and shard.number == follower.number:
+                row: list[object] = [shard.term, shard.number, frame.first, outcome.verdicts]
+                follower.verdicts.append(row)
+            wanted = follower.books
+            if not wanted:
+                continue
+            if (books in wanted) if isinstance(books, int) else not wanted.isdisjoint(books):
+                follower.entries.append(
+                    [
+                        outcome.first_seqnum,
+                        books,
+                        columns.unit_records,
+                        columns.tags,
+                        list(outcome.void_units),
+                        timestamp_ms,
+                    ]
+                )
+
+    def trim(self, book: int, tag: str | None, until: int) -> None:
+        for follower in self._followers.values():
+            follower.trims.append([book, tag, until])
+
+    def deleted(self, book: int) -> None:
+        for follower in self._followers.values():
+            follower.deleted.append(book)
+
+    def answer(self, proposer: Proposer, result: list[object] | BokilogError) -> None:
+        """The fold's decision on an entry, to the engine that proposed it."""
+        values, error = (
+            (None, to_wire(result)) if isinstance(result, BokilogError) else (result, None)
+        )
+        for follower in self._followers.values():
+            if follower.number == proposer.engine:
+                follower.answers.append([proposer.request, values, error])
+
+    def messages(self, position: Position, tail: int) -> Iterator[Send]:
+        """One message for each follower that is behind, or that there is news for."""
+        for source, follower in self._followers.items():
+            if follower.sent == position and not follower.has_news:
+                continue
+            yield Send(
+                source,
+                IndexStream(
+                    space=self._space,
+                    since=follower.sent,
+                    position=position,
+                    tail=tail,
+                    entries=follower.entries,
+                    trims=follower.trims,
+                    verdicts=follower.verdicts,
+                    answers=follower.answers,
+                    following=follower.following,
+                    deleted=follower.deleted,
+                ),
+            )
+            follower.sent = position
+            follower.entries, follower.trims, follower.verdicts = [], [], []
+            follower.answers, follower.following, follower.deleted = [], [], []

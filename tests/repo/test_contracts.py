@@ -1,0 +1,70 @@
+"""The import contracts of pyproject.toml cover the modules that exist.
+
+A module in a folder of cores is pure unless it is named here as a shell: a new core cannot be
+forgotten, and a new shell is a line that somebody wrote and somebody reads.
+"""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+    "contracts"
+]
+
+# Folder of cores, to the modules in it that do I/O, wait, or compose what does.
+SHELLS = {
+    "bokilog": {"__init__", "pytest_plugin", "sync"},
+    "bokilog/sequencer": {
+        *("__init__", "__main__", "node", "settings"),
+        *("etcd_views", "file_views", "view_store"),
+    },
+    "bokilog/storage_nodes": {
+        *("__init__", "__main__", "node", "settings"),
+        *("index_store", "memory_store", "rocks_store"),
+    },
+    "bokilog/functions/engine": {"__init__", "__main__", "node", "settings"},
+    "bokilog/client": {
+        *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "sync"),
+        *("retry", "routing", "settings"),
+    },
+}
+
+
+def contract(name: str) -> dict[str, list[str]]:
+    (found,) = [each for each in CONTRACTS if each["name"].startswith(name)]
+    return dict(found)
+
+
+def cores(folder: str) -> set[str]:
+    modules = {file.stem for file in (ROOT / folder).glob("*.py")} - SHELLS[folder]
+    return {f"{folder.replace('/', '.')}.{module}" for module in modules}
+
+
+@pytest.mark.parametrize("folder", sorted(SHELLS))
+def test_every_core_is_under_the_contract_of_purity(folder: str) -> None:
+    listed = contract("Cores reach no I/O")["source_modules"]
+    package = folder.replace("/", ".")
+    assert cores(folder) == {name for name in listed if name.rpartition(".")[0] == package}, (
+        "name the module in the purity contract of pyproject.toml, or as a shell in this file"
+    )
+
+
+def test_the_contract_of_purity_covers_no_other_folder() -> None:
+    listed = contract("Cores reach no I/O")["source_modules"]
+    assert set(listed) == set().union(*map(cores, SHELLS))
+    assert sorted(listed) == listed
+
+
+@pytest.mark.parametrize(
+    ("library", "site"),
+    [
+        ("msgpack", "bokilog.codec"),
+        ("rocksdict", "bokilog.storage_nodes.rocks_store"),
+        ("aiohttp", "bokilog.io.http"),
+    ],
+)
+def test_a_library_has_one_import_site(library: str, site: str) -> None:
+    assert contract(f"One import site for {library}")["ignore_imports"] == [f"{site} -> {library}"]

@@ -1,0 +1,163 @@
+"""What a local cluster's directory holds, and what may change between two starts."""
+
+from pathlib import Path
+
+import pytest
+
+from bokilog.errors import InvalidSettings, NotSupported
+from bokilog.ids import START, Term
+from bokilog.io.file_views import FileViews
+from bokilog.io.settings import nodes_in, read_settings
+from bokilog.sequencer.settings import SequencerSettings
+from bokilog.shapes.cluster_layout import MARKER, Layout, lay_out, read_layout
+from bokilog.storage_nodes.settings import StorageSettings
+from bokilog.view import View
+
+
+def stored_view(layout: Layout) -> View:
+    view = FileViews(layout.directory / "views").latest()
+    assert view is not None
+    return view
+
+
+def test_the_first_view_names_all_nodes_and_one_log_space_per_class(tmp_path: Path) -> None:
+    view = stored_view(lay_out(tmp_path / "d"))
+    assert view.term == 0
+    assert [node.id for node in view.nodes] == [
+        "sequencer-1",
+        *("storage-1", "storage-2", "storage-3"),
+        *("engine-1", "engine-2"),
+    ]
+    assert [(space.id, space.durability) for space in view.spaces] == [
+        (0, "sync"),
+        (1, "flush"),
+        (2, "memory"),
+    ]
+    assert {space.primary for space in view.spaces} == {"sequencer-1"}
+    assert [(end.position, end.tail) for end in view.ends] == [(START, 1)] * 3
+    storage = view.node(view.nodes[1].id)
+    assert storage.address == f"unix:{tmp_path}/d/run/storage-1.sock"
+    assert storage.bulk_address == f"unix:{tmp_path}/d/run/storage-1.bulk.sock"
+
+
+@pytest.mark.parametrize(
+    ("storage_nodes", "replicas", "write_quorum"), [(1, 1, 1), (2, 2, 2), (3, 3, 2), (5, 3, 2)]
+)
+def test_a_log_space_has_up_to_three_replicas_and_a_majority_as_write_quorum(
+    tmp_path: Path, storage_nodes: int, replicas: int, write_quorum: int
+) -> None:
+    view = stored_view(lay_out(tmp_path, storage_nodes=storage_nodes))
+    assert {(len(set(space.replicas)), space.write_quorum) for space in view.spaces} == {
+        (replicas, write_quorum)
+    }
+
+
+def test_every_node_reads_its_settings_from_the_file(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path, sync="none", sync_delay_ms=2, storage_nodes=1, function_nodes=1)
+    assert nodes_in(layout.settings_file) == {
+        "sequencer-1": "sequencer",
+        "storage-1": "storage",
+        "engine-1": "engine",
+    }
+    storage = read_settings(
+        StorageSettings, section="storage", node="storage-1", file=layout.settings_file
+    )
+    assert storage == StorageSettings(
+        node_id="storage-1",
+        views_dir=tmp_path / "views",
+        data_dir=tmp_path / "data/storage-1",
+        address=f"unix:{tmp_path}/run/storage-1.sock",
+        bulk_address=f"unix:{tmp_path}/run/storage-1.bulk.sock",
+        sync="none",
+        sync_delay_ms=2.0,
+    )
+    sequencer = read_settings(
+        SequencerSettings, section="sequencer", node="sequencer-1", file=layout.settings_file
+    )
+    assert sequencer.data_dir == tmp_path / "data/sequencer-1"
+
+
+def test_engines_listen_for_clients_on_a_port_each(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path, port=7400)
+    engines = [node for node in layout.nodes if node.role == "engine"]
+    assert [node.addresses for node in engines] == [
+        (f"unix:{tmp_path}/run/engine-1.sock", "tcp:127.0.0.1:7400"),
+        (f"unix:{tmp_path}/run/engine-2.sock", "tcp:127.0.0.1:7401"),
+    ]
+    assert layout.url == "bokilog://127.0.0.1:7400,127.0.0.1:7401"
+
+
+def test_the_next_start_finds_what_there_is(tmp_path: Path) -> None:
+    first = lay_out(tmp_path, storage_nodes=1, port=7400)
+    view = stored_view(first)
+    second = lay_out(tmp_path)
+    assert second == first == read_layout(tmp_path)
+    assert stored_view(second) == view
+
+
+def test_the_next_start_may_have_other_engines_and_another_port(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    layout = lay_out(tmp_path, function_nodes=1, port=7500, sync="none")
+    assert layout == read_layout(tmp_path)
+    assert list(layout.ports) == [7500]
+    assert layout.settings.sync == "none"
+
+
+def test_the_operators_part_of_the_settings_is_kept(tmp_path: Path) -> None:
+    file = lay_out(tmp_path).settings_file
+    mine = '# mine\n[storage]\nmemory_bytes = "64 MiB"\n'
+    text = file.read_text().replace(MARKER, mine + MARKER)
+    file.write_text(text.replace('log_level = "info"', 'log_level = "debug"'))
+    layout = lay_out(tmp_path, port=7500)
+    assert mine in file.read_text()
+    assert layout.settings.log_level == "debug"
+    settings = read_settings(StorageSettings, section="storage", node="storage-2", file=file)
+    assert settings.memory_bytes == 64 << 20
+
+
+def test_a_file_without_the_marker_is_not_overwritten(tmp_path: Path) -> None:
+    file = lay_out(tmp_path).settings_file
+    file.write_text(file.read_text().replace(MARKER, ""))
+    with pytest.raises(InvalidSettings, match="has lost the line"):
+        lay_out(tmp_path)
+
+
+def test_storage_nodes_cannot_change_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, storage_nodes=1)
+    with pytest.raises(InvalidSettings, match=r"storage_nodes=3 cannot change.*made with 1"):
+        lay_out(tmp_path, storage_nodes=3)
+    monkeypatch.setenv("BOKILOG_CLUSTER_STORAGE_NODES", "2")
+    with pytest.raises(InvalidSettings, match="storage_nodes=2 cannot change"):
+        lay_out(tmp_path)
+
+
+def test_more_than_one_sequencer_is_not_supported_yet(tmp_path: Path) -> None:
+    with pytest.raises(NotSupported, match="a cluster with 3 sequencers is not supported"):
+        lay_out(tmp_path / "d", sequencers=3)
+    assert not (tmp_path / "d").exists()
+
+
+def test_somebodys_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(InvalidSettings, match=r"is not empty: it holds 'letters\.txt'"):
+        lay_out(tmp_path)
+
+
+def test_a_start_that_was_killed_early_is_no_obstacle(tmp_path: Path) -> None:
+    for folder in ("run", "views"):
+        (tmp_path / folder).mkdir()
+    assert stored_view(lay_out(tmp_path)).term == Term(0)
+
+
+def test_a_moved_directory_is_named(tmp_path: Path) -> None:
+    lay_out(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(InvalidSettings, match=r"is not where the cluster was made.*old/run"):
+        lay_out(tmp_path / "new")
+
+
+def test_a_directory_without_a_cluster_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="bokilog up --dir"):
+        read_layout(tmp_path)
