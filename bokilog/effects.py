@@ -29,7 +29,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """A connection to (or from) `peer` stands; nothing sent on an earlier one may be counted on."""
+    """A connection to (or from) `peer` stands; what was sent on an earlier one may be lost."""
 
     peer: Address
 
@@ -43,7 +43,7 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True)
 class LinkClogged:
-    """`peer` takes bytes more slowly than they are sent; `clear` says that it has caught up (P8)."""
+    """`peer` takes bytes more slowly than they are sent; `clear`: it has caught up (P8)."""
 
     peer: Address
     clear: bool
@@ -59,6 +59,8 @@ class ViewInstalled:
 
 @dataclass(frozen=True, slots=True)
 class TimerFired:
+    """The time of a `SetTimer` has come."""
+
     timer: Hashable
 
 
@@ -141,7 +143,8 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What was appended to the journal of `space` so far is to be made durable; `Persisted(token)` tells when it is.
+    """What was appended to the journal of `space` so far is to be made durable;
+    `Persisted(token)` tells when it is.
 
     Commits of one batch on one journal share one sync (a group).
     """
@@ -152,12 +155,16 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
+    """`TimerFired(timer)` after a delay; set again, only the new time counts."""
+
     timer: Hashable
     delay_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class CancelTimer:
+    """No `TimerFired(timer)` any more; one that was not set is no error."""
+
     timer: Hashable
 
 

@@ -384,9 +384,14 @@ class Facts:
         known = self._books.get(book)
         if known is None or known.tail is None:
             return
-        for line in known.lines.values():
+        for tag, line in list(known.lines.items()):
             line.settle(known.tail.seqnum)
             line.is_open = False
+            if line.los[-1] == line.his[-1]:  # all of it was trimmed, and it grows no more
+                del line.los[-1], line.his[-1], line.runs[-1]
+                self.bytes_used += line.count_bytes()
+                if not line.los:
+                    self._remove(book, tag)
 
     def unfollow(self, book: int) -> None:
         """The stream brings nothing of the LogBook any more."""
@@ -521,10 +526,8 @@ class Facts:
             assert line.los, f"an empty line of {book}, {tag!r}"
             assert not line.is_open or self._books[book].tail is not None
             bounds = [at for pair in zip(line.los, line.his, strict=True) for at in pair]
-            if (
-                line.is_open and bounds[-2] == bounds[-1]
-            ):  # all of it is trimmed, it goes on growing
-                bounds.pop()
+            if line.is_open and bounds[-2] == bounds[-1]:
+                bounds.pop()  # all of it is trimmed, and it goes on growing
             assert bounds == sorted(set(bounds)), f"{book}, {tag!r}: intervals touch: {bounds}"
             for place, run in enumerate(line.runs):
                 assert list(run) == sorted(set(run)), f"{book}, {tag!r}: seqnums out of order"

@@ -204,7 +204,8 @@ class Columns:
 
 
 class Frame:
-    """A frame with its LocalIds: columns and payload of `records` records from `first` on in `shard`."""
+    """A frame with its LocalIds: columns and payload of `records` records of `shard` from `first`
+    on."""
 
     __slots__ = ("columns", "first", "header", "payload", "records", "shard")
 
@@ -323,7 +324,8 @@ def decode_head(data: Buffer) -> Head:
 def decode_frame(data: Buffer | Sequence[Buffer]) -> Frame:
     """A frame from its bytes: either whole, or as (header, columns, payload...) buffers.
 
-    Header and columns are verified and checked; payload bytes are not hashed (P29: whoever reads them does).
+    Header and columns are verified and checked; payload bytes are not hashed: whoever reads them
+    does (P29).
 
     Raises:
         RemoteProtocolError: the bytes are not one whole, consistent frame.
@@ -432,8 +434,7 @@ def _to_bytes(numbers: array[int]) -> bytes:
 
 
 def _from_bytes(typecode: Literal["I", "Q"], data: bytes) -> array[int]:
-    numbers = array(typecode)
-    numbers.frombytes(data)
+    numbers = array(typecode, data)
     if _SWAP:
         numbers.byteswap()
     return numbers

@@ -1,23 +1,91 @@
 """Every message, who sends it to whom, and its form on the wire.
 
-A message is a NamedTuple: cheap to build, comparable in tests, passed as it is between cores in one process. On the
-wire it is `(kind, head, attachments)`: its fields as one msgpack list, and payload bytes beside it, never inside.
-Kinds are numbers that are never reused; version 1 is golden-tested. Fields are checked by type on arrival, so that
-no peer's garbage reaches a core; what a frame says of itself is checked by `frame.Columns`.
+A message is a NamedTuple: cheap to build, comparable in tests, passed as it is between cores in one
+process. On the wire it is `(kind, head, attachments)`: its fields as one msgpack list, and payload
+bytes beside it, never inside.
 
-Does not know sockets, nor what any message means to its receiver.
+Invariants: kinds are numbers that are never reused; version 1 is golden-tested. Fields are checked
+on arrival by their annotations, rows as deep as their receiver looks into them, so that no peer's
+garbage reaches a core: `decode` raises `RemoteProtocolError` and nothing else. What a frame says of
+itself is checked by `frame.Columns`.
+
+Does not know: sockets, nor what any message means to its receiver. Differs from Boki, whose
+messages are fixed C structs: columns and lists leave room for the next version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
-from bokilog.codec import pack, unpack
+from bokilog.codec import (
+    flag,
+    listed,
+    natural,
+    naturals,
+    octets,
+    optional_text,
+    pack,
+    row,
+    text,
+    unexpected,
+    unpack,
+    whole,
+)
 from bokilog.errors import RemoteProtocolError
-from bokilog.frame import Buffer, Columns, Frame, decode_frame, one_buffer
+from bokilog.frame import (
+    Buffer,
+    Columns,
+    Frame,
+    Tags,
+    check_books,
+    check_tags,
+    check_units,
+    decode_frame,
+    one_buffer,
+)
 from bokilog.ids import LogSpaceId, Position, Shard, Term
-from bokilog.metalog import Entry, Run, decode_run, encode_run, entry_from_plain, entry_to_plain
+from bokilog.limits import AUX_BYTES_MAX, TAG_BYTES_MAX
+from bokilog.metalog import (
+    Entry,
+    Run,
+    annotation_text,
+    decode_run,
+    encode_run,
+    entry_from_plain,
+    entry_to_plain,
+)
+
+# --- what fields hold, by the name of their annotation (checked on arrival, see `_CHECK_OF`) ------
+
+Sum64: TypeAlias = int
+"""A checksum: any 64 bits. A plain `int` is a number in 0..2**63-1."""
+Offset: TypeAlias = int
+"""A byte offset, or -1."""
+ReadTag: TypeAlias = str | None
+"""A tag within its limit, since stored keys are made of it; None: every record."""
+AuxBytes: TypeAlias = bytes
+"""Aux data within its limit."""
+WireError: TypeAlias = list[object]
+"""`errors.to_wire`; `errors.from_wire` takes any list."""
+PositionRows: TypeAlias = list[list[int]]
+"""[log space, term, count, tail]"""
+SpaceRows: TypeAlias = list[list[object]]
+"""[log space, durability class]"""
+CountRows: TypeAlias = list[list[int]]
+"""[shard number, count]"""
+AwaitedRows: TypeAlias = list[list[int]]
+"""[term, shard number, first count, first seqnum]"""
+Outcomes: TypeAlias = list[list[object]]
+"""[unit, VERDICT_*, a, b]"""
+EntryRows: TypeAlias = list[list[object]]
+"""[first seqnum, books, unit_records, tags, void units, timestamp ms]: columns as in the frame"""
+TrimRows: TypeAlias = list[list[object]]
+"""[book, tag or None, trim_until]"""
+VerdictRows: TypeAlias = list[list[object]]
+"""[term, shard number, first count, [outcome, ...]]"""
+AnswerRows: TypeAlias = list[list[object]]
+"""[request, values or None, error or None]"""
 
 # --- greeting ------------------------------------------------------------------------------------
 
@@ -45,17 +113,17 @@ class Welcome(NamedTuple):
     cluster_id: str
     history_id: str
     term: int
-    positions: list[list[int]]
-    """To clients: [log space, term, count, tail] of each log space, as the primary reported them."""
-    spaces: list[list[object]]
-    """To clients: [log space, durability class] of each log space."""
+    positions: PositionRows
+    """To clients: [log space, term, count, tail] of each, as the primary reported them."""
+    spaces: SpaceRows
+    """To clients: [log space, durability class] of each."""
 
 
 # --- client to engine, and back ------------------------------------------------------------------
 
 
 class AppendFrame(NamedTuple):
-    """Client to engine: a frame that has no LocalIds yet. Frames are numbered per (client, log space) (P4)."""
+    """Client to engine: a frame that has no LocalIds yet; numbered per (client, log space) (P4)."""
 
     space: int
     number: int
@@ -64,7 +132,8 @@ class AppendFrame(NamedTuple):
 
 
 class FrameOrdered(NamedTuple):
-    """Engine to client: the frame's records stand at `first_seqnum` and on. Units that need a verdict wait for it."""
+    """Engine to client: the frame's records stand at `first_seqnum` and on. Units that need a
+    verdict wait for it."""
 
     space: int
     number: int
@@ -74,7 +143,8 @@ class FrameOrdered(NamedTuple):
 
 
 class FrameVerdicts(NamedTuple):
-    """Engine to client: what became of the units of an ordered frame that needed a verdict, or are void.
+    """Engine to client: what became of those units of an ordered frame that needed a verdict, or
+    are void.
 
     `outcomes` has one `[unit, VERDICT_*, a, b]` each.
     """
@@ -82,20 +152,21 @@ class FrameVerdicts(NamedTuple):
     space: int
     number: int
     position: Position
-    outcomes: list[list[object]]
+    outcomes: Outcomes
 
 
 class FrameRefused(NamedTuple):
-    """Engine to client: this frame was not taken, nor will be any later one until it returns (P4)."""
+    """Engine to client: this frame was not taken, nor will be any later one until it returns
+    (P4)."""
 
     space: int
     number: int
-    error: list[object]
-    """errors.to_wire"""
+    error: WireError
 
 
 class FrameLost(NamedTuple):
-    """Engine to client: the frame was taken, and whether it was ordered cannot be known any more."""
+    """Engine to client: the frame was taken, and whether it was ordered cannot be known any
+    more."""
 
     space: int
     number: int
@@ -123,14 +194,14 @@ VERDICT_MALFORMED = 6
 class Read(NamedTuple):
     """Visible records of a LogBook (`tag` None) or of one tag with `start <= seqnum < until`.
 
-    Answered once the receiver's index has reached `position`; with `wait_ms` only when there is a record or the wait
-    is over. In `reverse`, from the end.
+    Answered once the receiver's index has reached `position`; with `wait_ms` only when there is a
+    record or the wait is over. In `reverse`, from the end.
     """
 
     request: int
     space: int
     book: int
-    tag: str | None
+    tag: ReadTag
     start: int
     until: int
     limit: int
@@ -139,16 +210,17 @@ class Read(NamedTuple):
     position: Position
     wait_ms: int
     linearizable: bool
-    bytes_start: int
+    bytes_start: Offset
     """Byte range of each record's data, -1: whole."""
-    bytes_until: int
+    bytes_until: Offset
 
 
 class ReadReply(NamedTuple):
     """The records found, in the asked order, with what that says of the rest.
 
-    Forward, everything in `[start, next_seqnum)` is here; in reverse, everything in `[next_seqnum, until)`. So an
-    answer is a fact about its range, for ever but for trims. `more`: the range holds more below `tail`.
+    Forward, everything in `[start, next_seqnum)` is here; in reverse, everything in
+    `[next_seqnum, until)`. So an answer is a fact about its range, for ever but for trims. `more`:
+    the range holds more below `tail`.
     """
 
     request: int
@@ -159,7 +231,7 @@ class ReadReply(NamedTuple):
     next_seqnum: int
     more: bool
     seqnums: list[int]
-    tags: list[None | str | list[str]]
+    tags: list[Tags]
     timestamps_ms: list[int]
     auxes: list[bytes | None] | None
     """None when no record has aux data."""
@@ -171,8 +243,7 @@ class RequestFailed(NamedTuple):
     """Answer to any numbered request."""
 
     request: int
-    error: list[object]
-    """errors.to_wire"""
+    error: WireError
     position: Position
 
 
@@ -202,14 +273,15 @@ class SetAux(NamedTuple):
     space: int
     book: int
     seqnum: int
-    aux: bytes
+    aux: AuxBytes
 
 
 class Answer(NamedTuple):
-    """Answer to `SeqnumAt`, `BookState`, `SetAux`, `Propose`: plain values whose meaning the request fixes.
+    """Answer to `SeqnumAt`, `BookState`, `SetAux`, `Propose`: plain values whose meaning the
+    request fixes, so whoever asked looks at them.
 
-    SeqnumAt: [seqnum]. BookState: [trim_until, records, last seqnum, [[hold, seqnum, expiry ms], ...]]. SetAux: [].
-    Propose: of a trim [until, held_by or None], of others [].
+    SeqnumAt: [seqnum]. BookState: [trim_until, records, last seqnum, [[hold, seqnum, expiry ms],
+    ...]]. SetAux: []. Propose: of a trim [until, held_by or None], of others [].
     """
 
     request: int
@@ -230,18 +302,19 @@ class OpenShardRequest(NamedTuple):
 
 
 class ShardProgress(NamedTuple):
-    """Storage node to primary: per shard how many records it holds to the class's standard (P6, P9)."""
+    """Storage node to primary: per shard how many records it holds to the class's standard (P6,
+    P9)."""
 
     space: int
     term: int
     disk_id: str
     incarnation: int
-    counts: list[list[int]]
-    """[shard number, count]"""
+    counts: CountRows
 
 
 class FollowMetalog(NamedTuple):
-    """Storage node or engine to primary: send runs from `position` on. `shard` 0: every entry (P18)."""
+    """Storage node or engine to primary: send runs from `position` on. `shard` 0: every entry
+    (P18)."""
 
     space: int
     position: Position
@@ -263,7 +336,8 @@ class MetalogPosition(NamedTuple):
 
 
 class Propose(NamedTuple):
-    """Client to engine to primary: a trim, hold, release, deletion or end of tags. Answered by the fold's `Answer`."""
+    """Client to engine to primary: a trim, hold, release, deletion or end of tags. The fold's
+    `Answer` answers it."""
 
     request: int
     space: int
@@ -278,6 +352,8 @@ class TailRequest(NamedTuple):
 
 
 class Tail(NamedTuple):
+    """Primary to engine to client: everything acknowledged before the request lies below `tail`."""
+
     request: int
     space: int
     position: Position
@@ -290,7 +366,7 @@ class IndexReport(NamedTuple):
     space: int
     folded: Position
     stored: Position
-    chained_hash: int
+    chained_hash: Sum64
 
 
 # --- replication ----------------------------------------------------------------------------------
@@ -329,35 +405,35 @@ class FetchFrames(NamedTuple):
 
 
 class FollowIndex(NamedTuple):
-    """Engine to index replica: stream (position, tail) from now on, entries of `books`, verdicts of `number` (P27)."""
+    """Engine to index replica: stream (position, tail) from now on, entries of `books`, verdicts of
+    `number` (P27)."""
 
     space: int
     number: int
     """The engine's shard number: verdicts and proposals of its own are streamed to it."""
     books: list[int]
-    verdicts: list[list[int]]
-    """[term, shard number, first count, first seqnum] of ordered frames whose verdicts are awaited still (P23)."""
+    verdicts: AwaitedRows
+    """[term, shard number, first count, first seqnum] of ordered frames whose verdicts are awaited
+    still (P23)."""
 
 
 class IndexStream(NamedTuple):
     """Index replica to engine, at most once per tick: what was folded since the last one.
 
-    `entries` has one `[first seqnum, books, unit_records, tags, void units, timestamp ms]` per ordered frame that
-    holds a followed LogBook's units, columns as in the frame. `following` lists LogBooks whose entries are complete
-    from `since` on.
+    `entries` has one `[first seqnum, books, unit_records, tags, void units, timestamp ms]` per
+    ordered frame that holds a followed LogBook's units, columns as in the frame. `following` lists
+    LogBooks whose entries are complete from `since` on.
     """
 
     space: int
     since: Position
     position: Position
     tail: int
-    entries: list[list[object]]
-    trims: list[list[object]]
-    """[book, tag or None, trim_until]"""
-    verdicts: list[list[object]]
-    """[term, shard number, first count, [outcome, ...]]"""
-    answers: list[list[object]]
-    """[request, values or None, error or None] of the engine's own proposals"""
+    entries: EntryRows
+    trims: TrimRows
+    verdicts: VerdictRows
+    answers: AnswerRows
+    """[request, values or None, error or None] of the engine's own proposals."""
     following: list[int]
     deleted: list[int]
 
@@ -366,6 +442,8 @@ class IndexStream(NamedTuple):
 
 
 class StatusRequest(NamedTuple):
+    """Anybody to anybody: what does this process say of itself?"""
+
     request: int
 
 
@@ -451,19 +529,20 @@ KINDS: dict[type[Message], int] = {
     Status: 91,
     TermChanged: 92,
 }
-"""A message's number on the wire. Never reused; 49-59 are kept for replicated sequencers, 64-69 for snapshots."""
+"""A message's number on the wire. Never reused; 49-59 are kept for replicated sequencers, 64-69 for
+snapshots."""
 _BY_KIND = {kind: message for message, kind in KINDS.items()}
+
+
+# --- the wire -------------------------------------------------------------------------------------
 
 
 def encode(message: Message) -> tuple[int, bytes, Sequence[Buffer]]:
     """A message as (kind, msgpack head, attachments)."""
     kind = KINDS[type(message)]
     if isinstance(message, AppendFrame):
-        return (
-            kind,
-            pack((message.space, message.number)),
-            [message.columns.encode(), *message.payload],
-        )
+        columns = message.columns.encode()
+        return kind, pack((message.space, message.number)), [columns, *message.payload]
     if isinstance(message, Replicate):
         return kind, b"", message.frame.buffers()
     if isinstance(message, ReadReply):
@@ -484,17 +563,29 @@ def decode(kind: int, head: bytes | memoryview, attachments: Sequence[memoryview
     message = _BY_KIND.get(kind)
     if message is None:
         raise RemoteProtocolError(problem=f"message kind {kind} is unknown to this version")
-    special = _SPECIAL.get(kind)
-    if special is not None:
-        return special(head, attachments)
-    fields = unpack(head)
-    checks = _CHECKS[kind]
-    if not isinstance(fields, list) or len(fields) != len(checks):
-        raise RemoteProtocolError(problem=f"{message.__name__} with wrong fields")
     try:
-        return message._make(check(field) for check, field in zip(checks, fields, strict=True))
-    except (TypeError, ValueError) as error:
-        raise RemoteProtocolError(problem=f"{message.__name__}: {error}") from error
+        return _DECODERS[kind](head, attachments)
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(problem=f"{message.__name__}: {error.problem}") from error
+
+
+Decoder: TypeAlias = Callable[[bytes | memoryview, Sequence[memoryview]], Message]
+
+
+def _plain_decoder(message: type[Message]) -> Decoder:
+    """Of a message that is nothing but its fields."""
+    checks = [
+        _CHECK_OF[annotation_text(annotation)] for annotation in message.__annotations__.values()
+    ]
+    length = len(checks)
+
+    def decode_plain(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Message:
+        if attachments:
+            raise unexpected(attachments, "no attachment")
+        fields = row(unpack(head), length)
+        return message._make([check(field) for check, field in zip(checks, fields, strict=True)])
+
+    return decode_plain
 
 
 def _encode_reply(reply: ReadReply) -> tuple[bytes, Sequence[Buffer]]:
@@ -504,123 +595,236 @@ def _encode_reply(reply: ReadReply) -> tuple[bytes, Sequence[Buffer]]:
 
 
 def _decode_reply(head: bytes | memoryview, attachments: Sequence[memoryview]) -> ReadReply:
-    fields = unpack(head)
-    if not isinstance(fields, list) or len(fields) != 11:
-        raise RemoteProtocolError(problem="ReadReply with wrong fields")
-    lengths = fields.pop()
-    data = attachments[0] if attachments else memoryview(b"")
+    request, position, tail, trim_until, next_seqnum, more, *columns = row(unpack(head), 11)
+    seqnums, tags, timestamps_ms, auxes, lengths = columns
+    count = len(naturals(seqnums))
+    if tags != []:
+        check_tags(tags)
+    if auxes is not None and not set(map(type, listed(auxes))) <= {bytes, type(None)}:
+        raise unexpected(auxes, "aux data")
+    if not count == len(tags) == len(naturals(timestamps_ms)) == len(naturals(lengths)) or (
+        auxes is not None and len(auxes) != count
+    ):
+        raise RemoteProtocolError(problem="columns of different lengths")
+    return ReadReply(
+        natural(request),
+        _position(position),
+        natural(tail),
+        natural(trim_until),
+        natural(next_seqnum),
+        flag(more),
+        seqnums,
+        tags,
+        timestamps_ms,
+        auxes,
+        _split(one_buffer(attachments)[0], lengths),
+    )
+
+
+def _split(data: Buffer, lengths: list[int]) -> list[Buffer]:
+    """Each record's bytes for itself: whoever keeps one keeps no whole message alive."""
+    if sum(lengths) != len(data):
+        raise RemoteProtocolError(problem="lengths that are not those of the payload")
     payload: list[Buffer] = []
     start = 0
     for length in lengths:
         payload.append(bytes(data[start : start + length]))
         start += length
-    if start != len(data) or len(fields[6]) != len(lengths):
-        raise RemoteProtocolError(problem="ReadReply whose lengths do not add up")
-    fields[1] = _position(fields[1])
-    return ReadReply._make((*fields, payload))
+    return payload
 
 
 def _decode_append(head: bytes | memoryview, attachments: Sequence[memoryview]) -> AppendFrame:
-    fields = unpack(head)
-    if not isinstance(fields, list) or len(fields) != 2 or not attachments:
-        raise RemoteProtocolError(problem="AppendFrame with wrong fields")
+    space, number = row(unpack(head), 2)
+    if not attachments:
+        raise RemoteProtocolError(problem="no columns")
     columns = Columns.decode(attachments[0])
     payload = one_buffer(attachments[1:])
     if len(payload[0]) != columns.payload_bytes:
-        raise RemoteProtocolError(
-            problem="AppendFrame whose payload is not as long as its columns say"
-        )
-    return AppendFrame(_int(fields[0]), _int(fields[1]), columns, payload)
+        raise RemoteProtocolError(problem="a payload that is not as long as its columns say")
+    return AppendFrame(natural(space), natural(number), columns, payload)
 
 
 def _decode_replicate(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Replicate:
+    if len(head):
+        raise unexpected(bytes(head), "no head")
     return Replicate(decode_frame(attachments))
 
 
 def _decode_metalog(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Metalog:
+    if attachments:
+        raise unexpected(attachments, "no attachment")
     return Metalog(decode_run(head))
 
 
 def _decode_propose(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Propose:
-    fields = unpack(head)
-    if not isinstance(fields, list) or len(fields) != 3:
-        raise RemoteProtocolError(problem="Propose with wrong fields")
-    return Propose(_int(fields[0]), _int(fields[1]), entry_from_plain(fields[2]))
+    request, space, entry = row(unpack(head), 3)
+    if attachments:
+        raise unexpected(attachments, "no attachment")
+    return Propose(natural(request), natural(space), entry_from_plain(entry))
 
 
-_SPECIAL: dict[int, Callable[[bytes | memoryview, Sequence[memoryview]], Message]] = {
+# --- checks of fields -----------------------------------------------------------------------------
+
+
+def _sum64(value: object) -> int:
+    number = whole(value)
+    if number < 0:
+        raise unexpected(value, "64 bits")
+    return number
+
+
+def _offset(value: object) -> int:
+    return -1 if value == -1 and type(value) is int else natural(value)
+
+
+def _read_tag(value: object) -> str | None:
+    tag = optional_text(value)
+    if tag is not None and len(tag.encode()) > TAG_BYTES_MAX:
+        raise unexpected(value, f"a tag of at most {TAG_BYTES_MAX} bytes")
+    return tag
+
+
+def _aux_bytes(value: object) -> bytes:
+    aux = octets(value)
+    if len(aux) > AUX_BYTES_MAX:
+        raise unexpected(value, f"aux data of at most {AUX_BYTES_MAX} bytes")
+    return aux
+
+
+def _position(value: object) -> Position:
+    term, count = row(value, 2)
+    return Position(Term(natural(term)), natural(count))
+
+
+def _shard(value: object) -> Shard:
+    space, term, number = row(value, 3)
+    return Shard(LogSpaceId(natural(space)), Term(natural(term)), natural(number))
+
+
+def _rows_of_naturals(length: int) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        for each in listed(value):
+            naturals(row(each, length))
+        return value
+
+    return check
+
+
+def _space_rows(value: object) -> object:
+    for each in listed(value):
+        space, durability = row(each, 2)
+        natural(space)
+        text(durability)
+    return value
+
+
+def _outcomes(value: object) -> object:
+    for each in listed(value):
+        unit, verdict, a, b = row(each, 4)
+        natural(unit)
+        wanted = _OUTCOMES.get(verdict) if type(verdict) is int else None
+        if wanted is None:
+            raise unexpected(verdict, "a verdict")
+        if type(a) not in wanted[0] or type(b) not in wanted[1]:
+            raise RemoteProtocolError(problem=f"verdict {verdict} about something else")
+        if (type(a) is int and a < 0) or (type(b) is int and b < 0):
+            raise RemoteProtocolError(problem=f"verdict {verdict} with a negative seqnum")
+    return value
+
+
+def _entry_rows(value: object) -> object:
+    for each in listed(value):
+        first_seqnum, books, unit_records, tags, void, timestamp_ms = row(each, 6)
+        natural(first_seqnum)
+        natural(timestamp_ms)
+        units = check_units(unit_records, len(check_tags(tags)))
+        check_books(books, units)
+        if naturals(void) and max(void) >= units:
+            raise RemoteProtocolError(problem="a void unit that is not there")
+    return value
+
+
+def _trim_rows(value: object) -> object:
+    for each in listed(value):
+        book, tag, until = row(each, 3)
+        natural(book)
+        optional_text(tag)
+        natural(until)
+    return value
+
+
+def _verdict_rows(value: object) -> object:
+    for each in listed(value):
+        *shard_and_first, outcomes = row(each, 4)
+        naturals(shard_and_first)
+        _outcomes(outcomes)
+    return value
+
+
+def _answer_rows(value: object) -> object:
+    for each in listed(value):
+        request, values, error = row(each, 3)
+        natural(request)
+        listed(values if error is None else error)
+        if values is not None and error is not None:
+            raise RemoteProtocolError(problem="an answer that is an error too")
+    return value
+
+
+def _facts(value: object) -> object:
+    if type(value) is not dict or not set(map(type, value)) <= {str}:
+        raise unexpected(value, "facts by name")
+    return value
+
+
+_NUMBER: Final = frozenset({int})
+_TEXT: Final = frozenset({str})
+_NUMBER_OR_NONE: Final = frozenset({int, type(None)})
+_OUTCOMES: Final[dict[int, tuple[frozenset[type], frozenset[type]]]] = {
+    VERDICT_VISIBLE: (_NUMBER, _NUMBER_OR_NONE),
+    VERDICT_CONDITION_FAILED: (frozenset({str, type(None)}), _NUMBER),
+    VERDICT_DUPLICATE: (_NUMBER, _NUMBER),
+    VERDICT_KEY_REUSED: (_NUMBER, _TEXT),
+    VERDICT_BOOK_DELETED: (_NUMBER_OR_NONE, _NUMBER_OR_NONE),
+    VERDICT_TAGS_ENDED: (_TEXT, _NUMBER_OR_NONE),
+    VERDICT_MALFORMED: (_NUMBER_OR_NONE, _NUMBER_OR_NONE),
+}
+"""What `a` and `b` of a verdict are."""
+
+_CHECK_OF: Final[dict[str, Callable[[object], object]]] = {
+    "int": natural,
+    "str": text,
+    "bool": flag,
+    "ReadTag": _read_tag,
+    "AuxBytes": _aux_bytes,
+    "str | None": optional_text,
+    "list[int]": naturals,
+    "list[object]": listed,
+    "dict[str, object]": _facts,
+    "Sum64": _sum64,
+    "Offset": _offset,
+    "Position": _position,
+    "Shard": _shard,
+    "WireError": listed,
+    "PositionRows": _rows_of_naturals(4),
+    "SpaceRows": _space_rows,
+    "CountRows": _rows_of_naturals(2),
+    "AwaitedRows": _rows_of_naturals(4),
+    "Outcomes": _outcomes,
+    "EntryRows": _entry_rows,
+    "TrimRows": _trim_rows,
+    "VerdictRows": _verdict_rows,
+    "AnswerRows": _answer_rows,
+}
+
+_SPECIAL: Final[dict[int, Decoder]] = {
     KINDS[AppendFrame]: _decode_append,
     KINDS[ReadReply]: _decode_reply,
     KINDS[Replicate]: _decode_replicate,
     KINDS[Metalog]: _decode_metalog,
     KINDS[Propose]: _decode_propose,
 }
-
-
-def _int(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r:.40} is not a whole number")
-    return value
-
-
-def _of(kind: type) -> Callable[[object], object]:
-    def check(value: object) -> object:
-        if type(value) is not kind:
-            raise TypeError(f"{value!r:.40} is not {kind.__name__}")
-        return value
-
-    return check
-
-
-def _optional_text(value: object) -> object:
-    if value is not None and type(value) is not str:
-        raise TypeError(f"{value!r:.40} is neither text nor nothing")
-    return value
-
-
-def _position(value: object) -> Position:
-    if type(value) is not list or len(value) != 2:
-        raise TypeError(f"{value!r:.40} is not a position")
-    return Position(Term(_int(value[0])), _int(value[1]))
-
-
-def _shard(value: object) -> Shard:
-    if type(value) is not list or len(value) != 3:
-        raise TypeError(f"{value!r:.40} is not a shard")
-    return Shard(LogSpaceId(_int(value[0])), Term(_int(value[1])), _int(value[2]))
-
-
-def _rows_of_int(value: object) -> object:
-    if type(value) is not list or not all(
-        type(row) is list and set(map(type, row)) <= {int} for row in value
-    ):
-        raise TypeError("not rows of whole numbers")
-    return value
-
-
-_CHECK_OF: dict[str, Callable[[object], object]] = {
-    "int": _int,
-    "str": _of(str),
-    "bool": _of(bool),
-    "bytes": _of(bytes),
-    "str | None": _optional_text,
-    "Position": _position,
-    "Shard": _shard,
-    "list[list[int]]": _rows_of_int,
-    "list[int]": _of(list),
-    "list[list[object]]": _of(list),
-    "list[object]": _of(list),
-    "dict[str, object]": _of(dict),
-}
-
-
-def _name(annotation: object) -> str:
-    """An annotation as written: NamedTuple keeps it as a ForwardRef."""
-    return str(getattr(annotation, "__forward_arg__", annotation))
-
-
-_CHECKS = {
-    kind: [_CHECK_OF[_name(annotation)] for annotation in message.__annotations__.values()]
+_DECODERS: Final[dict[int, Decoder]] = {
+    kind: _SPECIAL[kind] if kind in _SPECIAL else _plain_decoder(message)
     for kind, message in _BY_KIND.items()
-    if kind not in _SPECIAL
 }

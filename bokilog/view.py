@@ -1,4 +1,4 @@
-"""The view: the immutable configuration of a cluster in one term, and where the term before it ended.
+"""The view: the immutable configuration of a cluster in one term, and where the last term ended.
 
 A view is decided by one compare-and-swap in the view store; nobody acts on an end that is not in a
 stored view (P13). Does not know where views are stored.
@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bokilog.errors import InvalidSettings
-from bokilog.ids import START, SYSTEM_SPACE, BookNumber, LogSpaceId, NodeId, Position, Term
+from bokilog.ids import (
+    START,
+    SYSTEM_BOOK,
+    SYSTEM_SPACE,
+    BookNumber,
+    LogSpaceId,
+    NodeId,
+    Position,
+    Term,
+)
 from bokilog.record import Durability
 
 PROTOCOL_VERSION = 1
@@ -71,6 +80,8 @@ def first_end(space: LogSpaceId) -> End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
+    """A cluster's configuration in one term; the next one is another view."""
+
     cluster_id: str
     history_id: str
     """Changes when records may have been lost for good (P15); tokens carry it."""
@@ -83,16 +94,54 @@ class View:
     fold_version: int = FOLD_VERSION
 
     def node(self, node: NodeId) -> Node:
-        return next(found for found in self.nodes if found.id == node)
+        """The node of that name.
+
+        Raises:
+            LookupError: the view does not know it.
+        """
+        for found in self.nodes:
+            if found.id == node:
+                return found
+        raise LookupError(f"{node} is no node of the view of term {self.term}")
 
     def space(self, space: LogSpaceId) -> LogSpace:
-        return next(found for found in self.spaces if found.id == space)
+        """The log space of that number.
+
+        Raises:
+            LookupError: the view does not know it.
+        """
+        for found in self.spaces:
+            if found.id == space:
+                return found
+        raise LookupError(f"log space {space} is not in the view of term {self.term}")
 
     def end(self, space: LogSpaceId) -> End:
-        return next(found for found in self.ends if found.space == space)
+        """Where the term before this one ended in that log space.
+
+        Raises:
+            LookupError: the view does not know it.
+        """
+        for found in self.ends:
+            if found.space == space:
+                return found
+        raise LookupError(f"log space {space} has no end in the view of term {self.term}")
+
+    @property
+    def end_timestamp_ms(self) -> int:
+        """No cut of this term, in any log space, is earlier (P10)."""
+        return max((end.timestamp_ms for end in self.ends), default=0)
 
     def space_of(self, durability: Durability, book: BookNumber) -> LogSpaceId:
         """The log space of a LogBook: by its class and a hash of its number; fixed for the
-        cluster's life (P5)."""
+        cluster's life (P5).
+
+        Raises:
+            InvalidSettings: no log space of this cluster has that class.
+        """
+        if book == SYSTEM_BOOK:
+            return SYSTEM_SPACE
         spaces = [space.id for space in self.spaces if space.durability == durability]
-        return spaces[book % len(spaces)] if book else SYSTEM_SPACE
+        if not spaces:
+            problem = "is a class that no log space of this cluster has"
+            raise InvalidSettings("durability", durability, problem)
+        return spaces[book % len(spaces)]

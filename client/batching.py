@@ -21,8 +21,10 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, pairwise
+from operator import add
+from typing import Final, Protocol, cast
 
 from xxhash import xxh3_64_intdigest, xxh3_128
 
@@ -171,6 +173,7 @@ class Batch:
         "session",
         "size_bytes",
         "tags",
+        "uniform",
         "unit_records",
         "unless",
         "waiters",
@@ -179,6 +182,8 @@ class Batch:
     def __init__(self, route: Route, session: Session) -> None:
         self.route = route
         self.session = session
+        self.uniform: Route | None = route
+        """`route`, while all units are single records of it and of `session`; else None."""
         self.owners: list[tuple[Route, Session]] | None = None
         """Whose each unit is, once they are not all of `route` and `session`."""
         self.tags: list[Tags] = []
@@ -186,6 +191,7 @@ class Batch:
         self.waiters: list[Waiter] = []
         """One per unit."""
         self.size_bytes = 0
+        """With what records cost beside their data; known once it is sealed."""
         self.unit_records: list[int] | None = None
         """None while every unit is a single record."""
         self.unless: dict[int, Conditions] = {}
@@ -207,13 +213,7 @@ class Batch:
     @property
     def plain(self) -> bool:
         """Whether it is nothing but single records of one LogBook and session."""
-        return (
-            self.owners is None
-            and self.unit_records is None
-            and not self.unless
-            and not self.keys
-            and not self.deadlines
-        )
+        return self.uniform is not None and not self.unless and not self.keys and not self.deadlines
 
     def add(self, unit: Unit, route: Route) -> None:
         """Put a unit at the end."""
@@ -222,12 +222,12 @@ class Batch:
             self.mixed().append((route, unit.session))
         if count != 1 and self.unit_records is None:
             self.unit_records = [1] * index
+            self.uniform = None
         if self.unit_records is not None:
             self.unit_records.append(count)
         self.tags += unit.tags
         self.payload += unit.datas
         self.waiters.append(unit.waiter)
-        self.size_bytes += unit.size_bytes
         if unit.conditions:
             self.unless[index] = unit.conditions
         if unit.key is not None:
@@ -241,7 +241,41 @@ class Batch:
         """Whose each unit is, as a list from now on."""
         if self.owners is None:
             self.owners = [(self.route, self.session)] * len(self.waiters)
+            self.uniform = None
         return self.owners
+
+    def parts(self) -> list[Batch]:
+        """Itself, or several batches in its place that each fit into a frame, or are one unit."""
+        self.size_bytes = sum(map(len, self.payload)) + _tags_cost(self.tags)
+        if self.size_bytes <= FRAME_BYTES_MAX or len(self.waiters) == 1:
+            return [self]
+        parts: list[Batch] = []
+        for start, until, size_bytes in _cuts(self._unit_sizes()):
+            part = self._part(start, until)
+            part.size_bytes, part.deadline_s = size_bytes, self.deadline_s
+            parts.append(part)
+        return parts
+
+    def _unit_sizes(self) -> Iterable[int]:
+        costs = [len(d) + RECORD_COST_BYTES for d in self.payload]
+        sizes = list(map(add, costs, map(_tag_bytes, self.tags)))
+        if self.unit_records is None:
+            return sizes
+        bounds = list(accumulate(self.unit_records, initial=0))
+        return [sum(sizes[start:until]) for start, until in pairwise(bounds)]
+
+    def _part(self, start: int, until: int) -> Batch:
+        """The units `[start, until)`."""
+        if self.plain:
+            part = Batch(self.route, self.session)
+            part.tags, part.payload = self.tags[start:until], self.payload[start:until]
+            part.waiters = self.waiters[start:until]
+            return part
+        first = self.unit(start)
+        part = Batch(self.route_of(start), first.session)
+        for index in range(start, until):
+            part.add(self.unit(index), self.route_of(index))
+        return part
 
     def join(self, later: Batch) -> None:
         """Take over the units of a plain batch that follows this plain one."""
@@ -413,19 +447,14 @@ class Lane:
 
         Positional, and three list appends in the usual case: this is once per append.
         """
-        size_bytes = len(data) + RECORD_COST_BYTES
-        size_bytes += len(tags) if type(tags) is str else _tag_bytes(tags)
         batch = self.open
         if batch is None:
             batch = self._start(route, session)
-        elif batch.size_bytes + size_bytes > FRAME_BYTES_MAX:
-            self.backlog.append(batch)
-            batch = self._start(route, session)
-        if batch.route is not route or batch.session is not session or batch.owners is not None:
-            batch.mixed().append((route, session))
-        if batch.unit_records is not None:
-            batch.unit_records.append(1)
-        batch.size_bytes += size_bytes
+        if batch.uniform is not route or batch.session is not session:
+            if batch.owners is not None or batch.route is not route or batch.session is not session:
+                batch.mixed().append((route, session))
+            if batch.unit_records is not None:
+                batch.unit_records.append(1)
         batch.tags.append(tags)
         batch.payload.append(data)
         batch.waiters.append(waiter)
@@ -435,20 +464,17 @@ class Lane:
         batch = self.open
         if batch is None:
             batch = self._start(route, unit.session)
-        elif batch.size_bytes + unit.size_bytes > FRAME_BYTES_MAX:
-            self.backlog.append(batch)
-            batch = self._start(route, unit.session)
         batch.add(unit, route)
 
     def _start(self, route: Route, session: Session) -> Batch:
+        self._wake()  # first: it refuses a call from another loop
         batch = self.open = Batch(route, session)
-        self._wake()
         return batch
 
     def seal(self, deadline_s: float) -> None:
         """The tick is over: what it brought waits for its turn, until `deadline_s` by default."""
         if self.open is not None:
-            self.backlog.append(self.open)
+            self.backlog.extend(self.open.parts())
             self.open = None
         for batch in reversed(self.backlog):
             if batch.deadline_s != NEVER:
@@ -640,7 +666,7 @@ class Lane:
             found += [batch.unit(index) for index in taken]
             kept = _rebuilt(batch, set(taken)) if taken else batch
             if kept is not None:
-                self.backlog.append(kept)
+                self.backlog.extend(kept.parts())
         return found
 
 
@@ -657,12 +683,28 @@ def in_column(tags: tuple[str, ...]) -> Tags:
     return None if not tags else tags[0] if len(tags) == 1 else list(tags)
 
 
+def _cuts(sizes: Iterable[int]) -> Iterator[tuple[int, int, int]]:
+    """(start, until, bytes) of runs of units that fit into a frame; one unit always does."""
+    start = total = 0
+    until = 0
+    for until, size_bytes in enumerate(sizes):
+        if total and total + size_bytes > FRAME_BYTES_MAX:
+            yield start, until, total
+            start, total = until, 0
+        total += size_bytes
+    yield start, until + 1, total
+
+
 def _tag_bytes(tags: Tags) -> int:
     return 0 if tags is None else len(tags) if isinstance(tags, str) else sum(map(len, tags))
 
 
 def _tags_cost(tags: list[Tags]) -> int:
-    return RECORD_COST_BYTES * len(tags) + sum(map(_tag_bytes, tags))
+    """Beside their data; a column of one tag each, the usual one, is measured without a loop."""
+    cost = RECORD_COST_BYTES * len(tags)
+    if set(map(type, tags)) == {str}:
+        return cost + sum(map(len, cast("list[str]", tags)))
+    return cost + sum(map(_tag_bytes, tags))
 
 
 def _joinable(batch: Batch, later: Batch) -> bool:
@@ -698,6 +740,7 @@ def _rebuilt(batch: Batch, left_out: set[int]) -> Batch | None:
     for index in kept:
         smaller.add(batch.unit(index), batch.route_of(index))
     smaller.deadline_s = batch.deadline_s
+    smaller.size_bytes = batch.size_bytes  # a bound: what is in flight is counted by it
     return smaller
 
 
@@ -715,6 +758,7 @@ def _retried(batches: Iterable[Batch], reason: str) -> list[Batch]:
                 again.append(Batch(route, unit.session))
                 again[-1].deadline_s = batch.deadline_s
             again[-1].add(unit, route)
+            again[-1].size_bytes += unit.size_bytes
     return again
 
 

@@ -136,8 +136,7 @@ class ClientCore:
         if known is None or known.history_id != welcome.history_id:
             self.system = Session(welcome.history_id)
             self.cache.clear()
-            for book in self._books.values():
-                _forget_route(book)
+            self.forget_routes()
         self.welcome = welcome
         for space, term, count, _ in welcome.positions:
             self.system.observe(space, Position(Term(term), count))
@@ -309,6 +308,11 @@ class ClientCore:
         for route in (book.route, book.next_route):
             if route is not None and route.number == number:
                 self.gone(book, route)
+
+    def forget_routes(self) -> None:
+        """No LogBook is known any more; what uses one looks for it again."""
+        for book in self._books.values():
+            _forget_route(book)
 
     def _hold(self, book: Book, unit: Unit, *, order: tuple[float, int], now_s: float) -> None:
         if unit.deadline_s == NEVER:

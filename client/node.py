@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -57,8 +58,12 @@ class Client:
     ) -> None:
         check_duration("timeout_s", timeout_s)
         loop = asyncio.get_running_loop()
-        self.loop: asyncio.AbstractEventLoop | None = loop
-        """None once calls are refused: a look at this is all that an ordinary call checks."""
+        self.thread = threading.get_ident()
+        """Of the loop. After the end and after a fork no route lives, so that the short ways of a
+        LogBook, which look no further than this, are closed too.
+        """
+        self.create_future: Callable[[], asyncio.Future[int]] = loop.create_future
+        """For units; once per append."""
         self.core = ClientCore(timeout_s=timeout_s, wake=self._wake, find=self._find)
         self.timeout_s = timeout_s
         self.default_session = Session("")
@@ -117,12 +122,17 @@ class Client:
         """Refuse a call after the end, after a fork, or from another loop."""
         if self._refusal is not None:
             raise self._refusal()
+        self.check_loop()
+
+    def check_loop(self) -> None:
+        """Refuse a call from another loop."""
         if _running_loop() not in (None, self._loop):
             raise WrongLoop("the log", "belongs to another event loop")
 
     def refuse(self, error: Callable[[], BokilogError]) -> None:
         """From now on every call raises this."""
-        self._refusal, self.loop = error, None
+        self._refusal = error
+        self.core.forget_routes()
 
     def deadline(self, timeout_s: float | None, wait_s: float = 0.0) -> tuple[float, float]:
         """(when a call is over, the timeout it has)."""
@@ -340,6 +350,7 @@ class Client:
 
     def _wake(self) -> None:
         if not self._flush_due:
+            self.check_loop()
             self._flush_due = True
             self._loop.call_soon(self._flush)
 

@@ -1,28 +1,31 @@
 """The primary of one log space in one term: progress in, cuts out.
 
-Decides the order. It cuts on arrival, once per batch (LIMITS point 3), never looks at a record or a tag, and publishes
-an entry only once it is held to the class's standard (P11). Several entries may be in flight.
+Decides the order. It cuts on arrival, once per batch (LIMITS point 3), never looks at a record or a
+tag, and publishes an entry only once it is held to the class's standard (P11). Several entries may
+be in flight.
 
-Invariants: positions and seqnums are contiguous from the end of the term before (P13); timestamps never go back (P10);
-nothing is sent to a follower past `published`; a follower gets every entry once and in order on one connection.
+Invariants: positions and seqnums are contiguous from the end of the term before (P13); timestamps
+never go back (P10); no seqnum at or past the synced ceiling is given (P11); nothing is sent to a
+follower past `published_count`; a follower gets every entry once and in order on one connection.
 
-Does not know: disks, sockets, clocks (the wall clock arrives with `BatchEnded`). Source: Boki (SOSP'21) section 4.3;
-differs from Boki: no timer, W of N, entries are durable before anybody sees them.
+Does not know: disks, sockets, clocks (the time arrives with the end of a batch). Source: Boki
+(SOSP'21) section 4.3; differs from Boki: no timer, W of N, entries are durable before anybody sees
+them.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bokilog.cut import record_count
 from bokilog.effects import Address, Commit, Effect, RaiseCeiling, Send, SetTimer
-from bokilog.errors import NotReady, to_wire
+from bokilog.errors import BokilogError, NotReady, Overloaded, ReadOnly, WrongTerm, to_wire
 from bokilog.ids import NodeId, Position, Term
-from bokilog.journal import Journal, Location
+from bokilog.journal import Journal
+from bokilog.limits import SEQNUM_MAX
 from bokilog.messages import (
     FollowMetalog,
     IndexReport,
@@ -46,57 +49,64 @@ from bokilog.metalog import (
     Run,
     decode_run,
     encode_run,
+    proposal_problem,
 )
 from bokilog.sequencer.progress import Progress
+from bokilog.sequencer.runs import RunIndex
 from bokilog.view import End, LogSpace
 
-RUNS_CACHED = 4096
+__all__ = ["Primary", "PrimaryStats", "Recovered", "RunIndex", "deletions_of"]
+
+RUNS_CACHED: Final = 4096
 """Published runs kept in memory for followers; older ones are read back from the journal."""
-RUNS_FED = 64
+RUNS_FED: Final = 64
 """Runs sent to a follower that is behind before others get their turn."""
-CEILING_STEP = 1 << 24
+RUNS_LOOKED_AT: Final = 1024
+"""The same, counting also those that an engine does not need: about 10 ms of reading back."""
+RUNS_IN_FLIGHT_MAX: Final = 1024
+"""Runs that wait for their sync; on a disk that stands still nothing more is ordered, and what
+arrives meanwhile is one cut later."""
+PROPOSALS_MAX: Final = 4096
+"""Proposals of one run, at most 300 bytes each; more are refused as `Overloaded`."""
+OPENINGS_MAX: Final = 4096
+"""Openings of shards of one run; whoever is left out asks again."""
+RETRY_AFTER_S: Final = 0.1
+CEILING_STEP: Final = 1 << 24
 """Seqnums that one synced ceiling covers; at most that many are skipped when a term ends (P11)."""
-FORGET_KEYS_MS = 3_600_000
-"""A `ForgetKeys` entry at most this often, by cut timestamps."""
+FORGET_KEYS_MS: Final = 3_600_000
+"""A `ForgetKeys` entry at most this often, by cut timestamps, and one when a term begins."""
 
 
 class Follower:
-    """Someone who gets this metalog: a storage node (every entry) or an engine (what touches its shard, P18)."""
+    """Who gets this metalog: a storage node (every entry) or an engine (what touches its shard)."""
 
     __slots__ = ("number", "sent")
 
     def __init__(self, *, number: int, sent: int) -> None:
         self.number = number
-        """The engine's shard number, or 0 for every entry."""
+        """The engine's shard number, or 0 for every entry (P18)."""
         self.sent = sent
         """Count of entries sent or skipped."""
 
 
-class RunIndex:
-    """Where each run of the metalog lies in the journal, by the count before it."""
+class InFlight(NamedTuple):
+    """A run in the journal that is not yet held to the class's standard."""
 
-    __slots__ = ("_firsts", "_locations")
-
-    def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._locations: list[Location] = []
-
-    def add(self, first: int, location: Location) -> None:
-        self._firsts.append(first)
-        self._locations.append(location)
-
-    def covering(self, count: int) -> Iterator[Location]:
-        """Locations of the runs from the one that holds entry `count` on."""
-        start = max(0, bisect_right(self._firsts, count) - 1)
-        for place in range(start, len(self._locations)):
-            yield self._locations[place]
+    token: int
+    run: Run
+    tail: int
+    """First seqnum not ordered after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrimaryStats:
+    """A primary at a glance."""
+
     position: Position
+    """Ordered so far, durable or not."""
     published: Position
     tail: int
+    """At `published`: the first seqnum that no published entry orders."""
     shards: int
     followers: int
     replicas: dict[str, tuple[int, int]]
@@ -112,7 +122,14 @@ class Recovered(NamedTuple):
 
 
 class Primary:
-    """Pure core of one log space's order."""
+    """Pure core of one log space's order.
+
+    Args:
+        space: its configuration in this term.
+        term: of the view that made it primary; it never has another one (P12).
+        recovered: where the term before ended, as the view says, and what led there.
+        journal: where entries go; their runs are read back from it.
+    """
 
     def __init__(
         self, *, space: LogSpace, term: Term, recovered: Recovered, journal: Journal
@@ -121,28 +138,34 @@ class Primary:
         self.space = space
         self.term = term
         self.tail = end.tail
+        """First seqnum not ordered, also by what is in flight."""
+        self.published_tail = end.tail
+        """The same, counting only what is published."""
         self.timestamp_ms = end.timestamp_ms
         self.count = end.position.count
         self.published_count = end.position.count
+        self._base_count = end.position.count
         self._journal = journal
         self._progress = Progress(space.write_quorum)
         self._wanted: dict[int, OpenShardRequest] = {}
-        self._proposed: list[Entry] = []
-        self._in_flight: deque[tuple[int, Run]] = deque()
+        self._proposed: list[tuple[Address, Propose]] = []
+        self._in_flight: deque[InFlight] = deque()
         self._followers: dict[Address, Follower] = {}
         self._recent: deque[Run] = deque()
         self._runs = recovered.runs
         self._deletions = list(recovered.deletions)
         self._tails: list[tuple[Address, int]] = []
-        self._ceiling = end.tail if space.durability != "sync" else 1 << 62
+        self._ceiling = SEQNUM_MAX + 1 if space.durability == "sync" else end.tail
         self._ceiling_asked = self._ceiling
-        self._keys_forgotten_ms = end.timestamp_ms
+        self._keys_forgotten_ms = 0
         self._reports: dict[str, IndexReport] = {}
-        self._stopped = ""
+        self._stopped: BokilogError | None = None
+        self._deposed = False
 
     # --- messages ---------------------------------------------------------------------------------
 
     def progressed(self, node: NodeId, message: ShardProgress) -> None:
+        """What a storage node holds."""
         self._progress.report(
             node,
             (message.disk_id, message.incarnation),
@@ -150,92 +173,109 @@ class Primary:
         )
 
     def open_shard(self, message: OpenShardRequest) -> None:
-        """Idempotent: an engine asks until the metalog tells it; an engine's new start closes its old shard."""
-        if message.number not in self._progress.shards:
+        """Idempotent: an engine asks until the metalog tells it; an engine's new start closes its
+        old shard."""
+        if message.number not in self._progress.shards and len(self._wanted) < OPENINGS_MAX:
             self._wanted[message.number] = message
 
     def propose(self, source: Address, message: Propose) -> list[Effect]:
-        if self._stopped:
-            return [Send(source, self._refusal(message.request))]
-        if not isinstance(message.entry, Cut | OpenShard | CloseShard | ForgetKeys):
-            self._proposed.append(message.entry)
+        """An entry that a client asks for; refused here it certainly does not happen."""
+        error = self._stopped or proposal_problem(message.entry)
+        if error is None and len(self._proposed) >= PROPOSALS_MAX:
+            error = Overloaded(RETRY_AFTER_S)
+        if error is not None:
+            return [self._refuse(source, message.request, error)]
+        self._proposed.append((source, message))
         return []
 
     def tail_wanted(self, source: Address, message: TailRequest) -> list[Effect]:
-        """Answered at the end of the batch for all who wait (P26): a round begun after they asked."""
-        if self._stopped:
-            return [Send(source, self._refusal(message.request))]
+        """Answered at the end of the batch for all who wait: a round begun after they asked (P26).
+
+        Also when the journal has failed: nothing past what is published was acknowledged to
+        anybody. Not when another term has begun: there may be more by now.
+        """
+        if self._deposed and self._stopped is not None:
+            return [self._refuse(source, message.request, self._stopped)]
         self._tails.append((source, message.request))
         return []
 
     def follow(self, source: Address, message: FollowMetalog) -> list[Effect]:
+        """Send everything from a position on, now and as it is published.
+
+        An engine that knows nothing yet starts at the present, with every deletion there ever was
+        (P18). A position past what this primary knows is of entries that were lost with a term's
+        end (P11): the follower is sent what came in their place, and learns from its view where
+        the term ended (P13).
         """
-        An engine that knows nothing yet starts at the present, with every deletion there ever was (P18).
-        """
-        sent = message.position.count
+        known = self.published_count if message.position.term == self.term else self._base_count
+        sent = min(message.position.count, known)
         effects: list[Effect] = []
-        if message.shard and not sent:
+        if message.shard and not message.position.count:
             sent = self.published_count
             effects += [Send(source, Metalog(run)) for run in self._deletions]
         self._followers[source] = Follower(number=message.shard, sent=sent)
+        if message.shard and sent == self.published_count:
+            return [*effects, self._tell_position(source)]
         return [*effects, *self.feed(source)]
 
     def index_reported(self, node: str, message: IndexReport) -> None:
+        """How far a storage node's fold is."""
         self._reports[node] = message
 
     def link_down(self, source: Address) -> None:
+        """It follows no more and waits for nothing; what it proposed keeps its place."""
         self._followers.pop(source, None)
         self._tails = [(waiter, request) for waiter, request in self._tails if waiter != source]
 
     # --- the order --------------------------------------------------------------------------------
 
     def end_batch(self, wall_ms: int, token: int) -> list[Effect]:
-        """Everything of this batch becomes one run of entries; at most one commit, named by `token`."""
+        """Everything of this batch becomes one run; at most one commit, named by `token`."""
         effects = self._answer_tails()
-        if self._stopped:
+        if self._stopped is not None:
             return effects
-        entries = self._entries(wall_ms)
-        if entries:
-            run = Run(self.space.id, self.term, self.count, tuple(entries))
-            self.count = run.until
-            location = self._journal.append(ITEM_METALOG, [encode_run(run)])
-            self._runs.add(run.first, location)
-            self._in_flight.append((token, run))
-            effects.append(Commit(self.space.id, token))
-        if self.tail + CEILING_STEP // 2 > self._ceiling_asked:
-            self._ceiling_asked = self.tail + CEILING_STEP
+        if len(self._in_flight) < RUNS_IN_FLIGHT_MAX:
+            effects += self._order(wall_ms, token)
+        need = self.tail + self._progress.waiting
+        if need + CEILING_STEP // 2 > self._ceiling_asked <= SEQNUM_MAX:
+            self._ceiling_asked = min(need + CEILING_STEP, SEQNUM_MAX + 1)
             effects.append(RaiseCeiling(self.space.id, self._ceiling_asked))
         return effects
 
     def ceiling_raised(self, seqnum: int) -> None:
+        """Seqnums below `seqnum` may be given from now on (P11)."""
         self._ceiling = max(self._ceiling, seqnum)
 
     def committed(self, token: int) -> bool:
         """Whether `end_batch(..., token)` had something to commit."""
-        return bool(self._in_flight) and self._in_flight[-1][0] == token
+        return bool(self._in_flight) and self._in_flight[-1].token == token
 
     def persisted(self, token: int) -> list[Effect]:
-        """Entries up to this commit are durable: now, and only now, may others see them (P11, A3)."""
+        """Entries up to this commit are durable: now, and only now, may others see them (P11)."""
         published = False
-        while self._in_flight and self._in_flight[0][0] <= token:
-            _, run = self._in_flight.popleft()
+        while self._in_flight and self._in_flight[0].token <= token:
+            _, run, self.published_tail = self._in_flight.popleft()
             self.published_count = run.until
             self._recent.append(run)
+            self._deletions += deletions_of(run)
             published = True
-            self._deletions += [
-                Run(run.space, run.term, run.first + place, (entry,))
-                for place, entry in enumerate(run.entries)
-                if isinstance(entry, DeleteBook)
-            ]
         while len(self._recent) > RUNS_CACHED:
             self._recent.popleft()
         if not published:
             return []
         return [effect for source in list(self._followers) for effect in self.feed(source)]
 
-    def persist_failed(self, reason: str) -> None:
-        """Nothing of the failed commits is ever published; the order stops here until a new term (P7)."""
-        self._stopped = reason
+    def persist_failed(self, reason: str) -> list[Effect]:
+        """Nothing that is in flight is ever published; the order stops here until a new term (P7).
+
+        Whether the next start finds it is unknown, so its proposers are told nothing.
+        """
+        return self._stop(NotReady(f"sequencing has stopped: {reason}"))
+
+    def depose(self, term: Term) -> list[Effect]:
+        """The view of a later term is stored: nothing more is ordered or published here (P12)."""
+        self._deposed = True
+        return self._stop(WrongTerm(term))
 
     def feed(self, source: Address) -> list[Effect]:
         """The next published runs for a follower; more are sent when its timer fires."""
@@ -243,30 +283,33 @@ class Primary:
         if follower is None or follower.sent >= self.published_count:
             return []
         effects: list[Effect] = []
-        for run in self._runs_from(follower.sent):
-            if len(effects) >= RUNS_FED:
+        for looked_at, run in enumerate(self._runs_from(follower.sent)):
+            if len(effects) >= RUNS_FED or looked_at >= RUNS_LOOKED_AT:
                 effects.append(SetTimer(("feed", self.space.id, source), 0.0))
                 return effects
             follower.sent = run.until
             if not follower.number or _touches(run, follower.number):
                 effects.append(Send(source, Metalog(run)))
         if follower.number:
-            position = Position(self.term, self.published_count)
-            effects.append(
-                Send(source, MetalogPosition(self.space.id, position, self._public_tail()))
-            )
+            effects.append(self._tell_position(source))
         return effects
 
     def check(self) -> None:
+        """Asserts the invariants."""
         self._progress.check()
+        in_flight = sum(len(each.run.entries) for each in self._in_flight)
         assert self.published_count <= self.count
-        assert self.tail <= self._ceiling or self.space.durability == "sync"
+        assert self._stopped or self.published_count + in_flight == self.count
+        assert self.published_tail <= self.tail <= self._ceiling <= self._ceiling_asked
+        assert not self._recent or self._recent[-1].until == self.published_count
+        assert all(each.sent <= self.published_count for each in self._followers.values())
 
     def stats(self) -> PrimaryStats:
+        """A snapshot."""
         return PrimaryStats(
             position=Position(self.term, self.count),
-            published=Position(self.term, self.published_count),
-            tail=self.tail,
+            published=self.published,
+            tail=self.published_tail,
             shards=len(self._progress.shards),
             followers=len(self._followers),
             replicas={
@@ -275,7 +318,27 @@ class Primary:
             },
         )
 
+    @property
+    def published(self) -> Position:
+        """Everything up to here is durable and may be known to anybody."""
+        return Position(self.term, self.published_count)
+
     # --- parts ------------------------------------------------------------------------------------
+
+    def _order(self, wall_ms: int, token: int) -> list[Effect]:
+        entries = self._entries(wall_ms)
+        if not entries:
+            return []
+        run = Run(self.space.id, self.term, self.count, tuple(entries))
+        try:
+            location = self._journal.append(ITEM_METALOG, [encode_run(run)])
+        except ReadOnly as error:  # it failed for good, and `PersistFailed` is on its way
+            return self.persist_failed(error.reason)
+        self.count = run.until
+        self._proposed.clear()
+        self._runs.add(run.first, location)
+        self._in_flight.append(InFlight(token, run, self.tail))
+        return [Commit(self.space.id, token)]
 
     def _entries(self, wall_ms: int) -> list[Entry]:
         self.timestamp_ms = timestamp_ms = max(wall_ms, self.timestamp_ms)
@@ -283,13 +346,12 @@ class Primary:
         for request in self._wanted.values():
             entries += self._open(request, timestamp_ms)
         self._wanted.clear()
-        if self.tail + CEILING_STEP // 4 <= self._ceiling:
-            spans = self._progress.take_cut()
-            if spans:
-                entries.append(Cut(timestamp_ms, self.tail, spans))
-                self.tail += record_count(spans)
-        entries += [entry._replace(timestamp_ms=timestamp_ms) for entry in self._proposed]
-        self._proposed.clear()
+        spans = self._progress.take_cut(room=self._ceiling - self.tail)
+        if spans:
+            entries.append(Cut(timestamp_ms, self.tail, spans))
+            self.tail += record_count(spans)
+        for _, proposal in self._proposed:
+            entries.append(proposal.entry._replace(timestamp_ms=timestamp_ms))
         if entries and timestamp_ms - self._keys_forgotten_ms >= FORGET_KEYS_MS:
             self._keys_forgotten_ms = timestamp_ms
             entries.append(ForgetKeys(timestamp_ms))
@@ -307,39 +369,39 @@ class Primary:
         entries: list[Entry] = [
             CloseShard(timestamp_ms, number, self._progress.close(number)) for number in older
         ]
-        self._progress.open(request.number, engine=request.engine, replicas=self.space.replicas)
-        entries.append(
-            OpenShard(timestamp_ms, request.number, request.engine, tuple(self.space.replicas))
-        )
+        replicas = self.space.replicas
+        self._progress.open(request.number, engine=request.engine, replicas=replicas)
+        entries.append(OpenShard(timestamp_ms, request.number, request.engine, replicas))
         return entries
+
+    def _stop(self, error: BokilogError) -> list[Effect]:
+        self._stopped = error
+        self._in_flight.clear()
+        refused, self._proposed = self._proposed, []
+        effects = [self._refuse(source, each.request, error) for source, each in refused]
+        if self._deposed:
+            effects += [self._refuse(source, request, error) for source, request in self._tails]
+            self._tails = []
+        return effects
 
     def _answer_tails(self) -> list[Effect]:
         waiting, self._tails = self._tails, []
-        position = Position(self.term, self.published_count)
         return [
-            Send(source, Tail(request, self.space.id, position, self._public_tail()))
+            Send(source, Tail(request, self.space.id, self.published, self.published_tail))
             for source, request in waiting
         ]
 
-    def _public_tail(self) -> int:
-        """The tail at `published_count`: the first seqnum that no published entry orders."""
-        for _, run in self._in_flight:
-            for entry in run.entries:
-                if isinstance(entry, Cut):
-                    return entry.first_seqnum
-        return self.tail
+    def _tell_position(self, source: Address) -> Effect:
+        return Send(source, MetalogPosition(self.space.id, self.published, self.published_tail))
 
     def _runs_from(self, count: int) -> Iterator[Run]:
-        """Published runs past `count`: from memory if they reach back far enough, else from the journal."""
+        """Published runs past `count`: from memory if they reach back far enough, else from the
+        journal."""
         if self._recent and self._recent[0].first <= count:
             yield from reversed(list(self._newest_first(count)))
             return
-        for location in self._runs.covering(count):
-            run = decode_run(self._journal.read(location))
-            if run.first >= self.published_count:
-                return
-            if run.until > count:
-                yield run
+        for location in self._runs.locations(count, self.published_count):
+            yield decode_run(self._journal.read(location))
 
     def _newest_first(self, count: int) -> Iterator[Run]:
         """Cached runs from the newest back to the one that holds entry `count`."""
@@ -348,19 +410,30 @@ class Primary:
                 return
             yield run
 
-    def _refusal(self, request: int) -> RequestFailed:
-        error = NotReady(f"sequencing has stopped: {self._stopped}")
-        return RequestFailed(request, to_wire(error), Position(self.term, self.published_count))
+    def _refuse(self, source: Address, request: int, error: BokilogError) -> Effect:
+        return Send(source, RequestFailed(request, to_wire(error), self.published))
+
+
+def deletions_of(run: Run) -> list[Run]:
+    """The run's deletions of LogBooks, each as a run of its own: every engine gets them (P18)."""
+    return [
+        Run(run.space, run.term, run.first + place, (entry,))
+        for place, entry in enumerate(run.entries)
+        if isinstance(entry, DeleteBook)
+    ]
 
 
 def _touches(run: Run, number: int) -> bool:
     """Whether an engine needs the run: its shard's entries, and every deletion (P18)."""
     for entry in run.entries:
-        if isinstance(entry, Cut):
-            if any(span.number == number for span in entry.spans):
+        match entry:
+            case Cut(spans=spans):
+                if any(span.number == number for span in spans):
+                    return True
+            case DeleteBook():
                 return True
-        elif isinstance(entry, DeleteBook):
-            return True
-        elif isinstance(entry, OpenShard | CloseShard) and entry.number == number:
-            return True
+            case OpenShard(number=opened) | CloseShard(number=opened) if opened == number:
+                return True
+            case _:
+                pass
     return False

@@ -1,7 +1,11 @@
 """What each storage node holds of each shard, and the frontiers that follow from it.
 
-Invariants: a frontier never goes back; a node counts with one disk and incarnation only, the one it reported last, so
-what an earlier life of it claimed stops counting (P6); nothing at or past a closed shard's count counts (P2).
+Invariants: what was ordered stays ordered, and a frontier is the W-th largest count of a shard's
+replicas or what was ordered, whichever is more (P9); a node counts with one disk and incarnation
+only, the one it reported last, so what an earlier life of it claimed stops counting (P6); nothing
+at or past a closed shard's count counts (P2).
+
+Does not know: seqnums, terms, when a cut is due. Differs from Boki: W of N instead of all replicas.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ class ShardState:
         self.replicas = replicas
         self.counts: dict[NodeId, int] = {}
         self.frontier = 0
-        """Held by a write quorum."""
+        """Held by a write quorum, or ordered."""
         self.ordered = 0
         """Inside a cut already; ordered <= frontier."""
 
@@ -36,50 +40,92 @@ class Progress:
         self._write_quorum = write_quorum
         self._identities: dict[NodeId, tuple[str, int]] = {}
         self._dirty: set[int] = set()
+        """Shards whose frontier may be past what is ordered."""
         self.shards: dict[int, ShardState] = {}
 
     def open(self, number: int, *, engine: str, replicas: tuple[NodeId, ...]) -> None:
+        """From here on reports of the shard count; its replicas are fixed (P1)."""
+        assert number not in self.shards, f"shard {number} is open already"
         self.shards[number] = ShardState(engine=engine, replicas=replicas)
 
     def close(self, number: int) -> int:
-        """Its records past the count returned are certainly not ordered."""
+        """Its records past the count returned are certainly not ordered (P2)."""
         self._dirty.discard(number)
         return self.shards.pop(number).ordered
 
     def report(
         self, node: NodeId, identity: tuple[str, int], counts: Iterable[tuple[int, int]]
     ) -> None:
-        """A node's counts; unknown and closed shards, and nodes that are no replica, do not count."""
-        if self._identities.get(node) != identity:
+        """A node's counts; unknown and closed shards, and nodes that are no replica, do not count.
+
+        Args:
+            node: the storage node.
+            identity: its (disk id, incarnation); a lower incarnation of a disk is a late message.
+            counts: (shard number, records held to the class's standard).
+        """
+        known = self._identities.get(node)
+        if known != identity:
+            if known is not None and known[0] == identity[0] and known[1] > identity[1]:
+                return
             self._identities[node] = identity
-            for shard in self.shards.values():
-                shard.counts.pop(node, None)
+            self._forget(node)
         for number, count in counts:
             shard = self.shards.get(number)
             if shard is None or node not in shard.replicas:
                 continue
-            shard.counts[node] = max(count, shard.counts.get(node, 0))
-            reached = frontier(shard.counts.values(), write_quorum=self._write_quorum)
-            if reached > shard.frontier:
-                shard.frontier = reached
-                self._dirty.add(number)
+            if count > shard.counts.get(node, 0):
+                shard.counts[node] = count
+                self._move_frontier(number, shard)
 
-    def take_cut(self) -> tuple[CutSpan, ...]:
-        """The records that may be ordered now; from here on they are."""
+    def _forget(self, node: NodeId) -> None:
+        """Another life of the node begins: only what is ordered does not have to be held again."""
+        for number, shard in self.shards.items():
+            if shard.counts.pop(node, None) is not None:
+                self._move_frontier(number, shard)
+
+    def _move_frontier(self, number: int, shard: ShardState) -> None:
+        held = frontier(shard.counts.values(), write_quorum=self._write_quorum)
+        shard.frontier = max(held, shard.ordered)
+        if shard.frontier > shard.ordered:
+            self._dirty.add(number)
+        else:
+            self._dirty.discard(number)
+
+    @property
+    def waiting(self) -> int:
+        """How many records may be ordered now."""
+        return sum(
+            self.shards[number].frontier - self.shards[number].ordered for number in self._dirty
+        )
+
+    def take_cut(self, *, room: int) -> tuple[CutSpan, ...]:
+        """The records that may be ordered now, at most `room` of them; from here on they are.
+
+        A shard whose records do not fit is left for a later cut: no frame is cut in two (P9).
+        """
         if not self._dirty:
             return ()
         dirty = {number: self.shards[number] for number in self._dirty}
-        self._dirty.clear()
         spans = advance(
             {number: shard.ordered for number, shard in dirty.items()},
             {number: shard.frontier for number, shard in dirty.items()},
         )
-        for shard in dirty.values():
-            shard.ordered = shard.frontier
-        return spans
+        taken = []
+        for span in spans:
+            size = span.until - span.start
+            if size > room:
+                continue
+            room -= size
+            taken.append(span)
+            dirty[span.number].ordered = span.until
+            self._dirty.discard(span.number)
+        return tuple(taken)
 
     def check(self) -> None:
+        """Asserts the invariants."""
         for number, shard in self.shards.items():
-            assert shard.ordered <= shard.frontier, f"shard {number} is ordered past its frontier"
             held = frontier(shard.counts.values(), write_quorum=self._write_quorum)
-            assert held <= shard.frontier, f"shard {number} has a frontier below what is held"
+            assert shard.frontier == max(held, shard.ordered), f"shard {number}: {shard.frontier}"
+            assert (number in self._dirty) == (shard.frontier > shard.ordered)
+            assert set(shard.counts) <= set(shard.replicas)
+        assert self._dirty <= set(self.shards)

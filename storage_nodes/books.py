@@ -178,7 +178,7 @@ class Books:
         return until
 
     def trims_of(self, number: int) -> list[list[object]]:
-        """`[book, tag or None, until]` of a LogBook and of each of its tags that was trimmed."""
+        """`[book, tag or None, until]` of a LogBook and of each tag that is trimmed further."""
         book = self._books.get(number)
         if book is None or book.deleted:
             return []
@@ -189,7 +189,11 @@ class Books:
                 by_tag[keys.name_of(key)] = keys.decode_number(value)
             for generation in (self._frozen_tag_trims, self._tag_trims):
                 by_tag.update((tag, u) for (of, tag), u in generation.items() if of == number)
-        return [[number, tag, until] for tag, until in by_tag.items()]
+        return [
+            [number, tag, until]
+            for tag, until in by_tag.items()
+            if tag is None or until > book.trim_until
+        ]
 
     # --- the fold ---
 

@@ -73,6 +73,8 @@ class StorageCore:
         self._token = 0
         self._committing: dict[int, LogSpaceId] = {}
         self._links: set[Address] = set()
+        self._touched: set[LogSpaceId] = set()
+        """Log spaces that something happened to since the last batch ended."""
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         match event:
@@ -81,13 +83,13 @@ class StorageCore:
             case BatchEnded():
                 return self._end_batch()
             case Persisted(token=token):
-                return self.replicas[self._committing.pop(token)].persisted(token)
+                return self._replica(self._committing.pop(token)).persisted(token)
             case PersistFailed(token=token, reason=reason):
-                return self.replicas[self._committing.pop(token)].persist_failed(token, reason)
+                return self._replica(self._committing.pop(token)).persist_failed(token, reason)
             case ReadOnlyChanged(space=number, reason=reason):
-                return self.replicas[LogSpaceId(number)].read_only_changed(reason)
+                return self._replica(LogSpaceId(number)).read_only_changed(reason)
             case CheckpointStored(space=number):
-                return self.replicas[LogSpaceId(number)].checkpoint_stored()
+                return self._replica(LogSpaceId(number)).checkpoint_stored()
             case ViewInstalled(view=view):
                 return self._install(view)
             case LinkUp(peer=peer):
@@ -102,6 +104,11 @@ class StorageCore:
                 return []
             case _:
                 assert_never(event)
+
+    def _replica(self, number: LogSpaceId) -> Replica:
+        """The replica that something is happening to."""
+        self._touched.add(number)
+        return self.replicas[number]
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -127,10 +134,10 @@ class StorageCore:
 
     def _dispatch(self, source: Address, message: Message) -> list[Effect]:
         number = _space_of(message)
-        replica = self.replicas.get(LogSpaceId(number)) if number is not None else None
-        if replica is None:
+        if number not in self.replicas:
             self.ignored_count += 1
             return []
+        replica = self._replica(LogSpaceId(number))
         match message:
             case Replicate(frame=frame):
                 return replica.replicate(frame)
@@ -161,6 +168,7 @@ class StorageCore:
     def _install(self, view: View) -> list[Effect]:
         first = self.view is None
         self.view = view
+        self._touched.update(self.replicas)
         effects: list[Effect] = []
         for number, replica in self.replicas.items():
             effects += replica.install(view.space(number), view.term, view.end(number))
@@ -174,6 +182,7 @@ class StorageCore:
 
     def _link_up(self, peer: Address) -> list[Effect]:
         effects: list[Effect] = []
+        self._touched.update(self.replicas)
         for replica in self.replicas.values():
             if self.view is not None and peer == replica.space.primary:
                 effects += replica.follow_primary()
@@ -183,6 +192,7 @@ class StorageCore:
 
     def _link_down(self, peer: Address) -> list[Effect]:
         effects: list[Effect] = []
+        self._touched.update(self.replicas)
         for replica in self.replicas.values():
             effects += replica.link_down(peer)
             if isinstance(peer, str):
@@ -194,12 +204,13 @@ class StorageCore:
     def _timer(self, timer: object) -> list[Effect]:
         match timer:
             case ("fold", int() as number):
-                return self.replicas[LogSpaceId(number)].fold_timer()
+                return self._replica(LogSpaceId(number)).fold_timer()
             case ("fetch", int() as number):
-                return self.replicas[LogSpaceId(number)].fetch_timer()
+                return self._replica(LogSpaceId(number)).fetch_timer()
             case ("read", int() as number, int() as key):
-                return self.replicas[LogSpaceId(number)].read_timer(key)
+                return self._replica(LogSpaceId(number)).read_timer(key)
             case "checkpoint":
+                self._touched.update(self.replicas)
                 for replica in self.replicas.values():
                     replica.checkpoint_timer()
                 return [SetTimer("checkpoint", self._checkpoint_s)]
@@ -208,7 +219,9 @@ class StorageCore:
 
     def _end_batch(self) -> list[Effect]:
         effects: list[Effect] = []
-        for number, replica in self.replicas.items():
+        touched, self._touched = self._touched, set()
+        for number in sorted(touched):
+            replica = self.replicas[number]
             token = self._token + 1
             effects += replica.end_batch(token)
             if replica.committed(token):

@@ -1,4 +1,4 @@
-"""Frames by LocalId before they are ordered and folded: what this node holds of each shard, and so its progress.
+"""Frames by LocalId before they are ordered and folded: what is held of each shard: its progress.
 
 Invariants: `held` counts the contiguous prefix of a shard's records that this node holds to its
 class's standard, and moves at frame boundaries (P9); a second, different frame for a LocalId is
@@ -69,7 +69,7 @@ class Pending:
         return found
 
     def start_at(self, shard: Shard, held: int) -> None:
-        """Recovery: everything before `held` was durable and folded when the fold was stored (P19)."""
+        """Recovery: what lies before `held` was durable and folded at the checkpoint (P19)."""
         self.shards[shard] = ShardFrames(shard, held)
 
     def wanted(self, frame: Frame) -> bool:

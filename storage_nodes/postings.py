@@ -197,8 +197,7 @@ class Postings:
         return _EMPTY if of_book is None else of_book.get(tag, _EMPTY)
 
     def _stored_before(self, prefix: bytes, before: int) -> tuple[bytes, bytes] | None:
-        """The last stored chunk that begins before `before`."""
-        before = min(before, self.stored_tail)
+        """The last stored chunk that begins before `before`, which is at most `stored_tail`."""
         if before <= 0:
             return None
         return self._store.seek_prev(keys.postings_key(prefix, before - 1), prefix)

@@ -93,7 +93,7 @@ class Reader:
         self._keep(OpenFrame(frame, first_seqnum=first_seqnum, timestamp_ms=timestamp_ms))
 
     def read(self, read: Read, position: Position) -> ReadReply | BokilogError:
-        """The reply at the index's position; an empty one says that there is nothing in the range."""
+        """The reply at the index's position; an empty one says that the range holds nothing."""
         trim_until = self._index.trim_until(read.book, read.tag)
         if 0 < read.start < trim_until or read.until < trim_until:
             return Trimmed(trim_until=trim_until)
@@ -196,7 +196,7 @@ class Reader:
         return self._open(row, whole=whole)
 
     def _open(self, row: Row, *, whole: bool = True) -> OpenFrame:
-        """The frame of a row: from memory, else from the journal; not `whole`: without its payload."""
+        """The frame of a row, from memory or the journal; not `whole`: without its payload."""
         known = self._frames.get(row.first_seqnum)
         if known is not None:
             return known

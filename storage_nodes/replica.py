@@ -135,10 +135,9 @@ class Replica:
         return unpack(hint) if hint else 0
 
     def recover_frame(self, frame: Frame, location: Location) -> None:
-        """A durable frame of the journal; the shell gives them in journal order before any event."""
-        if frame.shard.term < self.index.position.term:
-            if frame.shard not in self._pending.shards:
-                return
+        """A durable frame; the shell gives them in the journal's order, before any event."""
+        if frame.shard.term < self.index.position.term and frame.shard not in self._pending.shards:
+            return
         if self._pending.wanted(frame):
             self._pending.add(frame, location, durable=True)
 
@@ -159,7 +158,7 @@ class Replica:
         self._take_entries(self._follower.end_term(Term(term - 1), end.position.count))
         nothing = not end.position.count and not self.index.position.count
         if nothing and term > self.index.position.term:
-            # Nothing was ordered before, or nothing of it is left: there are no terms to go through.
+            # Nothing was ordered before, or nothing is left of it: no terms to go through.
             self.index.begin_term(term, tail=end.tail)
             self._follower.position = max(self._follower.position, self.index.position)
         effects = self._fold()
@@ -203,7 +202,7 @@ class Replica:
         return [Send(source, ShardHeld(shard, self._pending.shard(shard).held))]
 
     def fetch(self, source: Address, message: FetchFrames) -> list[Effect]:
-        """A peer lacks ordered frames: from the fold if it is that far, else from what is pending."""
+        """A peer lacks ordered frames: from what is pending, or from what was folded."""
         effects: list[Effect] = []
         start, seqnum = message.start, message.first_seqnum
         while start < message.until and len(effects) < 64:
@@ -317,8 +316,7 @@ class Replica:
             frames = self._pending.frames_of(shard, span.start, span.until)
             if isinstance(frames, int):
                 return None
-            for held in frames:
-                found.append((seqnum + held.start - span.start, shard, held))
+            found += [(seqnum + held.start - span.start, shard, held) for held in frames]
         return found
 
     def _fold_cut(
@@ -330,7 +328,7 @@ class Replica:
         ]
         outcomes = self.index.apply_cut(position, cut, opened)
         records = 0
-        for outcome, (seqnum, shard, held), (_, frame, location) in zip(
+        for outcome, (seqnum, shard, held), (_, frame, _) in zip(
             outcomes, frames, opened, strict=True
         ):
             records += frame.records
@@ -404,7 +402,7 @@ class Replica:
     # --- end of a batch ---------------------------------------------------------------------------
 
     def end_batch(self, token: int) -> list[Effect]:
-        """Commits what was staged, tells followers, wakes reads, stores the fold when it is time."""
+        """Commits what was staged, tells followers, wakes reads, starts due checkpoints."""
         effects: list[Effect] = []
         if self._entries:
             effects += self._fold()
@@ -572,8 +570,8 @@ class Replica:
     def replay_hint(self) -> bytes:
         """Where the next start begins to read the journal: the oldest frame that is not folded.
 
-        One segment earlier than the newest at least: an entry of the shared journal may stand there whose frames
-        are all folded, and which is itself not.
+        One segment earlier than the newest at least: an entry of the shared journal may stand there
+        whose frames are all folded, and which is itself not.
         """
         newest = self.index.segments.newest
         return pack(max(0, min(self._pending.oldest_segment(newest), newest - 1)))
@@ -601,7 +599,8 @@ class Replica:
     def _release(self) -> list[Effect]:
         """Segments that no reader, no fold and no peer needs any more are recycled (P21).
 
-        Until snapshots can be transferred, every replica must have stored its fold past a segment before it goes.
+        Until snapshots can be transferred, every replica must have stored its fold past a segment
+        before it goes.
         """
         others = [self._stored_by.get(peer, 0) for peer in self.space.replicas if peer != self.node]
         stored = min([self.index.stored_position.count, *others])

@@ -33,7 +33,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from bokilog.errors import DirectoryInUse
+from bokilog.errors import DirectoryInUse, ReadOnly
 from bokilog.storage_nodes.index_store import Batch
 
 MEMORY_BYTES = 64 << 20
@@ -119,11 +119,17 @@ class RocksStore:
 
     def write(self, batch: Batch) -> None:
         assert isinstance(batch, RocksBatch), "a batch is written by the store that made it"
-        self._db.write(batch.write_batch, self._write_options)
+        try:
+            self._db.write(batch.write_batch, self._write_options)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise ReadOnly(f"the index store does not take a checkpoint: {error}") from error
         self._version += 1
 
     def flush(self) -> None:
-        self._db.flush(wait=True)
+        try:
+            self._db.flush(wait=True)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise ReadOnly(f"the index store does not flush: {error}") from error
 
     def close(self) -> None:
         self._seeker = None  # a live iterator would keep the directory's lock

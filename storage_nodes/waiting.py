@@ -21,6 +21,8 @@ Request = Read | SeqnumAt | BookState
 
 
 class Waiting(NamedTuple):
+    """A request and who asked; reads that wait for a record have a timer."""
+
     source: Address
     request: Request
     timer: tuple[str, int, int] | None

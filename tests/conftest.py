@@ -7,8 +7,12 @@ what is missing. With it (scripts/test --all, CI) the same check fails: none goe
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+
+from bokilog.shapes.local_cluster import LocalCluster
+from tests.integration.cluster import new_cluster
 
 # Debian keeps daemons in sbin, which is not on everybody's PATH.
 _SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
@@ -40,3 +44,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name, count in sorted(terminalreporter.config.stash[_NOT_RUN].items()):
         checks = "1 check" if count == 1 else f"{count} checks"
         terminalreporter.write_line(f"not run: {checks} needing {name} (see scripts/test --all)")
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Real processes that tests share; started when the first of them asks."""
+    with new_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster

@@ -173,6 +173,12 @@ def describe(name: str, samples: Sequence[Sample], *, unit: str) -> list[Result]
     return [result for result in results if not math.isnan(result.value)]
 
 
+def without_repeats(results: Sequence[Result]) -> list[Result]:
+    """Each figure once: where it is held against something, not also by itself."""
+    compared = {result.name for result in results if result.against is not None}
+    return [each for each in results if each.against is not None or each.name not in compared]
+
+
 # --- the two forms --------------------------------------------------------------------------------
 
 

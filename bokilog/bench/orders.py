@@ -1,7 +1,7 @@
 """What a measuring process is told to do, and what it says when it has.
 
-Decides the form: one JSON line each way, an `Order` in, an `Outcome` out. Processes that measure are
-told by a parent, so that each contender has a process of its own and all of them take turns.
+Decides the form: one JSON line each way, an `Order` in, an `Outcome` out. Processes that measure
+are told by a parent, so that each contender has a process of its own and all of them take turns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Contenders take turns: round after round, each for a moment, in an order that rotates.
 
-Decides the order and what of a turn counts. The machine drifts by a third within minutes, so figures
-are compared only where they were taken in turns (LIMITS, first lines). Before each turn counts, the
-contender runs for a moment; afterwards it may have to catch up, and the CPU for that counts too.
+Decides the order and what of a turn counts. The machine drifts by a third within minutes, so
+figures are compared only where they were taken in turns (LIMITS, first lines). Before each turn
+counts, the contender runs for a moment; afterwards it may have to catch up, and the CPU for that
+counts too.
 
 Does not know what contenders do.
 """

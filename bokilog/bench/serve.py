@@ -46,7 +46,7 @@ async def _serve(make: Handlers, out: int) -> None:
 async def _done(handlers: Mapping[str, Handler], order: Order) -> Outcome:
     try:
         return await handlers[order.do](order)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is to know
+    except Exception as error:
         return Outcome(error=f"{type(error).__name__}: {error}")
 
 

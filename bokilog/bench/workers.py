@@ -3,7 +3,7 @@
 Decides how such a process is started, how long it may take to answer, and how it is ended: its
 input is closed, then it is told to stop, then killed; only processes started here are signalled.
 
-Invariant: what is asked is answered within its deadline, or is a `WorkerFailed` that says why.
+Invariant: what is asked is answered within its deadline, or is a `BenchFailed` that says why.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _KILL_TIMEOUT_S: Final = 5.0
 _READ_BYTES: Final = 1 << 16
 
 
-class WorkerFailed(Exception):
-    """A measuring process could not do what it was told."""
+class BenchFailed(Exception):
+    """What was to be measured could not be; the message is for whoever asked for it."""
 
 
 class Worker:
@@ -70,7 +70,7 @@ class Worker:
         """Have it do something and wait until it has.
 
         Raises:
-            WorkerFailed: it could not, it died, or it took longer than asked for plus `timeout_s`.
+            BenchFailed: it could not, it died, or it took longer than asked for plus `timeout_s`.
         """
         self.tell(order)
         return self.answer(order, timeout_s=timeout_s)
@@ -82,13 +82,13 @@ class Worker:
             self._process.stdin.write(to_line(order))
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise WorkerFailed(f"{self.name} is gone (exit {self._process.wait()})") from None
+            raise BenchFailed(f"{self.name} is gone (exit {self._process.wait()})") from None
 
     def answer(self, order: Order, *, timeout_s: float = ANSWER_TIMEOUT_S) -> Outcome:
         """What came of an order that was told."""
         outcome = outcome_of(self._line(order, time.monotonic() + order.seconds + timeout_s))
         if outcome.error:
-            raise WorkerFailed(f"{self.name}, {order.do}: {outcome.error}")
+            raise BenchFailed(f"{self.name}, {order.do}: {outcome.error}")
         return outcome
 
     def _line(self, order: Order, deadline_s: float) -> bytes:
@@ -97,11 +97,11 @@ class Worker:
         while b"\n" not in self._left:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
-                raise WorkerFailed(f"{self.name}, {order.do}: no answer in time")
+                raise BenchFailed(f"{self.name}, {order.do}: no answer in time")
             found = os.read(descriptor, _READ_BYTES)
             if not found:
                 code = self._process.wait(_KILL_TIMEOUT_S)
-                raise WorkerFailed(f"{self.name}, {order.do}: it died (exit {code})")
+                raise BenchFailed(f"{self.name}, {order.do}: it died (exit {code})")
             self._left += found
         line, _, self._left = self._left.partition(b"\n")
         return line

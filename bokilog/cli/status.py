@@ -28,7 +28,7 @@ from bokilog.io.file_views import FileViews
 from bokilog.io.transport import Link, LinkCallbacks, dial
 from bokilog.messages import KINDS, Hello, Status, StatusRequest, decode, encode
 from bokilog.shapes.cluster_layout import Layout, read_layout
-from bokilog.shapes.supervisor import ProcessFacts, SupervisorFacts, is_alive, read_state
+from bokilog.shapes.supervisor_state import ProcessFacts, SupervisorFacts, is_alive, read_state
 from bokilog.view import View
 
 ASK_TIMEOUT_S: Final = 2.0
@@ -44,7 +44,7 @@ def status(directory: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
     else:
-        _print(facts)
+        show(facts)
 
 
 async def collect(layout: Layout) -> dict[str, object]:
@@ -153,7 +153,10 @@ def _log_spaces(
     for space in view.spaces:
         said = _space_facts(by_node.get(space.primary), space.id)
         published = _count(said.get("published", said.get("position")))
-        folded = _table(said.get("replicas"))
+        folded = {
+            node: _count(_space_facts(by_node.get(node), space.id).get("position"))
+            for node in space.replicas
+        }
         found.append(
             {
                 "id": space.id,
@@ -163,7 +166,7 @@ def _log_spaces(
                 "write_quorum": space.write_quorum,
                 "position": said.get("position"),
                 "tail": said.get("tail"),
-                "lag": {node: _lag(published, folded.get(node)) for node in space.replicas},
+                "lag": {node: _lag(published, count) for node, count in folded.items()},
             }
         )
     return found
@@ -183,12 +186,9 @@ def _count(position: object) -> int | None:
     return position[1] if isinstance(position, list) and len(position) == 2 else None
 
 
-def _lag(published: int | None, report: object) -> int | None:
-    """Metalog entries that a replica has not folded; its report is `[folded, stored]`."""
-    if published is None or not isinstance(report, list) or not report:
-        return None
-    folded: object = report[0]
-    return max(0, published - folded) if isinstance(folded, int) else None
+def _lag(published: int | None, folded: int | None) -> int | None:
+    """Metalog entries that a replica has not folded; the two were asked at about the same time."""
+    return None if published is None or folded is None else max(0, published - folded)
 
 
 def _disk(layout: Layout) -> dict[str, object]:
@@ -212,7 +212,8 @@ def _bytes_in(directory: Path) -> int:
 # --- for people -----------------------------------------------------------------------------------
 
 
-def _print(facts: dict[str, object]) -> None:
+def show(facts: dict[str, object]) -> None:
+    """Print the picture of `collect` for people."""
     supervisor = _table(facts["supervisor"])
     started = supervisor.get("started_at_ms")
     since = f" for {_age(started)}" if isinstance(started, int) else ""
@@ -285,6 +286,9 @@ def _remark(process: Mapping[object, object]) -> str:
     if process["pid"] is None:
         return "" if process["exit"] is None else str(process["exit"])
     remarks = ["primary"] if process["primary"] else []
+    spaces = _table(_table(process["facts"]).get("spaces"))
+    reasons = {_table(space).get("read_only") for space in spaces.values()} - {None, ""}
+    remarks += [f"read-only: {reason}" for reason in reasons]
     if process["problem"] is not None:
         remarks.append(f"does not answer: {process['problem']}")
     return ", ".join(remarks)

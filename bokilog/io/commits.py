@@ -1,4 +1,4 @@
-"""Group commit: what was staged in a journal during a batch becomes one group, one sync, and then `Persisted`.
+"""Group commit: what was staged during a batch becomes one group, one sync, then `Persisted`.
 
 Decides when a group is written (at the end of a batch, or when the group before it is durable) and
 where its sync runs: inline for a shallow group, because a thread's hand-over costs more than the

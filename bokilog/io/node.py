@@ -29,7 +29,7 @@ from bokilog.effects import (
     Send,
     ViewInstalled,
 )
-from bokilog.ids import Term
+from bokilog.ids import LogSpaceId, Term
 from bokilog.io.clock import Clock
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
@@ -52,7 +52,7 @@ class NodeShell:
         identity: Identity,
         clock: Clock,
         views: ViewStore,
-        journals: Mapping[int, Journal],
+        journals: Mapping[LogSpaceId, Journal],
         inline_sync: bool,
         perform: Callable[[Effect], None],
         greet_client: Callable[[int], None],
@@ -120,7 +120,7 @@ class NodeShell:
             committer.close()
         await self.network.aclose()
 
-    # --- what the network tells (NetworkEvents) -----------------------------------------------------
+    # --- what the network tells (NetworkEvents) ---------------------------------------------------
 
     def received(self, source: Address, message: Message) -> None:
         self.driver.deliver(Received(source, message))
@@ -149,7 +149,7 @@ class NodeShell:
             case Send(to=to, message=message):
                 self.network.send(to, message)
             case Commit(space=space, token=token):
-                self._committers[space].request(token)
+                self._committers[LogSpaceId(space)].request(token)
             case Disconnect(peer=peer, reason=reason):
                 self.network.disconnect(peer, reason)
             case LoadView():

@@ -74,6 +74,8 @@ SPACES: dict[LogSpaceId, Durability] = {
 CLIENT = 1
 """The address of the one client of the process."""
 CHECKPOINT_S = 10.0
+CHECKPOINT_TIMEOUT_S = 5.0
+"""How long a stop waits for a checkpoint that is under way; a full disk may never take it."""
 CACHE_BYTES = 64 << 20
 PENDING_BYTES = 256 << 20
 INDEX_BYTES = 64 << 20
@@ -398,7 +400,7 @@ class EmbeddedNode:
         if self._storage.directory is None:
             return
         if self._checkpoints:
-            await asyncio.wait(self._checkpoints)
+            await asyncio.wait(self._checkpoints, timeout=CHECKPOINT_TIMEOUT_S)
             await asyncio.sleep(0)  # their `CheckpointStored` is handled
         for space, durability in SPACES.items():
             replica = self._replicas[space]

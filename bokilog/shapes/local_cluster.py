@@ -30,10 +30,9 @@ from bokilog.shapes.supervisor import (
     Command,
     Say,
     Supervisor,
-    is_alive,
     node_command,
-    read_state,
 )
+from bokilog.shapes.supervisor_state import is_alive, read_state
 
 _log = logging.getLogger(__name__)
 _READY_POLL_S: Final = 0.01

@@ -1,4 +1,4 @@
-"""What a start reads back: the fold's replicas, the journal behind them, and where the last term ended.
+"""What a start reads back: the fold, the journal behind it, and where the last term ended.
 
 Used by the embedded shape, whose journal holds frames and the entries that order them in one
 sequence: entries come after the frames of their group, so replaying items in order folds them

@@ -17,7 +17,6 @@ Does not know what the processes do, nor who watches (`local_cluster.py`).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -28,16 +27,22 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.errors import InvalidSettings, NotReady
 from bokilog.io import logs
 from bokilog.io.directory import lock_file
 from bokilog.io.process import CANCEL_TIMEOUT_S, EXIT_USAGE, read_run_file, run_file
 from bokilog.shapes.cluster_layout import HOST, Layout, NodePlan
+from bokilog.shapes.supervisor_state import (
+    ProcessFacts,
+    SupervisorFacts,
+    birth,
+    is_alive,
+    read_state,
+    write_state,
+)
 
-FORMAT: Final = 1
-STATE: Final = "supervisor.json"
 LOCK: Final = "supervisor.lock"
 START_TIMEOUT_S: Final = 20.0
 POLL_S: Final = 0.05
@@ -103,36 +108,6 @@ class Restarts:
         delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, BACK_OFF_S_MAX)
         self.count += 1
         return delay_s
-
-
-class ProcessFacts(NamedTuple):
-    """What the supervisor's file says of one process."""
-
-    id: str
-    role: str
-    pid: int | None
-    birth: str | None
-    state: str
-    restarts: int
-    exit: str | None
-    """How it ended last."""
-    address: str
-
-
-class SupervisorFacts(NamedTuple):
-    """What the supervisor's file says."""
-
-    pid: int
-    birth: str | None
-    state: str
-    started_at_ms: int
-    url: str
-    processes: tuple[ProcessFacts, ...]
-
-    @property
-    def alive(self) -> bool:
-        """Whether that supervisor still runs."""
-        return is_alive(self.pid, self.birth)
 
 
 class _Child:
@@ -401,32 +376,8 @@ class Supervisor:
         )
 
     def _write_state(self) -> None:
-        plain = {"format": FORMAT, **self.facts()._asdict()}
-        plain["processes"] = [child.facts()._asdict() for child in self._children.values()]
-        text = json.dumps(plain, indent=1)
-        if text == self._written or not self._owns_state:
-            return
-        temporary = self.layout.run_dir / f".{STATE}.{os.getpid()}"
-        temporary.write_text(text)
-        os.replace(temporary, self.layout.run_dir / STATE)
-        self._written = text
-
-
-def read_state(run_dir: Path) -> SupervisorFacts | None:
-    """What the last supervisor of a directory wrote; None if there never was one."""
-    try:
-        stored: object = json.loads((run_dir / STATE).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise NotReady(f"{run_dir / STATE} cannot be read: {error}") from None
-    try:
-        if not isinstance(stored, dict) or stored.pop("format") != FORMAT:
-            raise TypeError("another format")
-        processes = tuple(ProcessFacts(**each) for each in stored.pop("processes"))
-        return SupervisorFacts(processes=processes, **stored)
-    except (TypeError, KeyError) as error:
-        raise NotReady(f"{run_dir / STATE} was written by another version: {error}") from None
+        if self._owns_state:
+            self._written = write_state(self.layout.run_dir, self.facts(), written=self._written)
 
 
 # --- the operating system -------------------------------------------------------------------------
@@ -447,37 +398,6 @@ def check_ports(ports: Iterable[int], host: str = HOST) -> None:
             except OSError as error:
                 problem = f"cannot be listened on ({error.strerror}): choose another one"
                 raise InvalidSettings("port", str(port), problem) from None
-
-
-def birth(pid: int) -> str | None:
-    """What tells this process from another that got its number later; None if there is none."""
-    if sys.platform != "linux":
-        return _birth_by_ps(pid)
-    try:
-        # Behind the name, which may hold anything: the state first, the start time 20th.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in ("Z", "X") else fields[19]
-
-
-def _birth_by_ps(pid: int) -> str | None:
-    try:
-        asked = subprocess.run(
-            ["/bin/ps", "-o", "lstart=", "-p", str(pid)],
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=_KILL_TIMEOUT_S,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip() or None
-
-
-def is_alive(pid: int, born: str | None) -> bool:
-    """Whether the process of that number is still the one that was born then."""
-    return born is not None and birth(pid) == born
 
 
 def describe_exit(code: int) -> str:

@@ -419,7 +419,9 @@ class EngineCore:
             requests_repeated=self.requests.repeated_count,
             held_messages=len(self.gate),
             held_dropped=self.gate.dropped_count,
-            ignored=self.ignored_count + reader.unexpected_count,
+            ignored=self.ignored_count
+            + reader.unexpected_count
+            + sum(each.unexplained_count for each in producers),
         )
 
     def facts(self) -> dict[str, object]:

@@ -19,10 +19,10 @@ from bokilog.view import LogSpace, View
 
 
 class GreetingCore:
-    """An engine core whose clients are greeted with the primary's tails, so that their sessions start there.
+    """An engine core whose clients are greeted with the primary's tails: sessions start there.
 
-    A client's link is up for the core from the greeting on; until then its only requests are the tails that the shell
-    asks for in its name (P27).
+    A client's link is up for the core from the greeting on; until then its only requests are the
+    tails that the shell asks for in its name (P27).
     """
 
     def __init__(
@@ -125,7 +125,7 @@ async def run(
 
 
 def _dial_peers(shell: NodeShell, view: View) -> None:
-    """The primaries, and each storage node twice: frames do not stand before anything else (P32)."""
+    """The primaries, and each storage node twice: frames hold nothing else up (P32)."""
     for peer in view.nodes:
         if peer.role == "sequencer":
             shell.network.dial(peer.id, peer.address)

@@ -116,7 +116,7 @@ class Horizon:
 
     def __init__(self) -> None:
         self.position = START
-        self.tail = 0
+        self.tail = 1
 
     def saw(self, position: Position, tail: int) -> None:
         """A pair that belongs together: `tail` is the first seqnum not ordered at `position`."""

@@ -152,6 +152,8 @@ class SpaceProducer:
         self.refused_count = 0
         self.lost_count = 0
         self.resent_count = 0
+        self.unexplained_count = 0
+        """Spans that order more than this engine ever gave: somebody else uses its name."""
         self._settings = settings
         self._links = links
         self._cache = cache
@@ -387,6 +389,9 @@ class SpaceProducer:
         for number, start, until in cut.spans:
             if number == self.number:
                 if until <= self.ordered_count:
+                    return True
+                if until > self.count:  # nobody could have reported that much
+                    self.unexplained_count += 1
                     return True
                 if start != self.ordered_count:
                     self._gap_until = start

@@ -79,7 +79,7 @@ class SpaceReader:
         """The index replica that is followed; None while no storage node is connected."""
         self.position = START
         """Up to here the stream has come, and `tail` with it."""
-        self.tail = Tail()
+        self.tail = Tail(1)
         self.books: OrderedDict[int, None] = OrderedDict()
         """LogBooks wanted from the stream, the one read longest ago first."""
         self.following: set[int] = set()
@@ -248,7 +248,7 @@ class Reader:
             return None
         if record.tags is not None and read.start < self.facts.tags_trimmed_until(read.book):
             return None  # perhaps all its tags are trimmed: then it is gone
-        known = Known([read.start], read.until, False, False)
+        known = Known([read.start], read.start if read.reverse else read.until, False, False)
         return self._reply(space, read, known, [read.start], [record])
 
     def _collect(

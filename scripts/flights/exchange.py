@@ -37,8 +37,8 @@ _PREAMBLE: Final = struct.Struct("<4sHHIIQ")
 _ENTRY: Final = struct.Struct("<QQQQ")
 _HEADERS_KEPT: Final = 1_024  # each is a few entries; a worker meets one per task of its parents
 _APPEND_TRIES: Final = 3
-# Measured on the flights, per MB of them: half the bytes on their way to every replica, for 3 ms of
-# writing and 2 ms of reading; zstd saves 70 % and costs 8 ms. Machine of two busy cores, 2025.
+# Measured once on the outputs of scan_flights, on two busy cores: 44 % fewer bytes on their way to
+# every replica, for 2.5 ms of writing and 2 ms of reading a MB; zstd: 70 % fewer, for 7 ms a MB.
 _COMPRESSION: Final = "lz4"
 
 

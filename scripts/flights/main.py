@@ -75,9 +75,11 @@ def run(options: Options, console: Console, *, data: Path) -> Report:
             function_nodes=FUNCTION_NODES,
             port=options.port or free_ports(FUNCTION_NODES),
         )
+        shown.say(f"starting a local cluster of {len(cluster.layout.nodes)} processes")
         with cluster:
             took_s = time.perf_counter() - started_s
-            shown.say(f"cluster of {len(cluster.layout.nodes)} processes up after {took_s:.1f} s")
+            workers_text = f"{options.workers} workers on each of {FUNCTION_NODES} function nodes"
+            shown.say(f"up after {took_s:.1f} s; now {workers_text}")
             logs = directory / "workers"
             with WorkerProcesses(job=options.job, data=data, logs=logs) as workers:
                 _start_workers(workers, options, [*cluster.layout.ports])
@@ -304,11 +306,12 @@ def main(
         print("interrupted: everything was stopped", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except CAUGHT as error:
-        sys.exit(f"demo: {explain(error)}")
+        hint = "" if keep or directory else "\nthe logs are gone: --keep keeps them"
+        sys.exit(f"demo: {explain(error)}{hint}")
     print_report(console, report)
     if json_path is not None:
         json_path.write_text(json.dumps(as_json(report), indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/demo")

@@ -89,21 +89,27 @@ class Worker:
             return  # whoever let the claim run out has committed after all
         assert state.plan is not None
         stage, after = state.plan.stage(task.stage), state.tasks[task].last
-        started_s = time.perf_counter()
         try:
-            inputs = await self._inputs(stage, task)
-            tables = await asyncio.to_thread(self._call, stage, task, inputs)
+            committed = await self._computed(stage, task, claimed=claimed)
         except OutputGone as gone:
             await self._report_gone(stage, gone.seqnum)
-            return
+        except bokilog.BokilogError:
+            raise  # trouble with the log is not the stage's: this claim runs out, others go on
         except Exception as error:  # a stage function may raise anything; a second try would too
             text = f"{type(error).__name__}: {error}"
             await self.control.fail(task, self._name, text, after=after)
-            return
+        else:
+            await self.control.commit(committed, after=after)  # nobody reads a loser's output
+
+    async def _computed(self, stage: Stage, task: TaskId, *, claimed: int) -> Committed:
+        """Read, run and write; what is left is to say so."""
+        started_s = time.perf_counter()
+        inputs = await self._inputs(stage, task)
+        tables = await asyncio.to_thread(self._call, stage, task, inputs)
         # One output per claim: two runs of a task are two records, a retried append of one is not.
         key = f"{self._job}/{task}/{claimed}"
         written = await self._exchange.write(tables, tags=self._tags(task), key=key)
-        committed = Committed(
+        return Committed(
             task=task,
             worker=self._name,
             output=written.seqnum,
@@ -111,7 +117,6 @@ class Worker:
             part_bytes=written.part_bytes,
             seconds=time.perf_counter() - started_s,
         )
-        await self.control.commit(committed, after=after)  # a loser's output is read by nobody
 
     def _call(
         self, stage: Stage, task: TaskId, inputs: dict[str, Sequence[pa.Table]]

@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+import bokilog
 from bokilog.logbook import Log, LogBook
+from bokilog.shapes.local_cluster import LocalCluster
 from tests.contract.shapes import SHAPES, Open
 
+CLUSTER = "local cluster"
 _NUMBERS = itertools.count(1)
 
 
-@pytest_asyncio.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+@pytest_asyncio.fixture(params=[*SHAPES.values(), CLUSTER], ids=[*SHAPES.keys(), CLUSTER])
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Log, None]:
+    if request.param == CLUSTER:
+        cluster: LocalCluster = request.getfixturevalue("shared_cluster")
+        async with bokilog.connect(cluster.url) as connected:
+            yield connected
+        return
     open_log: Open = request.param
     async with open_log(tmp_path) as opened:
         yield opened

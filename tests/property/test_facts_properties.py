@@ -149,7 +149,7 @@ class FactsMachine(RuleBasedStateMachine):
 
 
 TestFacts = FactsMachine.TestCase
-TestFacts.settings = settings(max_examples=3000, stateful_step_count=40, deadline=None)
+TestFacts.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 @given(

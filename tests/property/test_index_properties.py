@@ -204,6 +204,7 @@ class Machine:
             self.fold.index.write_checkpoint()
             self.fold.index.checkpoint_done()
             self.steps, self.built = None, False
+            self.check_stored(Index(SPACE, self.store))
 
     def crash(self, written: bool) -> None:
         """Lose RAM, and what was written without a flush; fold the journal again."""
@@ -213,10 +214,8 @@ class Machine:
             self.check()  # written, not flushed, not done: reads see it once
         self.store.crash()
         self.steps, self.built = None, False
-        stored = self.fold.index.stored_position
         index = Index(SPACE, self.store)
-        assert index.position == stored
-        self.check_stored(index)
+        assert index.position == self.fold.index.stored_position
         self.fold.refold(index)
 
     def check_stored(self, index: Index) -> None:
@@ -238,8 +237,10 @@ class Machine:
             )
             for key in KEYS:
                 assert index._key_uses.use(book, key) == expected._key_uses.use(book, key)
+            known = expected._books.get(book)
             for tag in (None, *TAGS):
-                assert index.last(book, tag) == expected.last(book, tag)
+                if known is None or known.ended_prefix(tag or "") is None:
+                    assert index.last(book, tag) == expected.last(book, tag)
                 found = [i.seqnums(book, tag, 0, 2**53, limit=999) for i in (index, expected)]
                 assert found[0] == found[1]
 
@@ -260,7 +261,6 @@ class Machine:
             for tag in TAGS:
                 found = self.fold.visible(tag, book)
                 assert found == [record.seqnum for record in model.visible(tag, 0, 2**53)]
-                assert index.last(book, tag) == twin.last(book, tag)
                 if not any(tag.startswith(prefix) for prefix in model.ended):
                     assert index.last(book, tag) == model.last.get(tag, 0)
             whole = self.fold.visible(None, book)

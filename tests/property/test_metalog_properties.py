@@ -1,10 +1,11 @@
-"""A follower sees one order, however runs arrive: repeated, overlapping, out of turn, of ended terms."""
+"""A follower sees one order, however runs arrive: repeated, overlapping, out of turn."""
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bokilog.errors import RemoteProtocolError
 from bokilog.ids import START, LogSpaceId, Position, Term
@@ -27,7 +28,7 @@ def entries(first: int, until: int) -> tuple[Entry, ...]:
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 8)), max_size=30), st.randoms())
 def test_p13_runs_in_any_order_yield_each_entry_once_and_in_order(
-    pieces: list[tuple[int, int]], random: st.randoms
+    pieces: list[tuple[int, int]], random: Random
 ) -> None:
     follower = MetalogFollower(SPACE, START)
     follower.end_term(Term(0), 0)

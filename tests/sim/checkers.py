@@ -1,4 +1,4 @@
-"""What must hold of a history, whatever the world did (field/sharedlog (e), invariants 1, 2, 4, 5, 10, 15, 21)."""
+"""What must hold of a history, whatever the world did to the cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def records_of(world: World, node: str) -> dict[int, tuple[bytes, str]]:
             *(1, SPACE, BOOK, None, start, 2**53, 50, 1 << 20, False),
             *(Position(replica.index.position.term, 0), 0, False, -1, -1),
         )
-        reply = replica._reader.read(read, replica.index.position)  # noqa: SLF001
+        reply = replica._reader.read(read, replica.index.position)
         assert isinstance(reply, ReadReply), reply
         for seqnum, tag, data in zip(reply.seqnums, reply.tags, reply.payload, strict=True):
             found[seqnum] = (bytes(data), str(tag))
@@ -74,7 +74,8 @@ def _check_conditions(served: dict[int, tuple[bytes, str]], appends: list[Append
         data, tag = served[seqnum]
         append = by_data[data]
         if append.unless is not None:
-            assert last.get(tag, 0) <= append.unless, f"{append} won at {seqnum} against {last[tag]}"
+            beaten = last.get(tag, 0)
+            assert beaten <= append.unless, f"{append} won at {seqnum} against {beaten}"
         last[tag] = seqnum
     for append in appends:
         if append.void:

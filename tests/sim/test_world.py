@@ -1,4 +1,4 @@
-"""Appends go on while links break and nodes die, and nothing acknowledged is lost, doubled or altered."""
+"""Links break and nodes die, and nothing acknowledged is lost, doubled or altered."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _fault(world: World) -> None:
     elif what < 0.25:
         world.restart(rng.choice(ENGINES))
     elif what < 0.5:
-        node, peer = rng.choice([(a, b) for a in (*ENGINES, *STORAGE) for b in (SEQUENCER, *STORAGE)])
+        node, peer = rng.choice((*ENGINES, *STORAGE)), rng.choice((SEQUENCER, *STORAGE))
         if node != peer:
             world.break_link(node, peer)
 

@@ -1,7 +1,8 @@
-"""A cluster of real cores in one process: a seeded network, disks that lose what was not synced, crashes.
+"""A cluster of real cores in one process: a seeded network, disks that forget, crashes.
 
-Decides what the world does to the cores: when messages arrive (in order per connection, in any order between
-connections), when syncs end, when links break and when processes die and come back. The cores decide everything else.
+Decides what the world does to the cores: when messages arrive (in order per connection, in any
+order between connections), when syncs end, when links break, when processes die and come back. The
+cores decide everything else.
 
 Does not know what is right: `checkers.py` does.
 """
@@ -82,7 +83,7 @@ class Process:
 
 
 Link = tuple[Address, Address]
-"""(from, to): one direction of a connection. Bulk links are named ("bulk", node) at the storage node's side."""
+"""(from, to): one direction of a connection; bulk links are named ("bulk", node)."""
 
 
 class World:
@@ -99,6 +100,8 @@ class World:
         self.clients: dict[int, Callable[[Message], None]] = {}
         self.down: Callable[[int], None] = lambda client: None
         self.engine_of: dict[int, NodeId] = {}
+        self._installed: dict[int, int] = {}
+        """Life to the term its core was told last."""
         self._facts = facts
         self._lives = itertools.count(1)
         self._incarnations = itertools.count(1)
@@ -183,7 +186,7 @@ class World:
         self.start(node)
 
     def _sequencer(self) -> SequencerCore:
-        """A start of the sequencer is a new term (P12): the end of the last one is in the next view (P13)."""
+        """A start is a new term (P12): the end of the last one is in its view (P13)."""
         last = self.views[-1]
         disk = self.disks[SEQUENCER]
         recovered = recover_metalog(disk.journal, first_end(SPACE), ceiling=1)
@@ -215,11 +218,6 @@ class World:
         installed = self._installed.get(self.processes[node].life, 0)
         for view in self.views[installed + 1 :]:
             self.deliver(node, ViewInstalled(view))
-
-    @property
-    def _installed(self) -> dict[int, int]:
-        """Life to the term its core was told last."""
-        return self.__dict__.setdefault("_installed_terms", {})
 
     # --- links ------------------------------------------------------------------------------------
 
@@ -379,11 +377,7 @@ class World:
 
 
 def _linked(node: NodeId, peer: NodeId) -> bool:
-    if node == peer:
-        return False
-    if node in ENGINES and peer in ENGINES:
-        return False
-    return True
+    return node != peer and not (node in ENGINES and peer in ENGINES)
 
 
 def _over_the_wire(message: Message) -> tuple[int, bytes, list[memoryview]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bokilog.cli.status import ask_status, collect
+from bokilog.cli.status import ask_status, collect, show
 from bokilog.errors import NodeUnreachable, NotReady
 from bokilog.framing import WireMessage
 from bokilog.io.transport import Link, LinkCallbacks, listen
@@ -173,36 +174,41 @@ def test_a_process_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_status_joins_supervisor_views_and_nodes(tmp_path: Path) -> None:
+def test_status_joins_supervisor_views_and_nodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cluster = LocalCluster(
         tmp_path / "d", storage_nodes=2, function_nodes=1, port=free_port(), command=shell({})
     )
-    spaces = {
-        0: {
-            "position": [1, 12],
-            "published": [1, 12],
-            "tail": 40,
-            "replicas": {"storage-1": [12, 8], "storage-2": [9, 8]},
-        }
-    }
+    primary = {"position": [1, 12], "published": [1, 12], "tail": 40}
+    replica = {"position": [1, 9], "stored": [1, 8], "read_only": "disk full"}
 
     async def scenario() -> dict[str, object]:
-        address = cluster.layout.nodes[0].addresses[0]
-        listener = await listen(address, answering({"role": "sequencer", "spaces": spaces}))
+        addresses = [node.addresses[0] for node in cluster.layout.nodes]
+        listeners = [
+            await listen(addresses[0], answering({"role": "sequencer", "spaces": {0: primary}})),
+            await listen(addresses[1], answering({"role": "storage", "spaces": {0: replica}})),
+        ]
         try:
             return await collect(cluster.layout)
         finally:
-            await listener.aclose()
+            for listener in listeners:
+                await listener.aclose()
 
     with cluster:
         facts = asyncio.run(scenario())
     json.dumps(facts)  # plain values only
+    show(facts)
+    shown = capsys.readouterr().out
+    assert re.search(r"storage-1 +running .* read-only: disk full", shown)
+    assert re.search(r"storage-2 +running .* does not answer", shown)
+    assert re.search(r"0 +sync +2 of 2 +12 +40 +storage-1 3, storage-2 -", shown)
     assert isinstance(facts["processes"], list)
-    shown = [
+    processes = [
         {name: process[name] for name in ("id", "role", "state", "primary", "restarts")}
         for process in facts["processes"]
     ]
-    assert shown[:2] == [
+    assert processes[:2] == [
         {
             "id": "sequencer-1",
             "role": "sequencer",
@@ -219,11 +225,11 @@ def test_status_joins_supervisor_views_and_nodes(tmp_path: Path) -> None:
         },
     ]
     assert facts["processes"][0]["facts"]["role"] == "sequencer"
-    assert "cannot reach" in facts["processes"][1]["problem"]
+    assert "cannot reach" in facts["processes"][2]["problem"]
     assert isinstance(facts["log_spaces"], list)
     sync = facts["log_spaces"][0]
     assert (sync["durability"], sync["write_quorum"], sync["tail"]) == ("sync", 2, 40)
-    assert sync["lag"] == {"storage-1": 0, "storage-2": 3}
+    assert sync["lag"] == {"storage-1": 3, "storage-2": None}
     assert facts["log_spaces"][1]["lag"] == {"storage-2": None, "storage-1": None}
 
 

@@ -19,13 +19,11 @@ from bokilog.shapes.local_cluster import LocalCluster, stop_cluster
 from bokilog.shapes.supervisor import (
     ProcessState,
     Restarts,
-    birth,
     check_ports,
     describe_exit,
-    is_alive,
     node_command,
-    read_state,
 )
+from bokilog.shapes.supervisor_state import STATE, birth, is_alive, read_state
 
 # Says that it is ready, as io/process.py does, then lives until its standard input ends.
 READY = """printf '{"node": "%s", "pid": %s, "ready": true, "started_at_ms": 1}' "$0" $$ >"$1/.$0"
@@ -226,7 +224,7 @@ def write_state(run_dir: Path, *, pid: int, born: str | None) -> None:
     process |= {"state": "running", "restarts": 0, "exit": None, "address": "unix:x"}
     state = {"format": 1, "pid": pid, "birth": "another", "state": "running", "started_at_ms": 1}
     text = json.dumps({**state, "url": "bokilog://x", "processes": [process]})
-    (run_dir / supervisor.STATE).write_text(text)
+    (run_dir / STATE).write_text(text)
 
 
 @pytest.fixture
@@ -297,6 +295,13 @@ with LocalCluster({str(tmp_path / "d")!r}, port=free_port(), command=shell({{}})
     while any(is_alive(each.pid or 0, each.birth) for each in state.processes):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 2}', '{"format": 1}'])
+def test_a_file_of_another_version_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / STATE).write_text(content)
+    with pytest.raises(NotReady, match=r"supervisor\.json"):
+        read_state(tmp_path)
 
 
 # --- pieces ---------------------------------------------------------------------------------------

@@ -350,6 +350,13 @@ def test_frames_whose_entries_nobody_keeps_are_lost_and_later_ones_go_on() -> No
     assert sim.get(PRIMARY, run(20, cut(60, (1, 3)))) == [ordered(1, 60, 21), ordered(2, 61, 21)]
 
 
+def test_a_span_of_more_than_was_ever_given_is_counted_and_orders_nothing() -> None:
+    sim = Sim().start()
+    sim.get(CLIENT, append(0, "a"))
+    assert sim.get(PRIMARY, run(1, cut(10, (0, 2)))) == []
+    assert sim.core.stats().ignored == 1
+
+
 # --- P5: deleted LogBooks -------------------------------------------------------------------------
 
 

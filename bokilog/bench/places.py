@@ -1,0 +1,104 @@
+"""Where benchmarks keep their data, and the clusters that they start.
+
+Decides on which disk: one that is a disk, since a sync in memory costs nothing and compares with
+nothing. A cluster gets ports that are free now; its processes end with this one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from bokilog.bench.processes import in_memory
+from bokilog.bench.workers import BenchFailed
+from bokilog.shapes.cluster_layout import HOST
+from bokilog.shapes.local_cluster import LocalCluster
+
+_TRIES: Final = 50
+_VAR_TMP: Final = Path("/var/tmp")
+
+
+@contextmanager
+def scratch(parent: Path | None, *, tell: Callable[[str], None]) -> Iterator[Path]:
+    """A directory for one run, gone afterwards."""
+    if parent is None:
+        parent = disk()
+    parent.mkdir(parents=True, exist_ok=True)
+    if in_memory(parent.absolute()):
+        tell(f"{parent} lies in memory: what is synced there costs nothing and proves nothing")
+    made = Path(tempfile.mkdtemp(prefix="bokilog-bench-", dir=parent)).absolute()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def disk() -> Path:
+    """The usual temporary directory that is on a disk."""
+    usual = Path(tempfile.gettempdir()).absolute()
+    places = (usual, _VAR_TMP, Path.cwd())
+    return next((each for each in places if each.is_dir() and not in_memory(each)), usual)
+
+
+class Cluster:
+    """A local cluster with two engines, for benchmarks."""
+
+    def __init__(self, running: LocalCluster) -> None:
+        self._running = running
+        ports = running.layout.ports
+        self.urls: tuple[str, ...] = tuple(f"bokilog://{HOST}:{port}" for port in ports)
+        """One per engine."""
+        self.quorum = running.layout.settings.storage_nodes // 2 + 1
+
+    def pids(self) -> Mapping[str, int]:
+        """Of every process."""
+        found = {str(node.id): self._running.pid(node.id) for node in self._running.layout.nodes}
+        dead = [name for name, pid in found.items() if pid is None]
+        if dead:
+            raise BenchFailed(f"{', '.join(dead)} died while it was measured")
+        return {name: pid for name, pid in found.items() if pid is not None}
+
+    def restarts_count(self) -> int:
+        """How often any process was started again: figures of a run with restarts mean nothing."""
+        return sum(self._running.restarts(node.id) for node in self._running.layout.nodes)
+
+
+@contextmanager
+def cluster(
+    directory: Path, *, storage_nodes: int = 3, sync_delay_ms: float = 0.0
+) -> Iterator[Cluster]:
+    """Start a cluster with two engines; stop it at the end."""
+    running = LocalCluster(
+        directory,
+        storage_nodes=storage_nodes,
+        function_nodes=2,
+        port=free_ports(2),
+        sync_delay_ms=sync_delay_ms,
+    )
+    with running:
+        yield Cluster(running)
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on now."""
+    for _ in range(_TRIES):
+        with socket.socket() as first:
+            first.bind((HOST, 0))
+            start = int(first.getsockname()[1])
+            if start + count <= 1 << 16 and all(_free(start + n) for n in range(1, count)):
+                return start
+    raise BenchFailed(f"no {count} free ports in a row were found")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Comparisons that need more than bokilog: other systems, and bare chains without safety."""
