@@ -90,7 +90,7 @@ def decide(unit: Unit, book: BookView) -> list[object]:
         return [unit.number, VERDICT_TAGS_ENDED, ended, None]
     for tag, after in unit.tests:
         winner = book.last(tag)
-        if winner > after:
+        if winner > max(after, 0):  # 0 is no record, whatever a peer tests for
             return [unit.number, VERDICT_CONDITION_FAILED, tag, winner]
     return [unit.number, VERDICT_VISIBLE, unit.first_seqnum, None]
 

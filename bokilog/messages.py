@@ -399,6 +399,15 @@ class FetchFrames(NamedTuple):
     until: int
     first_seqnum: int
     """Where the record `start` stands."""
+    until_seqnum: int
+    """Frames of any shard that hold seqnums up to here are wanted too, as many as fit one answer."""
+
+
+class FramesSent(NamedTuple):
+    """Storage node to a peer: the end of its answer to `FetchFrames`, after the frames."""
+
+    space: int
+    frames: int
 
 
 # --- index stream ---------------------------------------------------------------------------------
@@ -488,6 +497,7 @@ Message = (
     | ResumeShard
     | ShardHeld
     | FetchFrames
+    | FramesSent
     | FollowIndex
     | IndexStream
     | StatusRequest
@@ -523,13 +533,14 @@ KINDS: dict[type[Message], int] = {
     ResumeShard: 61,
     ShardHeld: 62,
     FetchFrames: 63,
+    FramesSent: 64,
     FollowIndex: 70,
     IndexStream: 71,
     StatusRequest: 90,
     Status: 91,
     TermChanged: 92,
 }
-"""A message's number on the wire. Never reused; 49-59 are kept for replicated sequencers, 64-69 for
+"""A message's number on the wire. Never reused; 49-59 are kept for replicated sequencers, 65-69 for
 snapshots."""
 _BY_KIND = {kind: message for message, kind in KINDS.items()}
 

@@ -125,7 +125,26 @@ class EndTags(NamedTuple):
     proposer: Proposer
 
 
-Entry = Cut | OpenShard | CloseShard | Trim | Hold | Release | DeleteBook | ForgetKeys | EndTags
+class StartOver(NamedTuple):
+    """Every replica of a `memory` log space has restarted: nothing before this place is left, folds
+    start here, empty (P20)."""
+
+    timestamp_ms: int
+    first_seqnum: int
+
+
+Entry = (
+    Cut
+    | OpenShard
+    | CloseShard
+    | Trim
+    | Hold
+    | Release
+    | DeleteBook
+    | ForgetKeys
+    | EndTags
+    | StartOver
+)
 Proposal = Trim | Hold | Release | DeleteBook | EndTags
 """Entries that a client asks for, through its engine."""
 
@@ -139,8 +158,9 @@ _KINDS: tuple[type[Entry], ...] = (
     DeleteBook,
     ForgetKeys,
     EndTags,
+    StartOver,
 )
-"""An entry's number on the wire and on disk is its place here: append only. 9 is kept for `Lost`
+"""An entry's number on the wire and on disk is its place here: append only. 10 is kept for `Lost`
 (P24)."""
 _KIND_OF = {kind: number for number, kind in enumerate(_KINDS)}
 
@@ -261,7 +281,7 @@ def proposal_problem(entry: Entry) -> BokilogError | None:
     Asked before it is ordered, since everybody would have to keep and apply it.
     """
     match entry:
-        case Cut() | OpenShard() | CloseShard() | ForgetKeys():
+        case Cut() | OpenShard() | CloseShard() | ForgetKeys() | StartOver():
             return InvalidRange("entry", type(entry).__name__, "is the sequencer's own")
         case Trim(tag=tag, until=until):
             if tag is not None and not _is_short(tag, TAG_BYTES_MAX):

@@ -56,7 +56,8 @@ SYSTEM_TAG_PREFIX: Final = "$"  # tags that start with it are the libraries'
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Tags: TypeAlias = str | Iterable[str]
-Unless: TypeAlias = Mapping[str | None, int]  # tag (None: the whole LogBook) -> after
+# Tag (None: the whole LogBook) -> after. Three, since the key type of a Mapping is invariant.
+Unless: TypeAlias = Mapping[str, int] | Mapping[None, int] | Mapping[str | None, int]
 Conditions: TypeAlias = tuple[tuple[str | None, int], ...]  # as checked, in the caller's order
 
 

@@ -1,7 +1,7 @@
 """A log as its users hold it: its LogBooks, its sessions, its end.
 
 Decides what of LogBooks' properties this version has, and when two of them conflict. Does not know:
-how LogBooks are found (`directory.py`), or what is behind the connection.
+how LogBooks are found (`routing.py`), or what is behind the connection.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
-from bokilog.client import directory
+from bokilog.client import routing
 from bokilog.client.books import Created
 from bokilog.client.codecs import Codec, codec_for
 from bokilog.client.logbook import ClientLogBook
@@ -169,13 +169,13 @@ class ClientLog:
         client.core.check(session)
         deadline_s, timeout_s = client.deadline(timeout_s)
         created = Created(name, durability, KEY_HORIZON_S)
-        route = await directory.find_or_create(
+        route = await routing.find_or_create(
             client, created, session, deadline_s=deadline_s, timeout_s=timeout_s
         )
         client.core.found(client.core.book(name), route)
         if route.durability != durability:
             raise LogBookConflict(name, "durability", route.durability, durability)
-        return await directory.info(
+        return await routing.info(
             client, route, session, deadline_s=deadline_s, timeout_s=timeout_s
         )
 
@@ -191,7 +191,7 @@ class ClientLog:
         client, session = self.client, self.client.default_session
         client.core.check(session)
         deadline_s, timeout_s = client.deadline(timeout_s)
-        route = await directory.delete(
+        route = await routing.delete(
             client, name, session, deadline_s=deadline_s, timeout_s=timeout_s
         )
         client.core.deleted(name, route.number)
@@ -203,14 +203,14 @@ class ClientLog:
         client, session = self.client, self.client.default_session
         client.core.check(session)
         deadline_s, timeout_s = client.deadline(timeout_s)
-        routes = await directory.all_routes(
+        routes = await routing.all_routes(
             client, session, deadline_s=deadline_s, timeout_s=timeout_s
         )
         infos = []
         for route in routes:
             try:
                 infos.append(
-                    await directory.info(
+                    await routing.info(
                         client, route, session, deadline_s=deadline_s, timeout_s=timeout_s
                     )
                 )

@@ -146,10 +146,10 @@ class ClientCore:
 
     def on_down(self, reason: str) -> None:
         """The engine is gone: what was sent without a key is unknown, all else waits."""
+        self.down_reason = reason
         if not self.up:
             return
         self.up = False
-        self.down_reason = reason
         self._room = Room()
         self.requests.down()
         for lane in self._lanes.values():

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from threading import get_ident
 from typing import Final, Generic, Literal, TypeVar, overload
 
-from bokilog.client import directory
+from bokilog.client import routing
 from bokilog.client.batching import NEVER, Lane, Unit, in_column, unit_digest
 from bokilog.client.books import Route
 from bokilog.client.codecs import Codec
@@ -633,7 +633,7 @@ class ClientLogBook(Generic[T]):
         deadline_s, timeout_s = self._client.deadline(timeout_s)
 
         async def ask(route: Route) -> BookInfo:
-            return await directory.info(
+            return await routing.info(
                 self._client, route, self._session, deadline_s=deadline_s, timeout_s=timeout_s
             )
 

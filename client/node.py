@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from bokilog.client import directory
+from bokilog.client import routing
 from bokilog.client.batching import Unit
 from bokilog.client.books import Created, Route
 from bokilog.client.core import Book, ClientCore, ClientStats
@@ -197,7 +197,7 @@ class Client:
 
     def forget(self, query: Query) -> None:
         """Nobody waits for the answer any more."""
-        self.core.requests.cancel(query.request)
+        self.core.requests.cancel(query.request, self._loop.time())
 
     async def answer(
         self,
@@ -287,7 +287,7 @@ class Client:
         """Where the LogBook lives; None if there is none, also after waiting for one (P5)."""
         route = self.route(book)
         if route is None:
-            route = await directory.find(
+            route = await routing.find(
                 self,
                 book.name,
                 session,
@@ -307,7 +307,7 @@ class Client:
         self, book: Book, route: Route, session: Session, *, deadline_s: float, timeout_s: float
     ) -> bool:
         """Whether this incarnation is still the LogBook's; if not, nothing uses it any more."""
-        living = await directory.lives(
+        living = await routing.lives(
             self, route, session, deadline_s=deadline_s, timeout_s=timeout_s
         )
         if not living:
@@ -318,7 +318,7 @@ class Client:
         """A deletion was read: whoever made it may not have got to telling the log space (P5)."""
         if number not in self._deletions and len(self._deletions) < 10_000:
             self._deletions.add(number)
-            self._start(directory.delete_again(self, number))
+            self._start(routing.delete_again(self, number))
 
     def deletion_told(self, number: int) -> None:
         """The log space of a deleted LogBook knows."""
@@ -331,7 +331,7 @@ class Client:
         created = Created(book.name, "sync", KEY_HORIZON_S)
         deadline_s, timeout_s = self.deadline(None)
         try:
-            route = await directory.find_or_create(
+            route = await routing.find_or_create(
                 self, created, self.core.system, deadline_s=deadline_s, timeout_s=timeout_s
             )
         except BokilogError as error:

@@ -163,11 +163,13 @@ class Requests:
         self._queue.append(request)
         self._pump(now_s)
 
-    def cancel(self, number: int) -> None:
+    def cancel(self, number: int, now_s: float) -> None:
         """Nobody wants the answer any more."""
         request = self._table.pop(number, None)
         if request is not None:
             self._leave(request)
+            if self._queue:
+                self._pump(now_s)
 
     def answered(self, reply: Reply, now_s: float) -> None:
         """The engine answered; what comes late is dropped."""

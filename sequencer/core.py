@@ -106,6 +106,10 @@ class SequencerCore:
     ) -> None:
         self.node = node
         self.view = view
+        for space in view.spaces:
+            if space.primary == node:
+                known = recovered[space.id].end
+                assert known == view.end(space.id), f"the view ends {space.id} elsewhere (P13)"
         self.primaries = {
             space.id: Primary(
                 space=space,

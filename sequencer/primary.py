@@ -47,6 +47,7 @@ from bokilog.metalog import (
     ForgetKeys,
     OpenShard,
     Run,
+    StartOver,
     decode_run,
     encode_run,
     proposal_problem,
@@ -119,6 +120,8 @@ class Recovered(NamedTuple):
     end: End
     runs: RunIndex
     deletions: tuple[Run, ...]
+    starts_at: int = 0
+    """Count before the last `StartOver`: a fold that begins from nothing begins there (P20)."""
 
 
 class Primary:
@@ -145,6 +148,10 @@ class Primary:
         self.count = end.position.count
         self.published_count = end.position.count
         self._base_count = end.position.count
+        self._starts_at = recovered.starts_at
+        self._undecided = space.durability == "memory" and end.position.count > 0
+        """Class `memory`, and whether any replica still holds what was ordered before is not known:
+        nothing is ordered until every one has said what it folded, or one that it did (P20)."""
         self._journal = journal
         self._progress = Progress(space.write_quorum)
         self._wanted: dict[int, OpenShardRequest] = {}
@@ -213,6 +220,8 @@ class Primary:
         if message.shard and not message.position.count:
             sent = self.published_count
             effects += [Send(source, Metalog(run)) for run in self._deletions]
+        if source in self.space.replicas and not message.position.count:
+            sent = max(sent, self._starts_at)
         self._followers[source] = Follower(number=message.shard, sent=sent)
         if message.shard and sent == self.published_count:
             return [*effects, self._tell_position(source)]
@@ -221,6 +230,8 @@ class Primary:
     def index_reported(self, node: str, message: IndexReport) -> None:
         """How far a storage node's fold is."""
         self._reports[node] = message
+        if message.folded.count:
+            self._undecided = False
 
     def link_down(self, source: Address) -> None:
         """It follows no more and waits for nothing; what it proposed keeps its place."""
@@ -343,6 +354,12 @@ class Primary:
     def _entries(self, wall_ms: int) -> list[Entry]:
         self.timestamp_ms = timestamp_ms = max(wall_ms, self.timestamp_ms)
         entries: list[Entry] = []
+        if self._undecided:
+            if not self._all_forgot:
+                return []
+            self._undecided = False
+            self._starts_at = self.count
+            entries.append(StartOver(timestamp_ms, self.tail))
         for request in self._wanted.values():
             entries += self._open(request, timestamp_ms)
         self._wanted.clear()
@@ -356,6 +373,12 @@ class Primary:
             self._keys_forgotten_ms = timestamp_ms
             entries.append(ForgetKeys(timestamp_ms))
         return entries
+
+    @property
+    def _all_forgot(self) -> bool:
+        """Whether every replica has reported, and none has folded anything: they all restarted."""
+        reports = [self._reports.get(node) for node in self.space.replicas]
+        return all(report is not None and not report.folded.count for report in reports)
 
     def _open(self, request: OpenShardRequest, timestamp_ms: int) -> list[Entry]:
         """An engine's new start supersedes its old one: that shard is closed first (P1, P2, P3)."""

@@ -17,7 +17,7 @@ from bokilog.cut import record_count
 from bokilog.errors import CorruptJournal
 from bokilog.ids import Position
 from bokilog.journal import Journal, Location
-from bokilog.metalog import Cut, Run, decode_run
+from bokilog.metalog import Cut, Run, StartOver, decode_run
 from bokilog.sequencer.primary import Recovered, RunIndex, deletions_of
 from bokilog.view import End
 
@@ -37,6 +37,7 @@ def recover_metalog(journal: Journal, last: End, *, ceiling: int) -> Recovered:
     runs = RunIndex()
     deletions: list[Run] = []
     position, tail, timestamp_ms = last.position, last.tail, last.timestamp_ms
+    starts_at = 0
     for _, location, data in journal.recover():
         run = decode_run(data)
         if run.space == last.space and run.until <= position.count and run.term <= position.term:
@@ -44,7 +45,9 @@ def recover_metalog(journal: Journal, last: End, *, ceiling: int) -> Recovered:
         _check_continues(run, location, last=last, position=position)
         runs.add(run.first, location)
         position = Position(run.term, run.until)
-        for entry in run.entries:
+        for place, entry in enumerate(run.entries):
+            if isinstance(entry, StartOver):
+                starts_at = run.first + place
             timestamp_ms = max(timestamp_ms, entry.timestamp_ms)
             if isinstance(entry, Cut):
                 tail = entry.first_seqnum + record_count(entry.spans)
@@ -55,7 +58,7 @@ def recover_metalog(journal: Journal, last: End, *, ceiling: int) -> Recovered:
         tail=max(tail, ceiling),
         timestamp_ms=timestamp_ms,
     )
-    return Recovered(end, runs, tuple(deletions))
+    return Recovered(end, runs, tuple(deletions), starts_at)
 
 
 def _check_continues(run: Run, location: Location, *, last: End, position: Position) -> None:

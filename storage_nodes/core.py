@@ -37,6 +37,7 @@ from bokilog.messages import (
     BookState,
     FetchFrames,
     FollowIndex,
+    FramesSent,
     IndexReport,
     Message,
     Metalog,
@@ -151,6 +152,8 @@ class StorageCore:
                 return replica.resume(source, shard)
             case FetchFrames():
                 return replica.fetch(source, message)
+            case FramesSent():
+                return replica.frames_sent(message)
             case SeqnumAt():
                 return replica.seqnum_at(source, message)
             case BookState():
@@ -255,7 +258,15 @@ def _space_of(message: Message) -> int | None:
             return run.space
         case ResumeShard(shard=shard) | FetchFrames(shard=shard):
             return shard.space
-        case Read() | FollowIndex() | SeqnumAt() | BookState() | SetAux() | IndexReport():
+        case (
+            Read()
+            | FollowIndex()
+            | SeqnumAt()
+            | BookState()
+            | SetAux()
+            | IndexReport()
+            | FramesSent()
+        ):
             return message.space
         case _:
             return None

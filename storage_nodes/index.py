@@ -43,6 +43,7 @@ from bokilog.metalog import (
     Hold,
     OpenShard,
     Release,
+    StartOver,
     Trim,
     entry_to_plain,
 )
@@ -302,6 +303,8 @@ class Index:
                 self.open_shards.setdefault(entry.number, opened)  # asked for twice: still one
             case CloseShard():
                 self.open_shards.pop(entry.number, None)
+            case StartOver():
+                pass  # told by the replica, before it is applied
             case Cut():
                 raise AssertionError("a cut is applied with its frames, by apply_cut")
         return []
@@ -318,6 +321,12 @@ class Index:
         self.position = Position(term, self.position.count)
         self.tail = tail
         self.open_shards.clear()
+
+    def start_over(self, position: Position, *, tail: int) -> None:
+        """What came before is lost on every replica: an empty fold begins here (P20)."""
+        assert not self.position.count, "a fold that holds something cannot start over"
+        self.position = self.stored_position = position
+        self.tail = tail
 
     def _enter(self, position: Position, timestamp_ms: int) -> None:
         assert position.count == self.position.count + 1, (

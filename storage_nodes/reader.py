@@ -10,9 +10,18 @@ Does not know: who asks, sessions, or waiting; the core does.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import accumulate
 
-from bokilog.errors import BokilogError, CorruptRecord, DataLost, RemoteProtocolError, Trimmed
+from bokilog.errors import (
+    BokilogError,
+    CorruptJournal,
+    CorruptRecord,
+    DataError,
+    DataLost,
+    RemoteProtocolError,
+    Trimmed,
+)
 from bokilog.frame import (
     HEADER_BYTES,
     Buffer,
@@ -24,7 +33,7 @@ from bokilog.frame import (
     record_sum,
 )
 from bokilog.ids import Position
-from bokilog.journal import Journal, Location
+from bokilog.journal import Journal, Location, SegmentReleased
 from bokilog.limits import BLOCK_BYTES
 from bokilog.messages import Read, ReadReply
 from bokilog.storage_nodes.index import Index, Row
@@ -101,9 +110,9 @@ class Reader:
             return DataLost(seqnum=self.lost_until - 1)
         tail = self._index.tail
         until = min(read.until, tail)
-        found = self._visible(read, until)
-        more = len(found) > read.limit
         try:
+            found = self._visible(read, until)
+            more = len(found) > read.limit
             return self._reply(read, found[: read.limit], more=more, position=position)
         except BokilogError as error:
             return error
@@ -112,7 +121,22 @@ class Reader:
         """The ordered frame that holds a seqnum, and the seqnum it starts at: for peers and
         verdicts."""
         row = self._index.locate(seqnum)
-        return None if row is None else (self._open(row).frame, row.first_seqnum)
+        if row is None:
+            return None
+        try:
+            return self._open(row).frame, row.first_seqnum
+        except DataError:
+            return None
+
+    def frames_between(self, start: int, until: int, *, limit: int) -> Iterator[Frame]:
+        """Ordered frames that hold a seqnum of a range, in order: for peers that lack them."""
+        until = min(until, self._index.tail)
+        if start < until:
+            for row in self._index.locate_range(start, until, limit=limit):
+                try:
+                    yield self._open(row).frame
+                except DataError:
+                    return
 
     def _visible(self, read: Read, until: int) -> list[int]:
         """Visible seqnums of the range, one more than the limit if there are more."""
@@ -202,8 +226,10 @@ class Reader:
             return known
         try:
             frame = self._from_journal(row.location, whole=whole)
-        except RemoteProtocolError as error:
+        except (RemoteProtocolError, CorruptJournal) as error:
             raise CorruptRecord(seqnum=row.first_seqnum) from error
+        except SegmentReleased as error:
+            raise DataLost(seqnum=row.first_seqnum) from error
         if frame.records != row.records:
             raise CorruptRecord(seqnum=row.first_seqnum)
         opened = OpenFrame(

@@ -17,10 +17,11 @@ Does not know: terms of others (the core's gate does), sockets, disks behind the
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import NamedTuple
 
 from bokilog.codec import pack, unpack
-from bokilog.cut import first_seqnums
+from bokilog.cut import first_seqnums, record_count
 from bokilog.effects import Address, CancelTimer, Checkpoint, Commit, Effect, Send, SetTimer
 from bokilog.errors import BokilogError, NotReady, ReadOnly, to_wire
 from bokilog.frame import ITEM_FRAME, Frame
@@ -32,9 +33,9 @@ from bokilog.messages import (
     FetchFrames,
     FollowIndex,
     FollowMetalog,
+    FramesSent,
     IndexReport,
     Read,
-    Replicate,
     RequestFailed,
     SeqnumAt,
     SetAux,
@@ -52,11 +53,13 @@ from bokilog.metalog import (
     OpenShard,
     Release,
     Run,
+    StartOver,
     Trim,
 )
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
+from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
 from bokilog.storage_nodes.streams import Streams
 from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
 from bokilog.view import End, LogSpace
@@ -65,7 +68,6 @@ FOLD_RECORDS = 20_000
 """Records folded before messages get their turn again."""
 ENTRIES_WAITING_MAX = 100_000
 """Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
-FETCH_RETRY_S = 0.25
 
 
 class Identity(NamedTuple):
@@ -108,9 +110,7 @@ class Replica:
         self._follower = MetalogFollower(space.id, index.position)
         self._entries: deque[tuple[Position, Entry]] = deque()
         self._fold_scheduled = False
-        self._fetching: tuple[Shard, int] | None = None
-        self._fetch_turn = 0
-        self._peers_up: set[NodeId] = set()
+        self._repair = Repair(node, space.id)
         self._staged: list[tuple[Shard, int]] = []
         self._committing: dict[int, list[tuple[Shard, int]]] = {}
         self._last_token = 0
@@ -175,10 +175,10 @@ class Replica:
 
     def peer_link(self, peer: NodeId, *, up: bool) -> list[Effect]:
         if not up:
-            self._peers_up.discard(peer)
+            self._repair.peers_up.discard(peer)
             return []
-        self._peers_up.add(peer)
-        return [Send(peer, self._report()), *self._fetch_missing()]
+        self._repair.peers_up.add(peer)
+        return [Send(peer, self._report()), *self._fold()]
 
     # --- frames -----------------------------------------------------------------------------------
 
@@ -202,28 +202,12 @@ class Replica:
         return [Send(source, ShardHeld(shard, self._pending.shard(shard).held))]
 
     def fetch(self, source: Address, message: FetchFrames) -> list[Effect]:
-        """A peer lacks ordered frames: from what is pending, or from what was folded."""
-        effects: list[Effect] = []
-        start, seqnum = message.start, message.first_seqnum
-        while start < message.until and len(effects) < 64:
-            found = self._frame_for(message.shard, start, seqnum)
-            if found is None:
-                break
-            effects.append(Send(source, Replicate(found)))
-            seqnum += found.until - start
-            start = found.until
-        return effects
+        """A peer lacks ordered frames."""
+        return give(source, message, pending=self._pending, reader=self._reader)
 
-    def _frame_for(self, shard: Shard, start: int, seqnum: int) -> Frame | None:
-        held = self._pending.frames_of(shard, start, start + 1)
-        if isinstance(held, list):
-            return self._pending.bytes_of(held[0])
-        if seqnum >= self.index.tail:
-            return None
-        found = self._reader.frame_at(seqnum)
-        if found is None or found[0].shard != shard or found[0].first != start:
-            return None
-        return found[0]
+    def frames_sent(self, message: FramesSent) -> list[Effect]:
+        """A peer has answered; its frames are here."""
+        return self._fold() if self._repair.answered(message) else []
 
     def persisted(self, token: int) -> list[Effect]:
         """What was committed under this token, and earlier, counts now."""
@@ -267,8 +251,17 @@ class Replica:
         if len(self._entries) > ENTRIES_WAITING_MAX:
             self.dropped_runs_count += 1
             return []
+        if isinstance(run.entries[0], StartOver) and self.index.position.count < run.first:
+            self._start_over(run, run.entries[0])
         self._take_entries(self._follower.offer(run))
         return self._fold()
+
+    def _start_over(self, run: Run, entry: StartOver) -> None:
+        """What was ordered before is lost on every replica: the fold begins here, empty (P20)."""
+        self.index.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
+        self._follower.position = self.index.position
+        self._entries.clear()
+        self._reader.lost_until = entry.first_seqnum
 
     def _take_entries(self, entries: list[tuple[Position, Entry]]) -> None:
         self._entries.extend(entries)
@@ -375,28 +368,28 @@ class Replica:
         return self._begin_term()
 
     def _fetch_missing(self) -> list[Effect]:
-        """Asks a peer for the ordered frames that the next cut needs and this node lacks (P8)."""
-        if not self._entries or not isinstance(self._entries[0][1], Cut):
-            return []
+        """Asks a peer for the frames of the next cut that are not here, and for what follows."""
         position, cut = self._entries[0]
-        assert isinstance(cut, Cut)
-        peers = sorted(self._peers_up & set(self.space.replicas) - {self.node})
+        assert isinstance(cut, Cut), "only cuts wait for frames"
         for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
             shard = Shard(self.space.id, position.term, span.number)
             missing = self._pending.frames_of(shard, span.start, span.until)
-            if not isinstance(missing, int):
-                continue
-            if self._fetching == (shard, missing) or not peers:
-                return []
-            self._fetching = (shard, missing)
-            self._fetch_turn += 1
-            peer = peers[self._fetch_turn % len(peers)]
-            request = FetchFrames(shard, missing, span.until, seqnum + missing - span.start)
-            return [Send(peer, request), SetTimer(("fetch", self.space.id), FETCH_RETRY_S)]
+            if isinstance(missing, int):
+                first = seqnum + missing - span.start
+                request = FetchFrames(shard, missing, span.until, first, self._known_tail())
+                return self._repair.ask(request, self.space.replicas)
         return []
 
+    def _known_tail(self) -> int:
+        """First seqnum that the entries at hand do not order, as far ahead as is looked at."""
+        tail = self.index.tail
+        for _, entry in islice(self._entries, AHEAD_ENTRIES):
+            if isinstance(entry, Cut):
+                tail = entry.first_seqnum + record_count(entry.spans)
+        return tail
+
     def fetch_timer(self) -> list[Effect]:
-        self._fetching = None
+        self._repair.timer()
         return self._fold()
 
     # --- end of a batch ---------------------------------------------------------------------------
@@ -589,7 +582,7 @@ class Replica:
         """The fold is on disk up to the frozen position: peers and the primary may know (P21)."""
         self.index.checkpoint_done()
         report = self._report()
-        peers = sorted(self._peers_up)
+        peers = sorted(self._repair.peers_up)
         return [*(Send(to, report) for to in (self.space.primary, *peers)), *self._release()]
 
     def peer_stored(self, peer: str, message: IndexReport) -> list[Effect]:
@@ -623,6 +616,7 @@ class Replica:
             "position": list(self.index.position),
             "stored": list(self.index.stored_position),
             "tail": self.index.tail,
+            "frames_asked": self._repair.asked_count,
             "waiting_entries": len(self._entries),
             "waiting_reads": len(self._waiting),
             "pending_bytes": self._pending.bytes_in_memory,

@@ -80,6 +80,7 @@ class SegmentBooks:
         """Something was journalled in the segment."""
         if segment not in self._blockers:
             self._blockers[segment] = None
+            self._recent[segment] = {}  # to be stored too: else it is never let go after a restart
             self._gone.discard(segment)
             self.newest = max(self.newest, segment)
 
@@ -88,7 +89,7 @@ class SegmentBooks:
         recent = self._recent.get(segment)
         if recent is None:
             self.frame(segment)
-            recent = self._recent[segment] = {}
+            recent = self._recent.setdefault(segment, {})
         for book in (books,) if isinstance(books, int) else books:
             if recent.get(book, 0) < last_seqnum:
                 recent[book] = last_seqnum

@@ -123,6 +123,15 @@ class LocalCluster:
         with self._turn:
             self._supervisor.signal(node, number)
 
+    def is_ready(self, node: str, *, restarts: int = 0) -> bool:
+        """Whether a node serves and was started again at least `restarts` times."""
+        with self._turn:
+            return (
+                self._supervisor.is_ready(node)
+                and self._supervisor.restarts(node) >= restarts
+                and self._supervisor.pid(node) is not None
+            )
+
     def wait_ready(self, node: str, *, restarts: int = 0, timeout_s: float = 20.0) -> None:
         """Wait until a node serves and was started again at least `restarts` times.
 
@@ -131,13 +140,8 @@ class LocalCluster:
         """
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s:
-            with self._turn:
-                if (
-                    self._supervisor.is_ready(node)
-                    and self._supervisor.restarts(node) >= restarts
-                    and self._supervisor.pid(node) is not None
-                ):
-                    return
+            if self.is_ready(node, restarts=restarts):
+                return
             time.sleep(_READY_POLL_S)
         raise NotReady(f"{node} did not serve again within {timeout_s} s")
 

@@ -239,8 +239,9 @@ class EngineCore:
             self.ignored_count += 1
             return []
         effects = producer.metalog(run)
-        if producer.awaits_verdicts_at(self.reader.position(run.space)):
-            self.reader.want_verdicts(run.space)
+        folded = self.reader.position(run.space)
+        if folded.count > run.first and producer.awaits_verdicts_at(folded):
+            self.reader.want_verdicts(run.space)  # it was decided before that replica was followed
         return effects
 
     def _published(self, source: Address, message: MetalogPosition) -> list[Effect]:

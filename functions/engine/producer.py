@@ -24,6 +24,7 @@ Boki: frames instead of records, W of N, resending.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 from bokilog.effects import Address, Effect, Send, SetTimer
@@ -35,11 +36,13 @@ from bokilog.errors import (
     RemoteProtocolError,
     to_wire,
 )
-from bokilog.frame import Columns, Frame
+from bokilog.frame import Frame
 from bokilog.functions.engine.cache import RecordCache
-from bokilog.functions.engine.links import Links, bulk
+from bokilog.functions.engine.links import Links
 from bokilog.functions.engine.order import Horizon, SpaceOrder
+from bokilog.functions.engine.replicas import Replicas
 from bokilog.functions.engine.settings import EngineSettings
+from bokilog.functions.engine.taken import AwaitedVerdicts, Outcomes, Taken
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.messages import (
     VERDICT_BOOK_DELETED,
@@ -51,8 +54,6 @@ from bokilog.messages import (
     FrameRefused,
     FrameVerdicts,
     OpenShardRequest,
-    Replicate,
-    ResumeShard,
     ShardHeld,
 )
 from bokilog.metalog import CloseShard, Cut, DeleteBook, OpenShard, Run
@@ -74,53 +75,6 @@ class Standing(Enum):
     """A newer start of this engine has taken over: nothing of this one will be ordered any more
     (P1, P2).
     """
-
-
-class Taken:
-    """A client's frame on its way."""
-
-    __slots__ = (
-        "client",
-        "columns",
-        "first_seqnum",
-        "frame",
-        "number",
-        "outcomes",
-        "payload",
-        "position",
-        "size_bytes",
-    )
-
-    def __init__(self, client: Address, message: AppendFrame, size_bytes: int) -> None:
-        self.client: Address | None = client
-        """None: the client is gone, or was told that nobody knows."""
-        self.number = message.number
-        self.columns: Columns = message.columns
-        self.payload = message.payload
-        self.size_bytes = size_bytes
-        self.frame: Frame | None = None
-        """None until it has LocalIds."""
-        self.first_seqnum = 0
-        self.position = START
-        """Of the cut that ordered it."""
-        self.outcomes: list[list[object]] | None = None
-        """Its verdicts, if they came before the cut."""
-
-
-class Replica:
-    """What a storage node was sent of the shard."""
-
-    __slots__ = ("address", "ready", "resumed", "sent_until")
-
-    def __init__(self, node: str) -> None:
-        self.address = bulk(node)
-        self.ready = False
-        """Gets new frames as they come: the link stands, is not clogged, and was sent all before
-        them.
-        """
-        self.resumed = False
-        """On this connection it has said what it holds (a new shard: nothing)."""
-        self.sent_until = 0
 
 
 class SpaceProducer:
@@ -151,7 +105,7 @@ class SpaceProducer:
         """Taken and not yet ordered."""
         self.refused_count = 0
         self.lost_count = 0
-        self.resent_count = 0
+        self._resent_before = 0
         self.unexplained_count = 0
         """Spans that order more than this engine ever gave: somebody else uses its name."""
         self._settings = settings
@@ -162,18 +116,18 @@ class SpaceProducer:
         self._base = START
         self._term = Term(0)
         self._shard = Shard(space, Term(0), number)
-        self._replicas: list[Replica] = []
+        self._replicas = Replicas(self._shard, (), links)
         self._waiting: deque[Taken] = deque()
         """No LocalIds yet: the shard is not open."""
         self._unordered: deque[Taken] = deque()
-        self._awaiting: dict[tuple[Term, int], Taken] = {}
-        """Frames whose verdicts are still to come, by term and first count; ordered or not."""
+        self._awaited = AwaitedVerdicts(number)
         self._next: dict[Address, int] = {}
         self._deleted: set[int] = set()
         self._read_only = ""
+        self._follows_all = False
+        """The primary was asked for every entry of the term, to find the opening."""
         self._timer_set = False
         self._ordered_at_timer = -1
-        self._awaited_at_timer: set[tuple[Term, int]] = set()
         self._own_position = START
         """Of the last entry of its own: nothing before it can be missing."""
         self._gap_until = 0
@@ -236,17 +190,13 @@ class SpaceProducer:
         self.count = until = first + frame.records
         self._unordered.append(taken)
         if columns.unless or columns.keys:
-            self._awaiting[self._shard.term, first] = taken
-        replicate = Replicate(frame)
-        for replica in self._replicas:
-            if replica.ready:
-                replica.sent_until = until
-                effects.append(Send(replica.address, replicate))
+            self._awaited.add(frame, taken)
+        self._replicas.send(frame, until, effects)
 
     def forget_client(self, client: Address) -> None:
         """It is gone: nobody is told any more, but what was taken will be ordered."""
         self._next.pop(client, None)
-        for taken in (*self._waiting, *self._unordered, *self._awaiting.values()):
+        for taken in (*self._waiting, *self._unordered, *self._awaited):
             if taken.client == client:
                 taken.client = None
 
@@ -268,7 +218,7 @@ class SpaceProducer:
         wire = to_wire(error)
         for taken in self._waiting:
             self._let_go(taken)
-            self._stop_awaiting(taken)
+            self._awaited.discard(taken)
             if taken.client is not None:
                 self._next[taken.client] = min(self._next[taken.client], taken.number)
                 effects.append(Send(taken.client, FrameRefused(self.space, taken.number, wire)))
@@ -285,62 +235,37 @@ class SpaceProducer:
         self.frames -= 1
         self.bytes -= taken.size_bytes
 
-    def _stop_awaiting(self, taken: Taken) -> None:
-        if taken.frame is not None:
-            self._awaiting.pop((taken.frame.shard.term, taken.frame.first), None)
-
     # --- replicas ---------------------------------------------------------------------------------
 
     def link_up(self, peer: Address) -> list[Effect]:
-        """A storage node is asked what it holds (P8); the primary is asked for everything since."""
-        if peer == self._primary:
-            return self._ask_primary()
-        replica = self._replica(peer)
-        if replica is None:
-            return []
-        replica.ready = replica.resumed = False
-        return [Send(replica.address, ResumeShard(self._shard))]
+        """The primary is asked for everything since, a storage node what it holds."""
+        return self._ask_primary() if peer == self._primary else self._replicas.link_up(peer)
 
     def link_down(self, peer: Address) -> None:
-        replica = self._replica(peer)
-        if replica is not None:
-            replica.ready = replica.resumed = False
+        """A storage node gets nothing until it is back; the primary is asked then."""
+        self._replicas.link_down(peer)
 
     def held(self, peer: Address, message: ShardHeld) -> list[Effect]:
-        """A storage node says what it holds: it gets the rest."""
-        replica = self._replica(peer if isinstance(peer, tuple) else bulk(str(peer)))
-        if replica is None or message.shard != self._shard or replica.address not in self._links.up:
+        """A storage node says what it holds: it gets the rest (P8)."""
+        if message.shard != self._shard:
             return []
-        replica.resumed = True
-        replica.sent_until = min(message.count, self.count)
-        return self._send_rest(replica)
+        return self._replicas.held(
+            peer, message.count, self._unordered_frames(), ordered=self.ordered_count
+        )
 
     def clogged(self, peer: Address, *, clear: bool) -> list[Effect]:
-        """A slow replica gets nothing more until it has caught up, then what is unordered still
-        (P8).
-        """
-        replica = self._replica(peer)
-        if replica is None:
-            return []
-        replica.ready = False
-        return self._send_rest(replica) if clear and replica.resumed else []
+        """A link has a queue, or none any more."""
+        return self._replicas.clogged(
+            peer, self._unordered_frames(), ordered=self.ordered_count, clear=clear
+        )
 
-    def _send_rest(self, replica: Replica) -> list[Effect]:
-        if replica.address in self._links.clogged:
-            return []
-        replica.ready = True
-        start = max(replica.sent_until, self.ordered_count)
-        replica.sent_until = self.count
-        effects: list[Effect] = [
-            Send(replica.address, Replicate(taken.frame))
-            for taken in self._unordered
-            if taken.frame is not None and taken.frame.until > start
-        ]
-        self.resent_count += len(effects)
-        return effects
+    def _unordered_frames(self) -> Iterator[Frame]:
+        return (taken.frame for taken in self._unordered if taken.frame is not None)
 
-    def _replica(self, peer: Address) -> Replica | None:
-        return next((replica for replica in self._replicas if replica.address == peer), None)
+    @property
+    def resent_count(self) -> int:
+        """Frames sent to a replica that had lost its link or its turn."""
+        return self._resent_before + self._replicas.resent_count
 
     # --- the metalog ------------------------------------------------------------------------------
 
@@ -444,36 +369,24 @@ class SpaceProducer:
         with them.
         """
         effects: list[Effect] = []
-        for term, number, first, outcomes in rows:
-            if number != self.number or not isinstance(outcomes, list):
-                continue
-            taken = self._awaiting.get((term, first))  # type: ignore[arg-type]
-            if taken is None:
-                continue
-            if taken.first_seqnum:
-                self._decided(taken, outcomes, effects)
-            else:
-                taken.outcomes = outcomes
+        for taken, outcomes in self._awaited.decided(rows):
+            self._decided(taken, outcomes, effects)
         return effects
 
     def awaited_verdicts(self) -> list[list[int]]:
-        """Rows for `FollowIndex`: ordered frames that an index replica has not decided yet, as far
-        as known.
-        """
-        return [
-            [term, self.number, first, taken.first_seqnum]
-            for (term, first), taken in self._awaiting.items()
-            if taken.first_seqnum
-        ]
+        """Rows for `FollowIndex`."""
+        return self._awaited.rows()
 
     def awaits_verdicts_at(self, position: Position) -> bool:
         """Whether a verdict is missing that an index replica at `position` had decided before."""
-        return any(
-            taken.first_seqnum and taken.position <= position for taken in self._awaiting.values()
-        )
+        return self._awaited.missing_at(position)
 
-    def _decided(self, taken: Taken, outcomes: list[list[object]], effects: list[Effect]) -> None:
-        self._stop_awaiting(taken)
+    def verdicts_overdue(self) -> bool:
+        """Whether one was awaited at the last call already."""
+        return self._awaited.overdue()
+
+    def _decided(self, taken: Taken, outcomes: Outcomes, effects: list[Effect]) -> None:
+        self._awaited.discard(taken)
         void = {outcome[0] for outcome in outcomes if outcome[1] != VERDICT_VISIBLE}
         self._cache.decide(self.space, taken.first_seqnum, void)
         if taken.client is not None:
@@ -522,11 +435,11 @@ class SpaceProducer:
     def _begin_term(self) -> list[Effect]:
         """What the old term did not order will be numbered anew, before everything that waits."""
         for taken in reversed(self._unordered):
-            self._stop_awaiting(taken)
+            self._awaited.discard(taken)
             taken.frame = taken.outcomes = None
             self._waiting.appendleft(taken)
         self._unordered.clear()
-        self._replicas = []
+        self._set_replicas(())
         self.count = self.ordered_count = 0
         self._shard = Shard(self.space, self._term, self.number)
         self.standing = Standing.OPENING
@@ -536,16 +449,19 @@ class SpaceProducer:
         """The metalog has opened the shard: what waits gets LocalIds, in order."""
         self.standing = Standing.OPEN
         self._own_position = position
-        up, clogged = self._links.up, self._links.clogged
-        self._replicas = [Replica(node) for node in entry.replicas]
-        for replica in self._replicas:  # a new shard: nobody holds anything of it
-            replica.resumed = replica.address in up
-            replica.ready = replica.resumed and replica.address not in clogged
+        self._set_replicas(entry.replicas)
         effects: list[Effect] = []
         waiting, self._waiting = self._waiting, deque()
         for taken in waiting:
             self._issue(taken, effects)
+        if self._follows_all:
+            self._follows_all = False
+            effects += self._ask_follow()
         return effects
+
+    def _set_replicas(self, nodes: Iterable[str]) -> None:
+        self._resent_before = self.resent_count
+        self._replicas = Replicas(self._shard, nodes, self._links)
 
     def _closed(self, position: Position, entry: CloseShard, effects: list[Effect]) -> None:
         """A newer start of this engine: past the count nothing is ordered, and that is certain
@@ -589,17 +505,8 @@ class SpaceProducer:
             effects += self._ask_gap()
         elif stalled:
             effects += self._ask_follow()
-        for replica in self._replicas:
-            if replica.address in self._links.up and (stalled or not replica.resumed):
-                effects.append(Send(replica.address, ResumeShard(self._shard)))
+        effects += self._replicas.ask(all_of_them=stalled)
         return [*effects, *self._ensure_timer()]
-
-    def verdicts_overdue(self) -> bool:
-        """Whether some verdict was awaited at the last call already."""
-        awaited = {key for key, taken in self._awaiting.items() if taken.first_seqnum}
-        overdue = not awaited.isdisjoint(self._awaited_at_timer)
-        self._awaited_at_timer = awaited
-        return overdue
 
     def _ask_opening(self) -> list[Effect]:
         """The opening may have been published while no link stood: everything of this term is asked
@@ -608,6 +515,7 @@ class SpaceProducer:
         if self._primary not in self._links.up:
             return []
         number = self.number if self._base.count else 0  # from the very start, `number` means now
+        self._follows_all = not number
         return [
             Send(self._primary, FollowMetalog(self.space, self._base, number)),
             Send(self._primary, OpenShardRequest(self.space, self._term, self.node, self.number)),
@@ -639,7 +547,7 @@ class SpaceProducer:
         assert taken.frame is not None, "an unordered frame has LocalIds"
         self.ordered_count = taken.frame.until
         self._let_go(taken)
-        self._stop_awaiting(taken)
+        self._awaited.discard(taken)
         self._lose(taken, reason, effects)
 
     @property
@@ -648,10 +556,10 @@ class SpaceProducer:
         return bool(
             self._waiting
             or self._unordered
-            or self._awaiting
+            or self._awaited
             or self.order.catching_up
             or self.standing is Standing.OPENING
-            or any(not each.resumed and each.address in self._links.up for each in self._replicas)
+            or self._replicas.waiting
         )
 
     def summary(self) -> dict[str, object]:
@@ -661,12 +569,9 @@ class SpaceProducer:
             "position": list(self.order.position),
             "unordered_frames": self.frames,
             "unordered_bytes": self.bytes,
-            "awaited_verdicts": len(self._awaiting),
+            "awaited_verdicts": len(self._awaited),
             "read_only": self._read_only,
-            "replicas": {
-                str(each.address[1]) if isinstance(each.address, tuple) else "": each.sent_until
-                for each in self._replicas
-            },
+            "replicas": self._replicas.summary(),
         }
 
     def check(self) -> None:
@@ -683,9 +588,7 @@ class SpaceProducer:
             next_first = taken.frame.until
         assert next_first == self.count or self.standing is Standing.CLOSED
         assert not self._waiting or self.standing is not Standing.OPEN
-        for replica in self._replicas:
-            assert not replica.ready or replica.sent_until == self.count
-            assert not replica.ready or replica.resumed
+        self._replicas.check()
 
     def _ensure_timer(self) -> list[Effect]:
         return [self._set_timer()] if self.busy and not self._timer_set else []

@@ -19,25 +19,25 @@ position (P26).
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from xxhash import xxh3_64_intdigest
 
-from bokilog.effects import Address, CancelTimer, Effect, Send, SetTimer
+from bokilog.effects import Address, CancelTimer, Effect, Send
 from bokilog.errors import BokilogError, NotReady, Overloaded, Trimmed, from_wire, to_wire
-from bokilog.facts import UNKNOWN, Facts, Known, Tail
+from bokilog.facts import UNKNOWN, Facts, Known
 from bokilog.frame import Buffer
-from bokilog.functions.engine.cache import CachedRecord, RecordCache, Tags
+from bokilog.functions.engine.cache import CachedRecord, RecordCache
+from bokilog.functions.engine.index_follower import IndexFollower
 from bokilog.functions.engine.links import Links
 from bokilog.functions.engine.order import Horizon
+from bokilog.functions.engine.parked import TIMER as READ_TIMER, ParkedReads
 from bokilog.functions.engine.settings import EngineSettings
-from bokilog.ids import START, LogSpaceId, NodeId, Position
+from bokilog.ids import START, NodeId, Position
 from bokilog.messages import (
     Answer,
     BookState,
-    FollowIndex,
     IndexStream,
     Read,
     ReadReply,
@@ -52,42 +52,6 @@ SPREAD_SEQNUMS = 4096
 """
 
 Question = Read | SeqnumAt | BookState
-Key = tuple[int, str | None]
-
-
-class SpaceReader:
-    """What is known of one log space, and from whom."""
-
-    __slots__ = (
-        "books",
-        "chosen",
-        "follow_due",
-        "following",
-        "horizon",
-        "id",
-        "position",
-        "replicas",
-        "tail",
-        "verdicts_due",
-    )
-
-    def __init__(self, space: LogSpaceId, horizon: Horizon) -> None:
-        self.id = space
-        self.horizon = horizon
-        self.replicas: tuple[NodeId, ...] = ()
-        self.chosen: NodeId | None = None
-        """The index replica that is followed; None while no storage node is connected."""
-        self.position = START
-        """Up to here the stream has come, and `tail` with it."""
-        self.tail = Tail(1)
-        self.books: OrderedDict[int, None] = OrderedDict()
-        """LogBooks wanted from the stream, the one read longest ago first."""
-        self.following: set[int] = set()
-        """LogBooks that it brings."""
-        self.follow_due = False
-        """What is wanted has changed since the replica was told."""
-        self.verdicts_due = False
-        """The replica is to be asked for verdicts that may have been missed (P23)."""
 
 
 class Passed:
@@ -117,17 +81,6 @@ class Fetch:
         self.waiters: list[tuple[Address, Read]] = []
 
 
-class Parked:
-    """A read that waits for the stream to bring a record."""
-
-    __slots__ = ("deadline_s", "read", "source")
-
-    def __init__(self, source: Address, read: Read, deadline_s: float) -> None:
-        self.source = source
-        self.read = read
-        self.deadline_s = deadline_s
-
-
 class Reader:
     """All reads of an engine."""
 
@@ -154,13 +107,12 @@ class Reader:
         self._links = links
         self._cache = cache
         self._ids = ids
-        self._spaces: dict[int, SpaceReader] = {}
+        self._spaces: dict[int, IndexFollower] = {}
         self._anew: set[int] = set()
         self._passed: dict[int, Passed] = {}
         self._fetches: dict[int, Fetch] = {}
         self._fetching: dict[tuple[object, ...], Fetch] = {}
-        self._parked: dict[int, Parked] = {}
-        self._parked_by: dict[Key, dict[int, Parked]] = {}
+        self._parked = ParkedReads(self.facts)
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -177,7 +129,7 @@ class Reader:
         return self._pass_on(space, source, message, now_s)
 
     def _pass_on(
-        self, space: SpaceReader, source: Address, message: Question, now_s: float
+        self, space: IndexFollower, source: Address, message: Question, now_s: float
     ) -> list[Effect]:
         """To the index replica, whose reply agrees with its stream; kept until there is one."""
         if len(self._passed) + len(self._parked) >= self._settings.reads_max:
@@ -202,7 +154,7 @@ class Reader:
 
     def _answer(
         self,
-        space: SpaceReader,
+        space: IndexFollower,
         source: Address,
         read: Read,
         now_s: float,
@@ -214,7 +166,7 @@ class Reader:
             extra: bytes that were fetched for this read: what is missing still is not fetched
             again.
         """
-        self._want(space, read.book)
+        space.want(read.book)
         facts, book, tag = self.facts, read.book, read.tag
         trim_until = facts.trim_until(book, tag)
         if 0 < read.start < trim_until or read.until < trim_until:
@@ -239,7 +191,7 @@ class Reader:
             return [Send(source, self._reply(space, read, known, [], []))]
         return self._collect(space, source, read, known, extra)
 
-    def _known_record(self, space: SpaceReader, read: Read) -> ReadReply | None:
+    def _known_record(self, space: IndexFollower, read: Read) -> ReadReply | None:
         """`read(seqnum)` of a record that is known to be visible without facts."""
         if read.book not in space.following:
             return None  # its trims are not told
@@ -253,7 +205,7 @@ class Reader:
 
     def _collect(
         self,
-        space: SpaceReader,
+        space: IndexFollower,
         source: Address,
         read: Read,
         known: Known,
@@ -284,7 +236,7 @@ class Reader:
 
     def _reply(
         self,
-        space: SpaceReader,
+        space: IndexFollower,
         read: Read,
         known: Known,
         seqnums: list[int],
@@ -317,7 +269,7 @@ class Reader:
 
     def _fetch(
         self,
-        space: SpaceReader,
+        space: IndexFollower,
         source: Address,
         read: Read,
         seqnums: Sequence[int],
@@ -455,56 +407,29 @@ class Reader:
     # --- waiting for a record ---------------------------------------------------------------------
 
     def _park(
-        self, space: SpaceReader, source: Address, read: Read, now_s: float
+        self, space: IndexFollower, source: Address, read: Read, now_s: float
     ) -> list[Effect] | None:
         """There is nothing yet: it waits here for the stream, until its time is over."""
         if read.book not in space.following or len(self._parked) >= self._settings.reads_max:
             return None
-        number = next(self._ids)
-        wait_s = read.wait_ms / 1000
-        parked = self._parked[number] = Parked(source, read, now_s + wait_s)
-        self._parked_by.setdefault((read.book, read.tag), {})[number] = parked
-        self.facts.watch(read.book, read.tag)
-        return [SetTimer(("read", number), wait_s)]
-
-    def _unpark(self, number: int) -> Parked | None:
-        parked = self._parked.pop(number, None)
-        if parked is not None:
-            key = (parked.read.book, parked.read.tag)
-            waiting = self._parked_by[key]
-            del waiting[number]
-            if not waiting:
-                del self._parked_by[key]
-            self.facts.unwatch(*key)
-        return parked
+        return [self._parked.add(next(self._ids), source, read, now_s)]
 
     def timer(self, number: int, now_s: float) -> list[Effect]:
         """The wait is over: whatever there is now."""
-        parked = self._unpark(number)
+        parked = self._parked.take(number)
         if parked is None:
             return []
         return self.ask(parked.source, parked.read._replace(wait_ms=0), now_s)
 
-    def _wake(self, keys: Iterable[Key], now_s: float) -> list[Effect]:
-        """These lines have grown or were trimmed: whoever waits on them looks again."""
+    def _wake(self, numbers: Iterable[int], now_s: float) -> list[Effect]:
+        """There may be something now, here or elsewhere: these look again."""
         effects: list[Effect] = []
-        for key in keys:
-            for number in list(self._parked_by.get(key, ())):
-                effects += self._ask_again(number, now_s)
+        for number in numbers:
+            parked = self._parked.take(number)
+            if parked is not None:
+                effects.append(CancelTimer((READ_TIMER, number)))
+                effects += self.ask(parked.source, parked.rest(now_s), now_s)
         return effects
-
-    def _ask_again(self, number: int, now_s: float) -> list[Effect]:
-        parked = self._unpark(number)
-        if parked is None:
-            return []
-        wait_ms = max(0, int((parked.deadline_s - now_s) * 1000))
-        asked = self.ask(parked.source, parked.read._replace(wait_ms=wait_ms), now_s)
-        return [CancelTimer(("read", number)), *asked]
-
-    def _wake_books(self, books: Iterable[int], now_s: float) -> list[Effect]:
-        wanted = set(books)
-        keys = [key for key in self._parked_by if key[0] in wanted]
-        return self._wake(keys, now_s)
 
     # --- the stream -------------------------------------------------------------------------------
 
@@ -514,93 +439,17 @@ class Reader:
         if space is None or source != space.chosen:
             return None
         if not self._keeps:
-            space.position = max(space.position, message.position)
-            space.horizon.saw(message.position, message.tail)
+            space.advance(message)
             return []
-        hole = message.since.count > space.position.count
-        grown: set[Key] = set()
-        if hole:
-            for book in space.books:
-                self.facts.close(book)
-        else:
-            grown = self._extend(space, message)
-        if message.position > space.position:
-            space.position, space.tail.seqnum = message.position, message.tail
-            space.horizon.saw(message.position, message.tail)
-        changed = self._forget(message)
-        for book in message.following:
-            if book in space.books:
-                space.following.add(book)
-                self.facts.follow(book, space.tail)
-        if hole:
-            space.verdicts_due = True
-            changed.update(space.books)
-        if not self._parked:
+        news = space.apply(message)
+        if not len(self._parked):
             return []
-        return [*self._wake(grown, now_s), *self._wake_books(changed, now_s)]
-
-    def _extend(self, space: SpaceReader, message: IndexStream) -> set[Key]:
-        """Adds what was appended to followed LogBooks to their open facts; returns which have
-        grown.
-        """
-        grown: set[Key] = set()
-        for first, books, unit_records, tags, void, _ in cast(
-            list[tuple[int, int | list[int], list[int] | None, list[Tags], list[int], int]],
-            message.entries,
-        ):
-            if first < space.tail.seqnum:
-                continue  # known from another replica, which was further
-            if isinstance(books, int) and not void:
-                if books in space.following:
-                    seqnums = range(first, first + len(tags))
-                    grown.update((books, tag) for tag in self.facts.extend(books, seqnums, tags))
-                continue
-            for book, part in _visible_by_book(first, books, unit_records, tags, void).items():
-                if book in space.following:
-                    grown.update((book, tag) for tag in self.facts.extend(book, *part))
-        return grown
-
-    def _forget(self, message: IndexStream) -> set[int]:
-        """Trims and deletions; returns the LogBooks they are of."""
-        changed: set[int] = set()
-        for book, tag, until in cast(list[tuple[int, str | None, int]], message.trims):
-            self.facts.trim(book, tag, until)
-            changed.add(book)
-        for book in message.deleted:
-            self.facts.drop(book)
-            changed.add(book)
-            space = self._spaces[message.space]
-            if book in space.books:
-                del space.books[book]
-                space.following.discard(book)
-                space.follow_due = True
-        return changed
+        woken = self._wake(self._parked.on(news.grown), now_s)
+        return [*woken, *self._wake(self._parked.on_books(news.changed), now_s)]
 
     def trimmed(self, book: int, tag: str | None, until: int) -> None:
         """A trim that a client of this engine asked for has been decided."""
         self.facts.trim(book, tag, until)
-
-    def _want(self, space: SpaceReader, book: int) -> None:
-        """A LogBook that is read is followed from then on."""
-        books = space.books
-        if book in books:
-            books.move_to_end(book)
-            return
-        books[book] = None
-        space.follow_due = True
-
-    def _drop_unread(self, space: SpaceReader) -> None:
-        """LogBooks read longest ago are not followed any more; here, so that the replica is told of
-        each change.
-        """
-        over = len(space.books) - self._settings.followed_books_max
-        if over <= 0:
-            return
-        waited = {key[0] for key in self._parked_by}
-        for book in [book for book in space.books if book not in waited][:over]:
-            del space.books[book]
-            space.following.discard(book)
-            self.facts.unfollow(book)
 
     def end_batch(self, verdicts: dict[int, list[list[int]]]) -> list[Effect]:
         """Tells replicas what is wanted now. `verdicts`: rows per log space, of frames without
@@ -610,12 +459,13 @@ class Reader:
         for number, space in self._spaces.items():
             if not (space.follow_due or space.verdicts_due) or space.chosen is None:
                 continue
-            self._drop_unread(space)
-            rows = verdicts.get(number, []) if space.verdicts_due else []
-            effects.append(
-                Send(space.chosen, FollowIndex(number, self._number, list(space.books), rows))
+            request = space.request(
+                self._number,
+                verdicts.get(number, []),
+                books_max=self._settings.followed_books_max,
+                waited=self._parked.books,
             )
-            space.follow_due = space.verdicts_due = False
+            effects.append(Send(space.chosen, request))
         return effects
 
     @property
@@ -639,7 +489,8 @@ class Reader:
         for each in view.spaces:
             space = self._spaces.get(each.id)
             if space is None:
-                space = self._spaces[each.id] = SpaceReader(each.id, horizons[each.id])
+                space = IndexFollower(each.id, facts=self.facts, horizon=horizons[each.id])
+                self._spaces[each.id] = space
             space.replicas = each.replicas
             if space.chosen not in each.replicas:
                 effects += self._choose(space, now_s)
@@ -665,18 +516,13 @@ class Reader:
                 effects += self._choose(space, now_s)
         return effects
 
-    def _choose(self, space: SpaceReader, now_s: float) -> list[Effect]:
+    def _choose(self, space: IndexFollower, now_s: float) -> list[Effect]:
         """One of the connected replicas, engines spread over them; questions go to it once more."""
         up = self._links.up_of(space.replicas)
-        space.chosen = min(up, key=lambda node: self._rank(node, space.id), default=None)
-        space.follow_due = space.verdicts_due = True
+        space.choose(min(up, key=lambda node: self._rank(node, space.id), default=None))
         self._anew.add(space.id)
-        for book in space.following:
-            self.facts.unfollow(book)  # what its stream would have brought is missing from here on
-        space.following.clear()
         effects = self._ask_anew(space, now_s)
-        parked = [key for key in self._parked_by if key[0] in space.books]
-        return [*effects, *self._wake(parked, now_s)]
+        return [*effects, *self._wake(self._parked.on_books(space.books), now_s)]
 
     def chosen_anew(self) -> set[int]:
         """Log spaces that follow another replica, or another link to it, since the last call."""
@@ -686,7 +532,7 @@ class Reader:
     def _rank(self, node: NodeId, space: int) -> int:
         return xxh3_64_intdigest(f"{self._node}/{node}/{space}".encode())
 
-    def _ask_anew(self, space: SpaceReader, now_s: float) -> list[Effect]:
+    def _ask_anew(self, space: IndexFollower, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
         for request, passed in self._passed.items():
             message = passed.message
@@ -702,15 +548,15 @@ class Reader:
 
     def forget_client(self, client: Address) -> list[Effect]:
         """It is gone: nobody waits for its answers."""
-        gone = [number for number, parked in self._parked.items() if parked.source == client]
+        gone = self._parked.of(client)
         for number in gone:
-            self._unpark(number)
+            self._parked.take(number)
         self._passed = {
             request: passed for request, passed in self._passed.items() if passed.source != client
         }
         for fetch in self._fetches.values():
             fetch.waiters = [waiter for waiter in fetch.waiters if waiter[0] != client]
-        return [CancelTimer(("read", number)) for number in gone]
+        return [CancelTimer((READ_TIMER, number)) for number in gone]
 
     def _failed(self, source: Address, request: int, error: BokilogError) -> Effect:
         return Send(source, RequestFailed(request, to_wire(error), START))
@@ -728,24 +574,15 @@ class Reader:
 
     def summary(self, space: int) -> dict[str, object]:
         """For `bokilog status`."""
-        known = self._spaces[space]
-        return {
-            "index_replica": known.chosen,
-            "index_position": list(known.position),
-            "tail": known.tail.seqnum,
-            "followed_books": len(known.following),
-        }
+        return self._spaces[space].summary()
 
     def check(self) -> None:
         """Asserts the invariants."""
         self.facts.check()
+        self._parked.check()
         for space in self._spaces.values():
-            assert space.following <= set(space.books), "following what nobody wants"
-            assert space.position <= space.horizon.position
-            assert space.chosen is None or space.chosen in space.replicas
-        assert self._keeps or not (self._parked or self._fetches)
-        by_key = sum(len(waiting) for waiting in self._parked_by.values())
-        assert by_key == len(self._parked)
+            space.check()
+        assert self._keeps or not (len(self._parked) or self._fetches)
 
 
 def _numbered(message: Question, request: int) -> Question:
@@ -761,28 +598,6 @@ def _byte_range(data: Buffer, read: Read) -> Buffer:
         return data
     until = len(data) if read.bytes_until < 0 else min(read.bytes_until, len(data))
     return memoryview(data)[min(read.bytes_start, until) : until]
-
-
-def _visible_by_book(
-    first: int,
-    books: int | list[int],
-    unit_records: list[int] | None,
-    tags: list[Tags],
-    void: list[int],
-) -> dict[int, tuple[list[int], list[Tags]]]:
-    """A frame's visible records, as (seqnums, tags) of each LogBook."""
-    counts = unit_records or [1] * len(tags)
-    void_units = set(void)
-    parts: dict[int, tuple[list[int], list[Tags]]] = {}
-    start = 0
-    for unit, count in enumerate(counts):
-        if unit not in void_units:
-            book = books if isinstance(books, int) else books[unit]
-            seqnums, names = parts.setdefault(book, ([], []))
-            seqnums.extend(range(first + start, first + start + count))
-            names.extend(tags[start : start + count])
-        start += count
-    return parts
 
 
 def _not_ready(space: int) -> NotReady:

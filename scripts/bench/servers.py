@@ -1,8 +1,9 @@
-"""Other people's servers: where their programs are, how they are started on loopback, what is missing.
+"""Other people's servers: where their programs are, how they are started, and what is missing.
 
-Decides their settings. Redis appends to its file and syncs as named; nothing else is kept and the
-file is not rewritten meanwhile. JetStream has its default file store, which syncs every two minutes,
-so it compares with `flush`. Every turn gets a fresh server in a fresh directory.
+Decides their settings. They listen on loopback. Redis appends to its file and syncs as named;
+nothing else is kept and the file is not rewritten meanwhile. JetStream has its default file store,
+which syncs every two minutes, so it compares with `flush`. Every turn gets a fresh server in a
+fresh directory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from bokilog.bench.workers import BenchFailed, Server
 _START_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
 # Debian keeps daemons in sbin, which is not on everybody's PATH.
-_SEARCH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+_PATH: Final = (os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin")
 _PACKAGES: Final[Mapping[str, str]] = {
     "redis-server": "apt-get install --no-install-recommends redis-server",
     "nats-server": "apt-get install --no-install-recommends nats-server",
@@ -32,7 +33,7 @@ _MODULES: Final = ("hiredis", "msgspec", "nats", "redis", "uvloop")
 
 def program(name: str) -> str | None:
     """Where a program is; None if it is not installed."""
-    return shutil.which(name, path=_SEARCH)
+    return shutil.which(name, path=os.pathsep.join(_PATH))
 
 
 def missing() -> dict[str, str]:

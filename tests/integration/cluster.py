@@ -8,6 +8,13 @@ from pathlib import Path
 from bokilog.shapes.local_cluster import LocalCluster
 
 FUNCTION_NODES = 2
+SMALL = """\
+[storage]
+segment_bytes = "1 MiB"
+checkpoint_s = 0.3
+[sequencer]
+segment_bytes = "1 MiB"
+"""
 
 
 def free_port() -> int:
@@ -27,3 +34,12 @@ def free_port() -> int:
 def new_cluster(directory: Path) -> LocalCluster:
     """Enter it to start it."""
     return LocalCluster(directory, function_nodes=FUNCTION_NODES, port=free_port())
+
+
+def small_cluster(directory: Path) -> LocalCluster:
+    """One that a few seconds of appends take through checkpoints and many journal segments."""
+    cluster = new_cluster(directory)
+    file = cluster.layout.settings_file
+    if SMALL not in file.read_text():
+        file.write_text(SMALL + file.read_text())
+    return cluster

@@ -148,6 +148,14 @@ class History:
             attempt.outcome = "unknown"
         return Counts(len(ours), sum(each.outcome == "acked" for each in ours), len(open_now))
 
+    def under_way(self, time_ns: int) -> int:
+        """How many appends were issued and not settled at that time."""
+        return sum(
+            each.issued_ns < time_ns and not 0 < each.settled_ns < time_ns
+            for book in self.books.values()
+            for each in book.attempts.values()
+        )
+
     def _issued(
         self,
         name: Name,

@@ -47,7 +47,7 @@ class Rounds:
             run=self.run,
             seed=SEED,
             directory=str(self.directory / "log"),
-            sessions=rng.choice((2, 6, 12)),
+            sessions=rng.choice((4, 8, 12)),
             repeats=repeats_of(self.history, rng),
             sync_delay_ms=rng.choice((0.0, 0.0, 1.5)),
             checkpoint_s=rng.choice((0.15, 0.15, 10.0)),
@@ -68,8 +68,9 @@ class Rounds:
             wanted = self.rng.randrange(ACKED_MIN, ACKED_MAX)
             writer.wait_acked(wanted, timeout_s=ROUND_TIMEOUT_S)
             counts = writer.kill()
-        assert counts.acked >= ACKED_MIN and counts.open > 0, counts
-        self.in_flight.append(counts.open)
+        assert counts.acked >= ACKED_MIN
+        if counts.open:  # by chance it may have been told everything just before
+            self.in_flight.append(counts.open)
 
     async def reopen(self, *, trim: bool) -> None:
         async with bokilog.open(self.directory / "log") as log:
@@ -84,13 +85,15 @@ def test_killed_process_loses_doubles_and_alters_nothing(
     print(f"BOKILOG_KILL_SEED={SEED}")
     small_segments(monkeypatch.setattr)
     rounds = Rounds(tmp_path)
-    for number in range(ROUNDS):
+    for number in range(2 * ROUNDS):
         if rounds.rng.random() < 0.3:
             rounds.kill_early()
         rounds.kill_late()
-        last = number == ROUNDS - 1
+        last = len(rounds.in_flight) == ROUNDS
         if last or rounds.rng.random() < 0.7:  # else the next writer is the first to open it
             asyncio.run(rounds.reopen(trim=not last and rounds.rng.random() < 0.4))
+        if last:
+            break
     acked = rounds.history.acked_count
     print(f"{ROUNDS} rounds, {acked} acknowledged, in flight at the kills: {rounds.in_flight}")
     assert len(rounds.in_flight) == ROUNDS

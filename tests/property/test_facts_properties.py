@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bokilog.facts import NO_END, UNKNOWN, Facts, Tail
@@ -114,9 +113,7 @@ class FactsMachine(RuleBasedStateMachine):
         kept = max(self.trims.get(None, 0), self.trims.get(tag, 0))
         if start and start < kept:
             return
-        known = self.facts.range(
-            BOOK, tag, start=start, until=until, limit=limit, reverse=reverse
-        )
+        known = self.facts.range(BOOK, tag, start=start, until=until, limit=limit, reverse=reverse)
         if known is UNKNOWN:
             return
         end = min(until, self.known_tail.seqnum) if known.at_tail else until
@@ -149,14 +146,14 @@ class FactsMachine(RuleBasedStateMachine):
 
 
 TestFacts = FactsMachine.TestCase
-TestFacts.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFacts.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(0, 12)), max_size=12),
     st.sets(st.integers(0, 65)),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_whatever_is_learned_in_any_order_is_answered(
     parts: list[tuple[int, int]], everything: set[int]
 ) -> None:

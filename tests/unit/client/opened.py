@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from bokilog.client.admin import ClientLog
@@ -38,3 +39,10 @@ async def existing(
         await book.read_next()
         fake.received.clear()
         yield fake, book
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Let the loop turn until something is the case."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - it may be anything, so there is nothing to wait for
+            await asyncio.sleep(0)

@@ -1,5 +1,6 @@
-"""A whole small cluster around one engine: a primary, storage nodes and clients as simple as they can be, and links
-that deliver one message at a time, break, and come back. Which of all that happens next is drawn from a seed.
+"""A whole small cluster around one engine: a primary, storage nodes and clients as simple as they
+can be, and links that deliver one message at a time, break, and come back. Which of all that
+happens next is drawn from a seed.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+from bokilog.cut import CutSpan
 from bokilog.effects import (
     Address,
     BatchEnded,
@@ -49,7 +51,7 @@ from bokilog.messages import (
     ShardHeld,
     TermChanged,
 )
-from bokilog.metalog import Cut, CutSpan, Entry, OpenShard, Run
+from bokilog.metalog import Cut, Entry, OpenShard, Run
 from tests.unit.functions.engine.world import (
     BOOK,
     ENGINE,
@@ -122,7 +124,7 @@ class Storage:
             case Replicate(frame=frame):
                 known = self.frames.setdefault(frame.shard, {})
                 other = known.setdefault(frame.first, frame)
-                assert other.checksum == frame.checksum, f"two frames at {frame.shard} {frame.first}"
+                assert other.checksum == frame.checksum, f"two frames at {frame.first}"
             case ResumeShard(shard=shard):
                 return [ShardHeld(shard, self.held(shard))]
             case FollowIndex():
@@ -130,6 +132,8 @@ class Storage:
             case Read():
                 self.reads.append(message)
                 return self.answer()
+            case _:
+                raise AssertionError(f"a storage node is not sent {message}")
         return []
 
     def _followed(self, message: FollowIndex) -> list[Message]:
@@ -168,8 +172,16 @@ class Storage:
                         rows.append([term, NUMBER, frame.first, verdicts_of(frame, first)])
         since, self.sent = self.sent, self.folded
         return IndexStream(
-            *(SPACE, self.position(since), self.position(self.folded)),
-            *(self.log.tails[self.folded], entries, [], rows, [], following or [], []),
+            space=SPACE,
+            since=self.position(since),
+            position=self.position(self.folded),
+            tail=self.log.tails[self.folded],
+            entries=entries,
+            trims=[],
+            verdicts=rows,
+            answers=[],
+            following=following or [],
+            deleted=[],
         )
 
     def answer(self) -> list[Message]:
@@ -223,6 +235,10 @@ class Primary:
                 if number and not position.count:
                     self.sent = len(self.log.entries)
                 return self.feed()
+            case OpenShardRequest():
+                pass
+            case _:
+                raise AssertionError(f"a primary is not sent {message}")
         return []
 
     def feed(self) -> list[Message]:
@@ -318,6 +334,8 @@ class Client:
                 self.position = max(self.position, message.position)
             case RequestFailed(request=request):
                 raise AssertionError(f"{self.reads[request]} failed: {message.error}")
+            case _:
+                raise AssertionError(f"a client is not sent {message}")
         return []
 
     def again(self) -> list[Message]:
@@ -327,7 +345,9 @@ class Client:
 
 
 def check_reply(asked: Read, reply: ReadReply, log: Log) -> None:
-    """Exactly the records of the range it speaks of, at least up to the position that was asked for."""
+    """Exactly the records of the range it speaks of, at least up to the position that was asked
+    for.
+    """
     seen_tail = log.tails[asked.position.count]
     if asked.reverse:
         low, high = reply.next_seqnum, min(asked.until, seen_tail)
@@ -491,6 +511,7 @@ class Cluster:
         count = self.rng.randint(1, 3)
         tags: list[Tags] = [self.rng.choice(TAGS) for _ in range(count)]
         data = [b"%d-%d-%d" % (client.address, client.next, i) for i in range(count)]
+        unless: dict[int, list[tuple[str | None, int]]] | None
         unless = {0: [("z", 0)]} if self.rng.random() < 0.3 else None
         number, client.next = client.next, client.next + 1
         client.content[number] = append(number, *tags, data=data, unless=unless)
@@ -535,7 +556,9 @@ class Cluster:
             self.link_up(peer)
 
     def change_view(self) -> None:
-        """The old primary is gone for good, wherever its messages are; the next one knows its whole log."""
+        """The old primary is gone for good, wherever its messages are; the next one knows its whole
+        log.
+        """
         self.primary.number = -1
         self.term = Term(self.term + 1)
         end = self.log.position

@@ -13,17 +13,17 @@ from bokilog.effects import (
 )
 from bokilog.errors import InvalidSettings
 from bokilog.functions.engine.settings import EngineSettings
+from bokilog.ids import LogSpaceId, Term
 from bokilog.messages import (
-    FetchFrames,
     Metalog,
     MetalogPosition,
+    ResumeShard,
     ShardHeld,
     Status,
     StatusRequest,
     TermChanged,
 )
 from bokilog.metalog import Run
-from bokilog.ids import LogSpaceId, Term
 from tests.unit.functions.engine.world import (
     BULK,
     CLIENT,
@@ -62,7 +62,7 @@ def test_p17_messages_of_a_newer_term_are_held_and_make_it_load_the_view(message
 
 
 def test_p17_what_a_lost_link_brought_for_a_later_term_is_forgotten() -> None:
-    """The next link to the primary starts from a position: old runs in between would hide entries."""
+    """The next link starts from a position: old runs in between would hide entries."""
     sim = Sim().start()
     sim.get(PRIMARY, run(1, cut(10, (0, 1)), term=2))
     sim.do(LinkDown(PRIMARY))
@@ -76,7 +76,7 @@ def test_a_view_that_is_installed_already_changes_nothing() -> None:
 
 def test_what_is_not_for_an_engine_is_ignored_and_counted() -> None:
     sim = Sim().start()
-    assert sim.get(CLIENT, FetchFrames(shard(), 0, 1, 1)) == []
+    assert sim.get(CLIENT, ResumeShard(shard())) == []
     assert sim.get(PRIMARY, Metalog(Run(LogSpaceId(9), Term(1), 0, ()))) == []
     assert sim.get(PRIMARY, MetalogPosition(9, at(1), 1)) == []
     assert sim.get(STORAGE[0], ShardHeld(shard()._replace(space=LogSpaceId(9)), 0)) == []

@@ -20,7 +20,6 @@ from bokilog.messages import (
 from tests.unit.functions.engine.world import (
     BOOK,
     CLIENT,
-    NO_END,
     NUMBER,
     PRIMARY,
     SPACE,
@@ -58,7 +57,7 @@ def entry(first: int, *tags: Tags, books: int | list[int] = BOOK) -> list[object
     return [first, books, None, list(tags), [], 1000]
 
 
-def own(number: int, asked: Read, to: NodeId = S1) -> Send:
+def own(number: int, asked: Read, to: NodeId | None = S1) -> Send:
     """A read as it is passed on."""
     return Send(to, asked._replace(request=number))
 
@@ -75,9 +74,7 @@ def following(*replicas: NodeId, tail: int = 100) -> Sim:
     request = request_of(sim.get(CLIENT, read(tag="t")))
     sim.do(BatchEnded(0))
     chosen = sim.core.reader._spaces[SPACE].chosen
-    sim.get(
-        chosen, reply(request, [20, 40, 60], position=at(10), tail=tail, next_seqnum=tail)
-    )
+    sim.get(chosen, reply(request, [20, 40, 60], position=at(10), tail=tail, next_seqnum=tail))
     sim.get(chosen, stream(10, since=10, tail=tail, following=[BOOK]))
     return sim
 
@@ -248,9 +245,7 @@ def test_entries_that_another_replica_brought_already_are_skipped() -> None:
     sim.get(S1, stream(12, since=8, tail=101, entries=news))
     fetch = sim.get(CLIENT, read(1, tag="t", start=61))
     assert fetch == [
-        own(
-            request_of(fetch), read(tag="t", start=100, until=101, limit=1, position=at(12))
-        )
+        own(request_of(fetch), read(tag="t", start=100, until=101, limit=1, position=at(12)))
     ]
 
 
@@ -508,3 +503,16 @@ def test_aux_data_goes_to_all_storage_nodes_and_comes_back_with_cached_records()
         Send(CLIENT, Answer(4, at(10), [])),
     ]
     assert answered(sim.get(CLIENT, read(1, tag="t"))).auxes == [None, b"derived", None]
+
+
+def test_the_trims_of_a_logbook_come_with_its_naming() -> None:
+    """They were decided before it was followed: an own record that they took is not answered."""
+    sim = Sim().start()
+    sim.get(CLIENT, append(0, "a"))
+    sim.get(PRIMARY, run(1, cut(100, (0, 1))))
+    sim.get(CLIENT, read(1, tag="t"))
+    sim.do(BatchEnded(0))
+    sim.get(S1, stream(3, since=3, tail=101, trims=[[BOOK, "a", 101]], following=[BOOK]))
+    asked = read(2, start=100, until=101)
+    passed_on = sim.get(CLIENT, asked)
+    assert passed_on == [own(request_of(passed_on), asked)]

@@ -167,9 +167,7 @@ def test_an_error_of_the_fold_is_the_answer() -> None:
     sim = started()
     sim.get(CLIENT, Propose(5, SPACE, Hold(0, BOOK, "report", 3, 1000, Proposer(0, 0))))
     error = to_wire(Trimmed(9))
-    assert sim.get(S1, decided([1, None, error])) == [
-        Send(CLIENT, RequestFailed(5, error, at(12)))
-    ]
+    assert sim.get(S1, decided([1, None, error])) == [Send(CLIENT, RequestFailed(5, error, at(12)))]
 
 
 def test_a_trim_is_known_here_as_soon_as_it_is_answered() -> None:

@@ -1,10 +1,13 @@
-"""What tests of the engine are made of: views, columns, short forms of effects, and tiny fakes of its peers."""
+"""What tests of the engine are made of: views, columns, short forms of effects, and tiny fakes of
+its peers.
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
 
+from bokilog.cut import CutSpan
 from bokilog.effects import (
     Effect,
     Event,
@@ -18,7 +21,7 @@ from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.messages import AppendFrame, Message, Metalog, Read, ReadReply, Replicate
-from bokilog.metalog import Cut, CutSpan, Entry, OpenShard, Run
+from bokilog.metalog import Cut, Entry, OpenShard, Run
 from bokilog.view import End, LogSpace, View
 
 SPACE = LogSpaceId(1)
@@ -159,10 +162,10 @@ class Sim:
         return effects
 
     def get(self, source: object, message: Message) -> list[Effect]:
-        return self.do(Received(source, message))  # type: ignore[arg-type]
+        return self.do(Received(source, message))
 
     def up(self, *peers: object) -> list[Effect]:
-        return [effect for peer in peers for effect in self.do(LinkUp(peer))]  # type: ignore[arg-type]
+        return [effect for peer in peers for effect in self.do(LinkUp(peer))]
 
     def install(self, new: View) -> list[Effect]:
         return self.do(ViewInstalled(new))

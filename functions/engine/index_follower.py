@@ -1,0 +1,218 @@
+"""One log space's index, as an engine follows it: from which replica, for which LogBooks, and how
+far it has come.
+
+The stream of one replica says in order what was folded; entries of a LogBook are complete from the
+position at which the replica named it on. Facts of a followed LogBook grow with it, so they may
+only be open while every entry arrives.
+
+Invariants: `position` and `tail` belong together and never go back; `following` is part of `books`,
+and empty while another replica has just been chosen; facts of a LogBook outside of it are closed.
+
+Does not know: reads, clients, links. Source: P27.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple, cast
+
+from bokilog.facts import Facts, Tail
+from bokilog.functions.engine.cache import Tags
+from bokilog.functions.engine.order import Horizon
+from bokilog.ids import START, LogSpaceId, NodeId
+from bokilog.messages import FollowIndex, IndexStream
+
+Key = tuple[int, str | None]
+"""A line of facts: LogBook and tag."""
+
+
+class News(NamedTuple):
+    """What one message of the stream changed."""
+
+    grown: set[Key]
+    """Lines of facts that have new seqnums."""
+    changed: set[int]
+    """LogBooks that were trimmed or deleted, or whose facts are closed."""
+
+
+class IndexFollower:
+    """What is known of one log space's index, and from whom."""
+
+    __slots__ = (
+        "_facts",
+        "books",
+        "chosen",
+        "follow_due",
+        "following",
+        "horizon",
+        "id",
+        "position",
+        "replicas",
+        "tail",
+        "verdicts_due",
+    )
+
+    def __init__(self, space: LogSpaceId, *, facts: Facts, horizon: Horizon) -> None:
+        self.id = space
+        self.horizon = horizon
+        self.replicas: tuple[NodeId, ...] = ()
+        self.chosen: NodeId | None = None
+        """The replica that is followed; None while no storage node is connected."""
+        self.position = START
+        """Up to here the stream has come, and `tail` with it."""
+        self.tail = Tail(1)
+        self.books: OrderedDict[int, None] = OrderedDict()
+        """LogBooks wanted from the stream, the one read longest ago first."""
+        self.following: set[int] = set()
+        """LogBooks whose entries it brings."""
+        self.follow_due = False
+        """What is wanted has changed since the replica was told."""
+        self.verdicts_due = False
+        """The replica is to be asked for verdicts that may have been missed (P23)."""
+        self._facts = facts
+
+    # --- what is wanted ---------------------------------------------------------------------------
+
+    def choose(self, replica: NodeId | None) -> None:
+        """Another replica, or another link to it: what the last stream would have brought is
+        missing.
+        """
+        self.chosen = replica
+        self.follow_due = self.verdicts_due = True
+        for book in self.following:
+            self._facts.unfollow(book)
+        self.following.clear()
+
+    def want(self, book: int) -> None:
+        """A LogBook that is read is followed from then on."""
+        if book in self.books:
+            self.books.move_to_end(book)
+            return
+        self.books[book] = None
+        self.follow_due = True
+
+    def request(
+        self, number: int, rows: list[list[int]], *, books_max: int, waited: AbstractSet[int]
+    ) -> FollowIndex:
+        """What the replica is told; here LogBooks over the bound are dropped, so it hears of each
+        change.
+
+        Args:
+            waited: LogBooks that somebody waits on; they stay.
+        """
+        over = len(self.books) - books_max
+        for book in [book for book in self.books if book not in waited][: max(0, over)]:
+            self._drop(book)
+            self._facts.unfollow(book)
+        verdicts = rows if self.verdicts_due else []
+        self.follow_due = self.verdicts_due = False
+        return FollowIndex(self.id, number, list(self.books), verdicts)
+
+    def _drop(self, book: int) -> None:
+        del self.books[book]
+        self.following.discard(book)
+
+    # --- the stream -------------------------------------------------------------------------------
+
+    def advance(self, message: IndexStream) -> None:
+        """Takes over how far the index has come, and nothing else."""
+        if message.position > self.position:
+            self.position, self.tail.seqnum = message.position, message.tail
+            self.horizon.saw(message.position, message.tail)
+
+    def apply(self, message: IndexStream) -> News:
+        """Takes over what was folded.
+
+        What was folded before the replica named a LogBook is not in the stream: so its facts open
+        at the position of the message that names it, not before.
+        """
+        hole = message.since.count > self.position.count
+        grown: set[Key] = set()
+        if hole:
+            for book in self.following:
+                self._facts.close(book)
+        else:
+            grown = self._extend(message)
+        self.advance(message)
+        named = self.books.keys() & set(message.following)
+        self.following |= named
+        for book in self.following if hole else named:
+            self._facts.follow(book, self.tail)
+        changed = self._forget(message)  # last: the trims of a LogBook come with its naming
+        if hole:
+            self.verdicts_due = True
+            changed.update(self.books)
+        return News(grown, changed)
+
+    def _extend(self, message: IndexStream) -> set[Key]:
+        """Adds what was appended to followed LogBooks to their open facts."""
+        grown: set[Key] = set()
+        for first, books, unit_records, tags, void, _ in cast(
+            list[tuple[int, int | list[int], list[int] | None, list[Tags], list[int], int]],
+            message.entries,
+        ):
+            if first < self.tail.seqnum:
+                continue  # known from another replica, which was further
+            if isinstance(books, int) and not void:
+                if books in self.following:
+                    seqnums = range(first, first + len(tags))
+                    grown.update((books, tag) for tag in self._facts.extend(books, seqnums, tags))
+                continue
+            for book, part in _visible_by_book(first, books, unit_records, tags, void).items():
+                if book in self.following:
+                    grown.update((book, tag) for tag in self._facts.extend(book, *part))
+        return grown
+
+    def _forget(self, message: IndexStream) -> set[int]:
+        """Trims and deletions; returns the LogBooks they are of."""
+        changed: set[int] = set()
+        for book, tag, until in cast(list[tuple[int, str | None, int]], message.trims):
+            self._facts.trim(book, tag, until)
+            changed.add(book)
+        for book in message.deleted:
+            self._facts.drop(book)
+            changed.add(book)
+            if book in self.books:
+                self._drop(book)
+                self.follow_due = True
+        return changed
+
+    # --- for people -------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, object]:
+        """For `bokilog status`."""
+        return {
+            "index_replica": self.chosen,
+            "index_position": list(self.position),
+            "tail": self.tail.seqnum,
+            "followed_books": len(self.following),
+        }
+
+    def check(self) -> None:
+        """Asserts the invariants."""
+        assert self.following <= set(self.books), "following what nobody wants"
+        assert self.position <= self.horizon.position
+        assert self.chosen is None or self.chosen in self.replicas
+
+
+def _visible_by_book(
+    first: int,
+    books: int | list[int],
+    unit_records: list[int] | None,
+    tags: list[Tags],
+    void: list[int],
+) -> dict[int, tuple[list[int], list[Tags]]]:
+    """A frame's visible records, as (seqnums, tags) of each LogBook."""
+    counts = unit_records or [1] * len(tags)
+    void_units = set(void)
+    parts: dict[int, tuple[list[int], list[Tags]]] = {}
+    start = 0
+    for unit, count in enumerate(counts):
+        if unit not in void_units:
+            book = books if isinstance(books, int) else books[unit]
+            seqnums, names = parts.setdefault(book, ([], []))
+            seqnums.extend(range(first + start, first + start + count))
+            names.extend(tags[start : start + count])
+        start += count
+    return parts

@@ -1,0 +1,83 @@
+"""Catching up: which ordered frames a replica lacks, whom it asks, what it gives a peer (P8).
+
+Decides one request at a time: for the first frame that the fold waits for, and as much of what the
+entries behind it order as one answer holds, so that a node that was away for long does not pay a
+round trip per cut. An answer that brought nothing is followed by a pause and another peer.
+
+Does not know: what is done with frames that arrive; to the replica they are like any other.
+"""
+
+from __future__ import annotations
+
+from bokilog.effects import Address, Effect, Send, SetTimer
+from bokilog.frame import Frame
+from bokilog.ids import LogSpaceId, NodeId
+from bokilog.messages import FetchFrames, FramesSent, Replicate
+from bokilog.storage_nodes.pending import Pending
+from bokilog.storage_nodes.reader import Reader
+
+RETRY_S = 0.25
+"""Without an answer, or after an empty one, the next peer is asked."""
+ANSWER_FRAMES_MAX = 512
+ANSWER_BYTES_MAX = 4 << 20
+AHEAD_ENTRIES = 1024
+"""How far ahead of the fold entries are looked at."""
+
+
+class Repair:
+    """Frames wanted from peers, and frames given to them, for one log space."""
+
+    __slots__ = ("_asked", "_node", "_space", "_turn", "asked_count", "peers_up")
+
+    def __init__(self, node: NodeId, space: LogSpaceId) -> None:
+        self._node = node
+        self._space = space
+        self._asked = False
+        self._turn = 0
+        self.peers_up: set[NodeId] = set()
+        self.asked_count = 0
+
+    def ask(self, request: FetchFrames, replicas: tuple[NodeId, ...]) -> list[Effect]:
+        """One request at a time; the next one goes to the next peer."""
+        peers = sorted(self.peers_up.intersection(replicas) - {self._node})
+        if self._asked or not peers:
+            return []
+        self._asked = True
+        self._turn += 1
+        self.asked_count += 1
+        peer = peers[self._turn % len(peers)]
+        return [Send(peer, request), SetTimer(("fetch", int(self._space)), RETRY_S)]
+
+    def answered(self, message: FramesSent) -> bool:
+        """Whether to look at once what is missing still; else the timer does."""
+        if message.frames:
+            self._asked = False
+        return message.frames > 0
+
+    def timer(self) -> None:
+        """Whoever was asked did not help."""
+        self._asked = False
+
+
+def give(
+    source: Address, request: FetchFrames, *, pending: Pending, reader: Reader
+) -> list[Effect]:
+    """What a peer lacks: from the fold as far as it is, else the one frame that is pending here."""
+    effects: list[Effect] = []
+    size_bytes = 0
+    for frame in reader.frames_between(
+        request.first_seqnum, request.until_seqnum, limit=ANSWER_FRAMES_MAX
+    ):
+        effects.append(Send(source, Replicate(frame)))
+        size_bytes += frame.size_bytes
+        if size_bytes > ANSWER_BYTES_MAX:
+            break
+    if not effects:
+        effects += [Send(source, Replicate(frame)) for frame in _pending(request, pending)]
+    return [*effects, Send(source, FramesSent(request.shard.space, len(effects)))]
+
+
+def _pending(request: FetchFrames, pending: Pending) -> list[Frame]:
+    """Two nodes may each hold a frame of one cut that the other lacks: neither has folded it."""
+    held = pending.frames_of(request.shard, request.start, request.start + 1)
+    return [] if isinstance(held, int) else [pending.bytes_of(held[0])]

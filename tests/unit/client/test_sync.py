@@ -1,0 +1,154 @@
+"""The blocking face: the same objects from a thread without a loop."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+import bokilog.sync
+from bokilog.client import sync
+from bokilog.client.admin import ClientLog
+from bokilog.client.logbook import ClientLogBook
+from bokilog.client.node import Client
+from bokilog.client.sync import LoopThread, run_blocking
+from bokilog.errors import Closed, ConditionFailed, InvalidSettings, InvalidToken, WrongLoop
+from bokilog.record import CaughtUp, Entry, Record
+from tests.unit.client.fake_engine import FakeEngine
+
+
+async def over_a_fake() -> ClientLog:
+    return ClientLog(Client(FakeEngine().attach))
+
+
+@pytest.fixture
+def log() -> Iterator[sync.Log]:
+    with run_blocking(over_a_fake) as opened:
+        yield opened
+
+
+@dataclass
+class Order:
+    id: int
+
+
+def test_every_call_of_the_asynchronous_objects_is_there() -> None:
+    for blocking, asynchronous in ((sync.LogBook, ClientLogBook), (sync.Log, ClientLog)):
+        names = {name for name in vars(asynchronous) if not name.startswith("_")}
+        internal = {"scan_pages", "follow_pages", "typed_book", "client"}
+        assert names - internal <= set(dir(blocking))
+    assert bokilog.sync.connect is sync.connect
+
+
+def test_appending_and_reading(log: sync.Log) -> None:
+    book = log.book("orders")
+    seqnum = book.append(b"1", "t")
+    span = book.append_batch([Entry(b"2", "t"), Entry(b"3", "t")])
+    found = book.read(seqnum)
+    assert found is not None and found.data == b"1"
+    assert [record.data for record in book.scan(tag="t")] == [b"1", b"2", b"3"]
+    assert [r.data for r in book.scan(tag="t", reverse=True)] == [b"3", b"2", b"1"]
+    assert book.trim(span[0]).until == span[0]
+    with pytest.raises(ConditionFailed):
+        book.append(b"4", "t", unless={"t": 0})
+    assert [info.book for info in log.books()] == ["orders"]
+    assert book.name == "orders" and "orders" in repr(book)
+
+
+def test_following_ends_when_the_caller_stops(log: sync.Log) -> None:
+    book = log.book("orders")
+    book.append(b"1")
+    follow = book.follow(caught_up=True)
+    first, caught = next(follow), next(follow)
+    assert isinstance(first, Record) and isinstance(caught, CaughtUp)
+    threading.Timer(0.02, book.append, (b"2",)).start()
+    second = next(follow)
+    assert isinstance(second, Record) and second.data == b"2"
+    follow.close()  # type: ignore[attr-defined]
+    assert [r.data for r in itertools.islice(book.follow(), 2)] == [b"1", b"2"]  # type: ignore[union-attr]
+
+
+def test_sessions_and_types(log: sync.Log) -> None:
+    session = log.session()
+    book = log.book("orders", type=Order, session=session)
+    before = session.token
+    seqnum = book.append(Order(5))
+    assert session.token != before
+    other = log.session(session.token)
+    other.merge(before)
+    found = log.book("orders", codec="json", session=other).read(seqnum)
+    assert found is not None and found.value == {"id": 5}
+    with pytest.raises(InvalidToken):
+        log.session("x")
+    with pytest.raises(InvalidToken):
+        log.book("orders", session=object())  # type: ignore[call-overload]
+
+
+def test_several_threads_share_one_log(log: sync.Log) -> None:
+    book = log.book("orders")
+    threads = [
+        threading.Thread(target=lambda: [book.append(b"x") for _ in range(20)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(book.scan())) == 80
+
+
+def test_after_the_end_every_call_is_refused_and_no_thread_is_left() -> None:
+    log = run_blocking(over_a_fake)
+    book = log.book("orders")
+    book.append(b"x")
+    follow = book.follow()
+    next(follow)
+    log.close()
+    log.aclose()
+    for call in (lambda: book.append(b"x"), log.books, lambda: list(book.scan()), log.session):
+        with pytest.raises(Closed):
+            call()
+    assert not [t for t in threading.enumerate() if t.name == "bokilog-sync"]
+
+
+def test_an_interrupt_ends_a_wait(log: sync.Log) -> None:
+    book = log.book("orders")
+    book.append(b"x")
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupt = threading.Timer(0.03, signal.pthread_kill, (main, signal.SIGINT))
+    interrupt.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        book.read_next(tag="never", wait_s=60)
+    assert time.monotonic() - start < 5
+    assert book.append(b"y") > 0
+
+
+def test_its_own_thread_and_the_child_of_a_fork_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thread = LoopThread()
+
+    async def from_inside() -> None:
+        thread.call(nothing())
+
+    async def nothing() -> None: ...
+
+    with pytest.raises(WrongLoop):
+        thread.call(from_inside())
+    with monkeypatch.context() as patched:
+        patched.setattr("bokilog.client.sync.os.getpid", lambda: -1)
+        with pytest.raises(WrongLoop):
+            thread.call(nothing())
+    thread.close()
+
+
+def test_a_log_that_cannot_be_opened_leaves_no_thread() -> None:
+    with pytest.raises(InvalidSettings):
+        bokilog.sync.connect("nonsense")
+    assert not [t for t in threading.enumerate() if t.name == "bokilog-sync"]
