@@ -4,7 +4,8 @@ Decides what becomes of a request when its answer does not come. Everything aske
 twice (reads change nothing; trims, holds, releases, deletions and aux data end in the same state),
 so a lost connection and an `UnavailableError` only cost time, until the deadline.
 
-Invariants: a request ends once; at most `IN_FLIGHT_MAX` are with the engine, the others wait in
+Invariants: a request ends once; at most `IN_FLIGHT_MAX` are with the engine, and as many that are
+asked to wait there for a record (these keep no others from being asked); all others wait here, in
 order; what is left of a wait is what is asked for again, so the budget survives reconnects; an
 answer's position is seen by the session before the caller gets it, also when it is an error.
 
@@ -42,7 +43,7 @@ from bokilog.messages import (
 )
 
 NEVER: Final = float("inf")
-IN_FLIGHT_MAX: Final = 4_096  # below what an index lets wait; beyond it requests wait here
+IN_FLIGHT_MAX: Final = 4_096  # of either kind; below what an index lets wait
 WAIT_MS_MAX: Final = 600_000  # of one ask: a wait that was forgotten somewhere ends by itself
 RETRY_DELAY_S_MIN: Final = 0.02
 RETRY_DELAY_S_MAX: Final = 1.0
@@ -83,6 +84,7 @@ class Request:
         "timeout_s",
         "wait_until_s",
         "waiter",
+        "waits",
     )
 
     def __init__(
@@ -104,6 +106,7 @@ class Request:
         """What the caller asked for, to name it."""
         self.wait_until_s = wait_until_s
         """Until when the engine is asked to wait for a record; 0: not at all."""
+        self.waits = bool(wait_until_s)
         self.retry_at_s = 0.0
         """When to ask again after an `UnavailableError`; 0: there was none."""
         self.sent = False
@@ -135,7 +138,7 @@ _WHAT: Final[dict[type[Query], str]] = {
 class Requests:
     """All requests of one client."""
 
-    __slots__ = ("_in_flight", "_last", "_observe", "_queue", "_send", "_table")
+    __slots__ = ("_in_flight", "_last", "_observe", "_queues", "_send", "_table")
 
     def __init__(
         self, send: Callable[[Query], bool], observe: Callable[[int, Position], None]
@@ -145,9 +148,10 @@ class Requests:
         self._last = 0
         self._table: dict[int, Request] = {}
         """All that have not ended, in the order they were asked."""
-        self._queue: deque[Request] = deque()
-        """Those to be sent, in order; some may have ended meanwhile."""
-        self._in_flight = 0
+        self._queues: tuple[deque[Request], deque[Request]] = (deque(), deque())
+        """Those to be sent, in order, without and with a wait; some may have ended meanwhile."""
+        self._in_flight = [0, 0]
+        """With the engine now, without and with a wait."""
 
     def __len__(self) -> int:
         return len(self._table)
@@ -160,7 +164,7 @@ class Requests:
     def ask(self, request: Request, now_s: float) -> None:
         """Send it, or keep it until that is possible."""
         self._table[request.number] = request
-        self._queue.append(request)
+        self._queues[request.waits].append(request)
         self._pump(now_s)
 
     def cancel(self, number: int, now_s: float) -> None:
@@ -168,8 +172,7 @@ class Requests:
         request = self._table.pop(number, None)
         if request is not None:
             self._leave(request)
-            if self._queue:
-                self._pump(now_s)
+            self._pump(now_s)
 
     def answered(self, reply: Reply, now_s: float) -> None:
         """The engine answered; what comes late is dropped."""
@@ -180,8 +183,7 @@ class Requests:
         self._seen(request, reply.position)
         if not request.waiter.done():
             request.waiter.set_result(reply)
-        if self._queue:
-            self._pump(now_s)
+        self._pump(now_s)
 
     def failed(self, message: RequestFailed, now_s: float) -> float:
         """The engine answered by an error: the caller's, or one to try again after.
@@ -202,18 +204,21 @@ class Requests:
             request.retry_at_s = retry_at_s
         else:
             self._end(request, error)
-        if self._queue:
-            self._pump(now_s)
+        self._pump(now_s)
         return request.retry_at_s or NEVER
 
     def up(self, now_s: float) -> None:
         """An engine is there: everything is asked (again)."""
-        self._queue = deque(each for each in self._table.values() if not each.retry_at_s)
+        for queue in self._queues:
+            queue.clear()
+        for request in self._table.values():
+            if not request.retry_at_s:
+                self._queues[request.waits].append(request)
         self._pump(now_s)
 
     def down(self) -> None:
         """The engine is gone, and no answer of its will come."""
-        self._in_flight = 0
+        self._in_flight = [0, 0]
         for request in self._table.values():
             request.sent = False
 
@@ -227,33 +232,33 @@ class Requests:
                 continue
             if request.retry_at_s and request.retry_at_s <= now_s:
                 request.retry_at_s = 0.0
-                self._queue.append(request)
+                self._queues[request.waits].append(request)
             soonest_s = min(soonest_s, request.retry_at_s or NEVER, request.deadline_s)
-        if self._queue:
-            self._pump(now_s)
+        self._pump(now_s)
         return soonest_s
 
     def fail(self, error: Callable[[], BokilogError]) -> None:
         """The client is closing."""
         for request in list(self._table.values()):
             self._end(request, error())
-        self._queue.clear()
-        self._in_flight = 0
+        for queue in self._queues:
+            queue.clear()
+        self._in_flight = [0, 0]
 
     def _pump(self, now_s: float) -> None:
-        queue = self._queue
-        while queue and self._in_flight < IN_FLIGHT_MAX:
-            request = queue.popleft()
-            if request.sent or request.number not in self._table:
-                continue
-            # Before sending: the answer may come from inside `send`.
-            request.sent = True
-            self._in_flight += 1
-            if not self._send(self._query(request, now_s)):
-                self._leave(request)
-                queue.clear()  # `up` fills it again, in order
-                return
-            request.sent_ever = True
+        for queue in self._queues:
+            while queue and self._in_flight[queue[0].waits] < IN_FLIGHT_MAX:
+                request = queue.popleft()
+                if request.sent or request.number not in self._table:
+                    continue
+                # Before sending: the answer may come from inside `send`.
+                request.sent = True
+                self._in_flight[request.waits] += 1
+                if not self._send(self._query(request, now_s)):
+                    self._leave(request)
+                    queue.clear()  # `up` fills it again, in order
+                    break
+                request.sent_ever = True
 
     def _query(self, request: Request, now_s: float) -> Query:
         """As it is to be asked now: a wait has got shorter since it was asked first."""
@@ -269,7 +274,7 @@ class Requests:
     def _leave(self, request: Request) -> None:
         if request.sent:
             request.sent = False
-            self._in_flight -= 1
+            self._in_flight[request.waits] -= 1
 
     def _end(self, request: Request, error: BokilogError) -> None:
         self._table.pop(request.number, None)

@@ -10,7 +10,8 @@ Settings with reasons:
 
 What rocksdict makes us mind: values must be `bytes`; an iterator shows the store as it was when
 made, so one that is kept for seeks is thrown away after each write; a write holds the
-interpreter's lock, a flush does not; a batch is used up by the attempt to write it.
+interpreter's lock, a flush does not; a batch is used up by the attempt to write it; closing while a
+thread flushes is an error, so a stop in the middle of a checkpoint waits for it here.
 
 Invariant: `_seeker` is only used while `_version` is the one it was made at; `write` moves the
 version last.
@@ -18,6 +19,7 @@ version last.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +80,8 @@ class RocksStore:
         self._write_options = options
         self._version = 0
         self._seeker: tuple[int, RdictIter] | None = None
+        self._writing = threading.Lock()
+        """Held by whoever writes, flushes or closes."""
 
     def get(self, key: bytes) -> bytes | None:
         value: bytes | None = self._db.get(key)
@@ -120,20 +124,23 @@ class RocksStore:
     def write(self, batch: Batch) -> None:
         assert isinstance(batch, RocksBatch), "a batch is written by the store that made it"
         try:
-            self._db.write(batch.write_batch, self._write_options)
+            with self._writing:
+                self._db.write(batch.write_batch, self._write_options)
         except Exception as error:  # rocksdict raises nothing narrower
             raise ReadOnly(f"the index store does not take a checkpoint: {error}") from error
         self._version += 1
 
     def flush(self) -> None:
         try:
-            self._db.flush(wait=True)
+            with self._writing:
+                self._db.flush(wait=True)
         except Exception as error:  # rocksdict raises nothing narrower
             raise ReadOnly(f"the index store does not flush: {error}") from error
 
     def close(self) -> None:
         self._seeker = None  # a live iterator would keep the directory's lock
-        self._db.close()
+        with self._writing:
+            self._db.close()
 
     def _fresh_seeker(self) -> RdictIter:
         kept = self._seeker

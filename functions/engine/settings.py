@@ -24,7 +24,7 @@ class EngineSettings:
     """Whatever is unanswered for this long is asked again: far above a slow sync, far below a
     caller's patience.
     """
-    gap_asks_max: int = 5
+    gap_asks_max: int = 15
     """How often metalog entries that are missing are asked for before the frames they ordered count
     as lost.
     """

@@ -20,7 +20,7 @@ from bokilog.frame import (
 from bokilog.limits import CONDITIONS_MAX, TAG_BYTES_MAX, TAGS_MAX, UNIT_RECORDS_MAX
 from tests.frames import SHARD, columns_of, frame_of
 
-FEW = settings(max_examples=30, deadline=None)
+FEW = settings(max_examples=20, deadline=None)
 
 tag_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 record_tags = st.none() | tag_texts | st.lists(tag_texts, min_size=1, max_size=4, unique=True)
@@ -131,19 +131,19 @@ def test_usual_frames_come_back(usual: tuple[Columns, list[bytes]], first: int) 
     assert verify_frame(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.binary(max_size=120))
 def test_p34_any_bytes_are_columns_or_refused(data: bytes) -> None:
     decoded(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(plain)
 def test_p34_any_plain_value_is_columns_or_refused(value: object) -> None:
     decoded(pack(value))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(usual_columns(), st.integers(0, 7), plain)
 def test_p34_columns_with_one_part_exchanged_are_usable_or_refused(
     usual: tuple[Columns, list[bytes]], place: int, value: object
@@ -153,7 +153,7 @@ def test_p34_columns_with_one_part_exchanged_are_usable_or_refused(
     decoded(pack(parts))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(usual_columns(), st.data())
 def test_p34_columns_with_something_inside_exchanged_are_usable_or_refused(
     usual: tuple[Columns, list[bytes]], data: st.DataObject
@@ -168,7 +168,7 @@ def test_p34_columns_with_something_inside_exchanged_are_usable_or_refused(
     decoded(pack(parts))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(usual_columns(), st.integers(0, 10**6), st.integers(1, 255))
 def test_p34_columns_with_a_changed_byte_are_usable_or_refused(
     usual: tuple[Columns, list[bytes]], place: int, flip: int

@@ -29,7 +29,7 @@ from bokilog.shapes.embedded import EmbeddedSettings
 from tests.property.logbook_machine import OnALoop, logbook_machine
 
 MACHINE = settings(
-    max_examples=10,
+    max_examples=8,
     stateful_step_count=30,
     deadline=None,
     database=None,

@@ -19,16 +19,15 @@ SHELLS = {
     "bokilog": {"__init__", "pytest_plugin", "sync"},
     "bokilog/sequencer": {
         *("__init__", "__main__", "node", "settings"),
-        *("etcd_views", "file_views", "view_store"),
     },
     "bokilog/storage_nodes": {
         *("__init__", "__main__", "node", "settings"),
-        *("index_store", "memory_store", "rocks_store"),
+        *("checkpoints", "index_store", "memory_store", "rocks_store"),
     },
-    "bokilog/functions/engine": {"__init__", "__main__", "node", "settings"},
+    "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
     "bokilog/client": {
         *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "sync"),
-        *("retry", "routing", "settings"),
+        "routing",
     },
 }
 

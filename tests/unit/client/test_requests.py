@@ -193,13 +193,23 @@ def test_requests_beyond_the_bound_wait_in_order(monkeypatch: pytest.MonkeyPatch
     assert [query.request for query in world.sent] == [1, 2, 3, 5]
 
 
+def test_waits_for_records_keep_no_others_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "IN_FLIGHT_MAX", 2)
+    world = World()
+    read = Read(0, 0, 5, None, 0, 9, 1, 1, False, START, 4_000, False, -1, -1)
+    for _ in range(4):
+        world.ask(read._replace(request=world.requests.new_number()), wait_until_s=4)
+    world.tail()
+    assert [query.request for query in world.sent] == [1, 2, 5]
+
+
 def test_a_cancelled_request_makes_room_and_its_answer_is_dropped() -> None:
     world = World()
     number, waiter = world.tail()
     world.requests.cancel(number, 0)
     world.requests.answered(Tail(number, 0, AT_9, 1), 0)
     assert not waiter.done()
-    assert world.requests._in_flight == 0
+    assert world.requests._in_flight == [0, 0]
 
 
 def test_closing_ends_everything() -> None:

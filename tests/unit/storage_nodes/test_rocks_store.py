@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -49,6 +50,33 @@ def test_a_directory_has_one_owner(tmp_path: Path) -> None:
         RocksStore(tmp_path)
     store.close()
     RocksStore(tmp_path).close()
+
+
+def test_closing_waits_for_a_flush(tmp_path: Path) -> None:
+    store, flushing, go_on, events = RocksStore(tmp_path), Event(), Event(), list[str]()
+    db = store._db
+
+    class Slow:
+        def flush(self, *, wait: bool) -> None:
+            flushing.set()
+            assert go_on.wait(10)
+            events.append("flushed")
+
+        def close(self) -> None:
+            events.append("closed")
+            db.close()
+
+    store._db = Slow()  # type: ignore[assignment]
+    threads = [Thread(target=store.flush), Thread(target=store.close)]
+    threads[0].start()
+    assert flushing.wait(10)
+    threads[1].start()
+    threads[1].join(0.05)
+    assert not events
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert events == ["flushed", "closed"]
 
 
 def test_what_was_flushed_is_there_after_reopening(tmp_path: Path) -> None:
