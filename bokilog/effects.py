@@ -200,7 +200,24 @@ class RaiseCeiling:
     seqnum: int
 
 
-Effect = Send | Commit | SetTimer | CancelTimer | Disconnect | LoadView | Checkpoint | RaiseCeiling
+@dataclass(frozen=True, slots=True)
+class EndTerm:
+    """This sequencer's term cannot go on: the process ends, and its next start is a new term."""
+
+    reason: str
+
+
+Effect = (
+    Send
+    | Commit
+    | SetTimer
+    | CancelTimer
+    | Disconnect
+    | LoadView
+    | Checkpoint
+    | RaiseCeiling
+    | EndTerm
+)
 
 
 class Core(Protocol):

@@ -18,6 +18,8 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 SHOWN_CHARACTERS_MAX = 200  # a message names the value; a megabyte of value would hide the message
+TOLD_CHARACTERS_MAX = 8_000  # a reason or a problem may quote the last lines of a log
+_TOLD = frozenset({"reason", "problem"})
 
 
 @dataclass(eq=False)
@@ -36,7 +38,7 @@ class BokilogError(Exception):
 
     def __str__(self) -> str:
         names = _names(type(self))
-        return self.text.format(**{name: _shown(getattr(self, name)) for name in names})
+        return self.text.format(**{name: _shown(name, getattr(self, name)) for name in names})
 
 
 @dataclass(eq=False)
@@ -517,14 +519,15 @@ def from_wire(parts: Sequence[object]) -> BokilogError:
 
 
 def _malformed(error: type[BokilogError], values: Sequence[object]) -> str:
-    return f"{error.__name__} with attributes {_shown(repr(list(values)))}"
+    return f"{error.__name__} with attributes {_shown('', repr(list(values)))}"
 
 
 def _names(error: type[BokilogError]) -> list[str]:
     return [field.name for field in fields(error)]
 
 
-def _shown(value: object) -> object:
-    if isinstance(value, str) and len(value) > SHOWN_CHARACTERS_MAX:
-        return f"{value[:SHOWN_CHARACTERS_MAX]}... ({len(value)} characters)"
+def _shown(name: str, value: object) -> object:
+    most = TOLD_CHARACTERS_MAX if name in _TOLD else SHOWN_CHARACTERS_MAX
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[:most]}... ({len(value)} characters)"
     return value

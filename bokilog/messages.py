@@ -42,6 +42,7 @@ from bokilog.frame import (
     check_tags,
     check_units,
     decode_frame,
+    first_bad_record,
     one_buffer,
 )
 from bokilog.ids import LogSpaceId, Position, Shard, Term
@@ -367,6 +368,8 @@ class IndexReport(NamedTuple):
     folded: Position
     stored: Position
     chained_hash: Sum64
+    empty: bool
+    """The fold holds no record of the log space: it is new, or in memory and began anew (P20)."""
 
 
 # --- replication ----------------------------------------------------------------------------------
@@ -400,7 +403,7 @@ class FetchFrames(NamedTuple):
     first_seqnum: int
     """Where the record `start` stands."""
     until_seqnum: int
-    """Frames of any shard that hold seqnums up to here are wanted too, as many as fit one answer."""
+    """Frames of any shard that hold seqnums up to here are wanted too, as many as fit."""
 
 
 class FramesSent(NamedTuple):
@@ -652,6 +655,11 @@ def _decode_append(head: bytes | memoryview, attachments: Sequence[memoryview]) 
     payload = one_buffer(attachments[1:])
     if len(payload[0]) != columns.payload_bytes:
         raise RemoteProtocolError(problem="a payload that is not as long as its columns say")
+    # The one place where a payload meets its checksums before it is replicated: a group of a
+    # journal counts whole or not at all (P30), so a client's bad bytes would take others with them.
+    bad = first_bad_record(columns, memoryview(payload[0]))
+    if bad is not None:
+        raise RemoteProtocolError(problem=f"record {bad} does not match its checksum")
     return AppendFrame(natural(space), natural(number), columns, payload)
 
 

@@ -200,7 +200,7 @@ class SequencerCore:
             case TailRequest():
                 return primary.tail_wanted(source, message)
             case IndexReport():
-                primary.index_reported(str(source), message)
+                return primary.index_reported(str(source), message)
             case ShardProgress() | OpenShardRequest():
                 self.ignored_count += 1
             case _:

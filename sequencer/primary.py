@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from bokilog.cut import record_count
-from bokilog.effects import Address, Commit, Effect, RaiseCeiling, Send, SetTimer
+from bokilog.effects import Address, Commit, Effect, EndTerm, RaiseCeiling, Send, SetTimer
 from bokilog.errors import BokilogError, NotReady, Overloaded, ReadOnly, WrongTerm, to_wire
 from bokilog.ids import NodeId, Position, Term
 from bokilog.journal import Journal
@@ -54,6 +54,7 @@ from bokilog.metalog import (
 )
 from bokilog.sequencer.progress import Progress
 from bokilog.sequencer.runs import RunIndex
+from bokilog.sequencer.survival import Survival
 from bokilog.view import End, LogSpace
 
 __all__ = ["Primary", "PrimaryStats", "Recovered", "RunIndex", "deletions_of"]
@@ -149,9 +150,9 @@ class Primary:
         self.published_count = end.position.count
         self._base_count = end.position.count
         self._starts_at = recovered.starts_at
-        self._undecided = space.durability == "memory" and end.position.count > 0
-        """Class `memory`, and whether any replica still holds what was ordered before is not known:
-        nothing is ordered until every one has said what it folded, or one that it did (P20)."""
+        self._survival = Survival(space, ordered_before=end.position.count > 0)
+        self._empty_until = 0 if end.position.count else end.tail
+        """Nothing below this seqnum is held by anybody: the first start, or after `StartOver`."""
         self._journal = journal
         self._progress = Progress(space.write_quorum)
         self._wanted: dict[int, OpenShardRequest] = {}
@@ -227,11 +228,17 @@ class Primary:
             return [*effects, self._tell_position(source)]
         return [*effects, *self.feed(source)]
 
-    def index_reported(self, node: str, message: IndexReport) -> None:
+    def index_reported(self, node: str, message: IndexReport) -> list[Effect]:
         """How far a storage node's fold is."""
         self._reports[node] = message
-        if message.folded.count:
-            self._undecided = False
+        survival, undecided = self._survival, self._survival.undecided
+        ordered = self.published_tail > self._empty_until
+        survival.reported(node, empty=message.empty, ordered=ordered)
+        if undecided and not survival.undecided:
+            return [effect for source in list(self._followers) for effect in self.feed(source)]
+        if not undecided and survival.nothing_left:
+            return [EndTerm(f"log space {self.space.id}: every storage node has restarted")]
+        return []
 
     def link_down(self, source: Address) -> None:
         """It follows no more and waits for nothing; what it proposed keeps its place."""
@@ -292,6 +299,8 @@ class Primary:
         """The next published runs for a follower; more are sent when its timer fires."""
         follower = self._followers.get(source)
         if follower is None or follower.sent >= self.published_count:
+            return []
+        if self._survival.undecided and source in self.space.replicas:
             return []
         effects: list[Effect] = []
         for looked_at, run in enumerate(self._runs_from(follower.sent)):
@@ -354,12 +363,10 @@ class Primary:
     def _entries(self, wall_ms: int) -> list[Entry]:
         self.timestamp_ms = timestamp_ms = max(wall_ms, self.timestamp_ms)
         entries: list[Entry] = []
-        if self._undecided:
-            if not self._all_forgot:
+        if self._survival.undecided:
+            if not self._survival.nothing_left:
                 return []
-            self._undecided = False
-            self._starts_at = self.count
-            entries.append(StartOver(timestamp_ms, self.tail))
+            entries.append(self._start_over(timestamp_ms))
         for request in self._wanted.values():
             entries += self._open(request, timestamp_ms)
         self._wanted.clear()
@@ -374,11 +381,14 @@ class Primary:
             entries.append(ForgetKeys(timestamp_ms))
         return entries
 
-    @property
-    def _all_forgot(self) -> bool:
-        """Whether every replica has reported, and none has folded anything: they all restarted."""
-        reports = [self._reports.get(node) for node in self.space.replicas]
-        return all(report is not None and not report.folded.count for report in reports)
+    def _start_over(self, timestamp_ms: int) -> Entry:
+        """Every replica is empty: their folds begin at this entry (P20)."""
+        self._survival.started_over()
+        self._starts_at, self._empty_until = self.count, self.tail
+        for source, follower in self._followers.items():
+            if source in self.space.replicas:
+                follower.sent = max(follower.sent, self.count)
+        return StartOver(timestamp_ms, self.tail)
 
     def _open(self, request: OpenShardRequest, timestamp_ms: int) -> list[Entry]:
         """An engine's new start supersedes its old one: that shard is closed first (P1, P2, P3)."""

@@ -54,10 +54,11 @@ class RunIndex:
 
     def locations(self, count: int, until: int) -> Iterator[Location]:
         """Of the runs from the one that holds entry `count` on that begin before `until`."""
-        for chunk in range(max(0, bisect_right(self._starts, count) - 1), len(self._chunks)):
-            if self._starts[chunk] >= until:
-                return
-            yield from _between(*_open(self._chunks[chunk]), count, until)
+        if not (self._firsts and self._firsts[0] <= count):
+            for chunk in range(max(0, bisect_right(self._starts, count) - 1), len(self._chunks)):
+                if self._starts[chunk] >= until:
+                    return
+                yield from _between(*_open(self._chunks[chunk]), count, until)
         yield from _between(self._firsts, self._locations, count, until)
 
     @property

@@ -137,6 +137,7 @@ class Index:
         "_postings_max",
         "_store",
         "chained_hash",
+        "empty",
         "open_shards",
         "position",
         "replay_hint",
@@ -159,6 +160,8 @@ class Index:
         self.position = self.stored_position = meta.position
         self.tail = meta.tail
         """First seqnum not ordered."""
+        self.empty = found is None
+        """No record was ever folded here."""
         self.timestamp_ms = meta.timestamp_ms
         self.chained_hash = meta.chained_hash
         self.replay_hint = meta.replay_hint
@@ -202,6 +205,7 @@ class Index:
             outcomes.append(self._apply_frame(first_seqnum, frame, location))
         assert tail == cut.first_seqnum + record_count(cut.spans), "a cut without all its frames"
         self.tail = tail
+        self.empty = False
         self._chain(cut, outcomes)
         return outcomes
 
@@ -324,7 +328,7 @@ class Index:
 
     def start_over(self, position: Position, *, tail: int) -> None:
         """What came before is lost on every replica: an empty fold begins here (P20)."""
-        assert not self.position.count, "a fold that holds something cannot start over"
+        assert not self.position.count, "a fold that applied something cannot start over"
         self.position = self.stored_position = position
         self.tail = tail
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from bokilog.effects import Checkpoint, CheckpointStored, Effect
 from bokilog.errors import NotReady
@@ -86,6 +87,7 @@ class _Storage:
                 index=Index(
                     space.id, store, postings_max=settings.checkpoint_postings_count // len(spaces)
                 ),
+                new_index=partial(_empty_index, space.id),
                 cache_bytes_max=settings.cache_bytes,
                 pending_bytes_max=settings.pending_bytes,
             )
@@ -155,6 +157,10 @@ def _dial_peers(shell: NodeShell, node: NodeId, view: View) -> None:
     for peer in view.nodes:
         if peer.role == "sequencer" or (peer.role == "storage" and peer.id > node):
             shell.network.dial(peer.id, peer.address)
+
+
+def _empty_index(space: LogSpaceId) -> Index:
+    return Index(space, MemoryStore())
 
 
 def _journal(settings: StorageSettings, space: LogSpace) -> Journal:

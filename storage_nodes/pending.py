@@ -3,8 +3,9 @@
 Invariants: `held` counts the contiguous prefix of a shard's records that this node holds to its
 class's standard, and moves at frame boundaries (P9); a second, different frame for a LocalId is
 refused (P1); a frame leaves this room once it is both counted and folded. Frames may arrive out of
-order and before their shard is opened; what is kept of their bytes in memory is bounded, the
-journal has them.
+order and before their shard is opened, and not after it was closed (P2); what is kept of the bytes
+of durable frames in memory is bounded, the journal has them. (Of the others it has the same buffers
+still, and may not be able to read them back: letting go of those would free nothing.)
 
 Does not know: metalogs, seqnums, sockets.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bokilog.frame import Frame, decode_frame
-from bokilog.ids import Shard
+from bokilog.ids import Shard, Term
 from bokilog.journal import Journal, Location
 
 
@@ -36,7 +37,7 @@ class HeldFrame:
 class ShardFrames:
     """One shard as this node holds it."""
 
-    __slots__ = ("frames", "held", "shard", "staged")
+    __slots__ = ("damaged", "frames", "held", "shard", "staged")
 
     def __init__(self, shard: Shard, held: int) -> None:
         self.shard = shard
@@ -46,12 +47,25 @@ class ShardFrames:
         """The same, counting also what is written but not yet synced (P11: for the embedded shape).
         """
         self.frames: dict[int, HeldFrame] = {}
+        self.damaged: set[int] = set()
+        """First counts of frames that the disk does not give back: wanted once more, also below
+        `held`."""
 
 
 class Pending:
     """All shards of one log space at one storage node."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_in_memory", "_journal", "refused_count", "shards")
+    __slots__ = (
+        "_bytes",
+        "_bytes_max",
+        "_closed",
+        "_in_memory",
+        "_journal",
+        "damaged_count",
+        "late_count",
+        "refused_count",
+        "shards",
+    )
 
     def __init__(self, journal: Journal, *, bytes_max: int) -> None:
         self._journal = journal
@@ -61,6 +75,12 @@ class Pending:
         self.shards: dict[Shard, ShardFrames] = {}
         self.refused_count = 0
         """Frames that differ from one held under the same LocalId."""
+        self.late_count = 0
+        """Frames that came after their shard was closed."""
+        self.damaged_count = 0
+        """Frames that did not decode any more when they were read back."""
+        self._closed: set[Shard] = set()
+        """Of the current term; frames of earlier ones do not get here."""
 
     def shard(self, shard: Shard) -> ShardFrames:
         found = self.shards.get(shard)
@@ -73,20 +93,28 @@ class Pending:
         self.shards[shard] = ShardFrames(shard, held)
 
     def wanted(self, frame: Frame) -> bool:
-        """Whether the frame is new here; a duplicate is dropped, a different one refused."""
+        """Whether the frame is new here; a duplicate is dropped, a different one refused.
+
+        One that comes after its shard was closed will never be ordered: kept, it would hold its
+        segment until the term ends (P2, P21).
+        """
+        if frame.shard in self._closed:
+            self.late_count += 1
+            return False
         shard = self.shard(frame.shard)
         known = shard.frames.get(frame.first)
         if known is not None:
             if known.checksum != frame.checksum:
                 self.refused_count += 1
             return False
-        return frame.until > shard.held
+        return frame.until > shard.held or frame.first in shard.damaged
 
     def add(self, frame: Frame, location: Location, *, durable: bool) -> HeldFrame:
         """A frame that the journal took; `durable` when it was read back from it."""
         shard = self.shard(frame.shard)
         held = shard.frames[frame.first] = HeldFrame(frame, location)
         held.durable = durable
+        shard.damaged.discard(frame.first)
         self._remember(frame.shard, held, frame)
         while (following := shard.frames.get(shard.staged)) is not None:
             shard.staged = following.until
@@ -101,11 +129,13 @@ class Pending:
             shard.held = held.until
             if held.folded:
                 self._drop(shard, held)
+        self._shrink()
         return shard.held > before
 
     def frames_of(self, shard: Shard, start: int, until: int) -> list[HeldFrame] | int:
         """The frames that hold `[start, until)`, or the first count that is missing."""
-        frames = self.shard(shard).frames
+        room = self.shards.get(shard)
+        frames = room.frames if room is not None else {}
         found: list[HeldFrame] = []
         while start < until:
             held = frames.get(start)
@@ -116,8 +146,24 @@ class Pending:
         return found
 
     def bytes_of(self, held: HeldFrame) -> Frame:
-        """The frame itself; read back if memory was short."""
+        """The frame itself; read back if memory was short.
+
+        Raises:
+            RemoteProtocolError, CorruptJournal: the disk does not give its columns back.
+        """
         return held.frame or decode_frame(self._journal.read(held.location))
+
+    def held_of(self, shard: Shard) -> int:
+        """Contiguous records held of a shard, known or not."""
+        room = self.shards.get(shard)
+        return room.held if room is not None else 0
+
+    def lose(self, shard: Shard, held: HeldFrame) -> None:
+        """The disk does not give the frame back: it may come again, from a peer."""
+        room = self.shards[shard]
+        self._drop(room, held)
+        room.damaged.add(held.start)
+        self.damaged_count += 1
 
     def folded(self, shard: Shard, held: HeldFrame) -> None:
         held.folded = True
@@ -127,10 +173,17 @@ class Pending:
 
     def close(self, shard: Shard) -> None:
         """The shard has ended: whatever was not ordered by now never will be (P2)."""
+        self._closed.add(shard)
         room = self.shards.pop(shard, None)
         if room is not None:
             for held in list(room.frames.values()):
                 self._drop(room, held)
+
+    def end_term(self, term: Term) -> None:
+        """All shards of terms up to this one have ended."""
+        for shard in [shard for shard in self.shards if shard.term <= term]:
+            self.close(shard)
+        self._closed = {shard for shard in self._closed if shard.term > term}
 
     def oldest_segment(self, newest: int) -> int:
         """First journal segment that holds a frame still needed for folding."""
@@ -166,12 +219,16 @@ class Pending:
                 assert not (held.folded and held.until <= room.held), "a finished frame is kept"
 
     def _remember(self, shard: Shard, held: HeldFrame, frame: Frame) -> None:
-        """Keeps the newest frames' bytes; the oldest go when the bound is met, the journal has
-        them."""
         self._bytes += frame.size_bytes
         self._in_memory[shard, held.start] = held
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Keeps the newest frames' bytes; the oldest durable ones go when the bound is met."""
         while self._bytes > self._bytes_max and len(self._in_memory) > 1:
             oldest = next(iter(self._in_memory))
+            if not self._in_memory[oldest].durable:
+                return
             self._forget_bytes(oldest)
 
     def _forget_bytes(self, name: tuple[Shard, int]) -> None:

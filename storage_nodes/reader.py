@@ -30,6 +30,7 @@ from bokilog.frame import (
     decode_columns,
     decode_frame,
     decode_head,
+    first_bad_record,
     record_sum,
 )
 from bokilog.ids import Position
@@ -81,6 +82,11 @@ class OpenFrame:
         return data
 
 
+def is_whole(frame: Frame) -> bool:
+    """Whether the payload of a frame that comes from a journal matches its checksums."""
+    return first_bad_record(frame.columns, memoryview(frame.payload[0])) is None
+
+
 class Reader:
     """Reads of one log space at one storage node."""
 
@@ -97,14 +103,29 @@ class Reader:
         self.lost_until = lost_until
         """Seqnums below it were in memory only and are gone (P20)."""
 
-    def remember(self, first_seqnum: int, frame: Frame, timestamp_ms: int) -> None:
-        """A frame that was just folded: the likeliest to be read next."""
-        self._keep(OpenFrame(frame, first_seqnum=first_seqnum, timestamp_ms=timestamp_ms))
+    def remember(
+        self,
+        first_seqnum: int,
+        frame: Frame,
+        timestamp_ms: int,
+        *,
+        read_back: Location | None = None,
+    ) -> None:
+        """A frame that was just folded: the likeliest to be read next.
+
+        One that was `read_back` from the journal for it is verified by every read, like any other
+        that comes from there (P29).
+        """
+        self._keep(
+            OpenFrame(
+                frame, first_seqnum=first_seqnum, timestamp_ms=timestamp_ms, location=read_back
+            )
+        )
 
     def read(self, read: Read, position: Position) -> ReadReply | BokilogError:
         """The reply at the index's position; an empty one says that the range holds nothing."""
         trim_until = self._index.trim_until(read.book, read.tag)
-        if 0 < read.start < trim_until or read.until < trim_until:
+        if 0 < read.start < trim_until or 1 < read.until < trim_until:  # 0 and 1: not explicit
             return Trimmed(trim_until=trim_until)
         if 0 < read.start < self.lost_until:
             return DataLost(seqnum=self.lost_until - 1)
@@ -129,14 +150,21 @@ class Reader:
             return None
 
     def frames_between(self, start: int, until: int, *, limit: int) -> Iterator[Frame]:
-        """Ordered frames that hold a seqnum of a range, in order: for peers that lack them."""
+        """Ordered frames that hold a seqnum of a range, in order: for peers that lack them.
+
+        Ends before one that is damaged here: a peer would journal it as it came, and find its own
+        journal corrupt at its next start (P30).
+        """
         until = min(until, self._index.tail)
         if start < until:
             for row in self._index.locate_range(start, until, limit=limit):
                 try:
-                    yield self._open(row).frame
+                    opened = self._open(row)
                 except DataError:
                     return
+                if opened.location is not None and not is_whole(opened.frame):
+                    return
+                yield opened.frame
 
     def _visible(self, read: Read, until: int) -> list[int]:
         """Visible seqnums of the range, one more than the limit if there are more."""

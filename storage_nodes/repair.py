@@ -10,11 +10,12 @@ Does not know: what is done with frames that arrive; to the replica they are lik
 from __future__ import annotations
 
 from bokilog.effects import Address, Effect, Send, SetTimer
+from bokilog.errors import CorruptJournal, RemoteProtocolError
 from bokilog.frame import Frame
 from bokilog.ids import LogSpaceId, NodeId
 from bokilog.messages import FetchFrames, FramesSent, Replicate
 from bokilog.storage_nodes.pending import Pending
-from bokilog.storage_nodes.reader import Reader
+from bokilog.storage_nodes.reader import Reader, is_whole
 
 RETRY_S = 0.25
 """Without an answer, or after an empty one, the next peer is asked."""
@@ -79,5 +80,14 @@ def give(
 
 def _pending(request: FetchFrames, pending: Pending) -> list[Frame]:
     """Two nodes may each hold a frame of one cut that the other lacks: neither has folded it."""
-    held = pending.frames_of(request.shard, request.start, request.start + 1)
-    return [] if isinstance(held, int) else [pending.bytes_of(held[0])]
+    found = pending.frames_of(request.shard, request.start, request.start + 1)
+    if isinstance(found, int):
+        return []
+    (held,) = found
+    if held.frame is not None:
+        return [held.frame]
+    try:
+        frame = pending.bytes_of(held)
+    except (RemoteProtocolError, CorruptJournal):
+        return []
+    return [frame] if is_whole(frame) else []

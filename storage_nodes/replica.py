@@ -17,13 +17,21 @@ Does not know: terms of others (the core's gate does), sockets, disks behind the
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
 from bokilog.codec import pack, unpack
 from bokilog.cut import first_seqnums, record_count
 from bokilog.effects import Address, CancelTimer, Checkpoint, Commit, Effect, Send, SetTimer
-from bokilog.errors import BokilogError, NotReady, ReadOnly, to_wire
+from bokilog.errors import (
+    BokilogError,
+    CorruptJournal,
+    NotReady,
+    ReadOnly,
+    RemoteProtocolError,
+    to_wire,
+)
 from bokilog.frame import ITEM_FRAME, Frame
 from bokilog.ids import NodeId, Position, Shard, Term
 from bokilog.journal import Journal, Location
@@ -89,6 +97,7 @@ class Replica:
         identity: Identity,
         journal: Journal,
         index: Index,
+        new_index: Callable[[], Index] | None = None,
         cache_bytes_max: int,
         pending_bytes_max: int,
         report_written: bool = False,
@@ -104,9 +113,10 @@ class Replica:
         self._journal = journal
         self._report_written = report_written
         self._pending = Pending(journal, bytes_max=pending_bytes_max)
-        self._reader = Reader(
-            index=index, journal=journal, cache_bytes_max=cache_bytes_max, lost_until=lost_until
-        )
+        self._new_index = new_index
+        """Makes an empty fold, for a log space in memory that starts over (P20)."""
+        self._cache_bytes_max = cache_bytes_max
+        self._reader = self._new_reader(lost_until)
         self._follower = MetalogFollower(space.id, index.position)
         self._entries: deque[tuple[Position, Entry]] = deque()
         self._fold_scheduled = False
@@ -199,7 +209,7 @@ class Replica:
         return []
 
     def resume(self, source: Address, shard: Shard) -> list[Effect]:
-        return [Send(source, ShardHeld(shard, self._pending.shard(shard).held))]
+        return [Send(source, ShardHeld(shard, self._pending.held_of(shard)))]
 
     def fetch(self, source: Address, message: FetchFrames) -> list[Effect]:
         """A peer lacks ordered frames."""
@@ -251,17 +261,29 @@ class Replica:
         if len(self._entries) > ENTRIES_WAITING_MAX:
             self.dropped_runs_count += 1
             return []
-        if isinstance(run.entries[0], StartOver) and self.index.position.count < run.first:
-            self._start_over(run, run.entries[0])
+        first = run.entries[0]
+        if isinstance(first, StartOver) and self._new_index is not None and self.index.empty:
+            self._start_over(run, first, self._new_index())
         self._take_entries(self._follower.offer(run))
         return self._fold()
 
-    def _start_over(self, run: Run, entry: StartOver) -> None:
+    def _start_over(self, run: Run, entry: StartOver, index: Index) -> None:
         """What was ordered before is lost on every replica: the fold begins here, empty (P20)."""
+        if self.index.position.count >= run.first:
+            return  # sent again
+        self.index = index
         self.index.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
+        self._reader = self._new_reader(lost_until=entry.first_seqnum)
         self._follower.position = self.index.position
         self._entries.clear()
-        self._reader.lost_until = entry.first_seqnum
+
+    def _new_reader(self, lost_until: int) -> Reader:
+        return Reader(
+            index=self.index,
+            journal=self._journal,
+            cache_bytes_max=self._cache_bytes_max,
+            lost_until=lost_until,
+        )
 
     def _take_entries(self, entries: list[tuple[Position, Entry]]) -> None:
         self._entries.extend(entries)
@@ -282,9 +304,10 @@ class Replica:
                 return effects
             if isinstance(entry, Cut):
                 frames = self._frames_of_cut(position, entry)
-                if frames is None:
+                opened = self._open(frames) if frames is not None else None
+                if frames is None or opened is None:
                     return [*effects, *self._fetch_missing()]
-                budget -= self._fold_cut(position, entry, frames)
+                budget -= self._fold_cut(position, entry, frames, opened)
             else:
                 self._fold_entry(position, entry)
             self._entries.popleft()
@@ -312,21 +335,41 @@ class Replica:
             found += [(seqnum + held.start - span.start, shard, held) for held in frames]
         return found
 
+    def _open(
+        self, frames: list[tuple[int, Shard, HeldFrame]]
+    ) -> list[tuple[int, Frame, Location]] | None:
+        """The frames themselves; None if the disk does not give one back: then a peer does.
+
+        The fold must not decide without it, since the other replicas have it whole (P30, P34).
+        """
+        opened = []
+        for seqnum, shard, held in frames:
+            try:
+                frame = self._pending.bytes_of(held)
+            except (RemoteProtocolError, CorruptJournal):
+                if len(self.space.replicas) == 1:
+                    raise  # there is nobody to ask
+                self._pending.lose(shard, held)
+            else:
+                opened.append((seqnum, frame, self._journal.resolve(held.location)))
+        return opened if len(opened) == len(frames) else None
+
     def _fold_cut(
-        self, position: Position, cut: Cut, frames: list[tuple[int, Shard, HeldFrame]]
+        self,
+        position: Position,
+        cut: Cut,
+        frames: list[tuple[int, Shard, HeldFrame]],
+        opened: list[tuple[int, Frame, Location]],
     ) -> int:
-        opened = [
-            (seqnum, self._pending.bytes_of(held), self._journal.resolve(held.location))
-            for seqnum, _, held in frames
-        ]
         outcomes = self.index.apply_cut(position, cut, opened)
         records = 0
-        for outcome, (seqnum, shard, held), (_, frame, _) in zip(
+        for outcome, (seqnum, shard, held), (_, frame, location) in zip(
             outcomes, frames, opened, strict=True
         ):
             records += frame.records
+            read_back = location if held.frame is None else None
             self._pending.folded(shard, held)
-            self._reader.remember(seqnum, frame, cut.timestamp_ms)
+            self._reader.remember(seqnum, frame, cut.timestamp_ms, read_back=read_back)
             self._note_books(frame.columns.books)
             if self._streams:
                 self._streams.frame(outcome, cut.timestamp_ms)
@@ -362,9 +405,7 @@ class Replica:
         old_term = position.term
         self.index.begin_term(Term(old_term + 1), tail=following.tail)
         self._follower.position = max(self._follower.position, self.index.position)
-        for room in list(self._pending):
-            if room.shard.term <= old_term:
-                self._pending.close(room.shard)
+        self._pending.end_term(old_term)
         return self._begin_term()
 
     def _fetch_missing(self) -> list[Effect]:
@@ -605,7 +646,11 @@ class Replica:
 
     def _report(self) -> IndexReport:
         return IndexReport(
-            self.space.id, self.index.position, self.index.stored_position, self.index.chained_hash
+            space=self.space.id,
+            folded=self.index.position,
+            stored=self.index.stored_position,
+            chained_hash=self.index.chained_hash,
+            empty=self.index.empty,
         )
 
     # --- for people -------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ from bokilog.journal import (
 # 30 ms of the fastest stream here, and a fraction of a second to rewrite or fetch from a peer.
 SEGMENT_BYTES = 64 << 20
 SEGMENT_BYTES_MIN = 2 * SEGMENT_HEADER_BYTES
+FIRST_SEGMENT_BYTES = 1 << 20  # of a new journal; later ones double up to `segment_bytes`
 # A steady trim frees one segment as one is filled; a few more take up the jitter.
 RECYCLE_MAX = 4
 OPEN_FILES_MAX = 64
@@ -224,7 +225,7 @@ class JournalFile:
         self._generation = found.generation
         if self._file is not None:
             self._known[self._tip.segment].end = None
-            self._limit = max(self._segment_bytes, self._tip.offset)
+            self._limit = max(self._next_size(), self._tip.offset)
             self._prepare_at = self._limit // 2
             self._open_files.put(self._tip.segment, self._file)
         for number in found.superseded:
@@ -326,6 +327,7 @@ class JournalFile:
     def _write_new(self, segment: int, byte_count: int, *, use_headroom: bool) -> None:
         """Write the staged group as the first of a new segment."""
         size = SEGMENT_HEADER_BYTES + byte_count
+        self._files.segment_bytes = self._next_size()
         file = self._files.create(segment, size, use_headroom=use_headroom)
         self._generation += 1
         self._next_segment = max(self._next_segment, segment + 1)
@@ -358,7 +360,7 @@ class JournalFile:
         number = page.number
         self._known[number] = KnownSegment(page, None, page.previous_group)
         self._open_files.put(number, file)
-        self._limit = max(self._segment_bytes, size)
+        self._limit = max(self._files.segment_bytes, size)
         self._prepare_at = self._limit // 2
         self._file = file
         self._tip = Place(number, size)
@@ -370,7 +372,16 @@ class JournalFile:
         self._pending = _Pending(header, segment, staged_in, self._parts, file, new_name)
         if header.end > self._prepare_at:
             self._prepare_at = ITEM_BYTES_MAX  # once per segment, also where there is no room
+            self._files.segment_bytes = self._next_size()
             self._files.prepare()
+
+    def _next_size(self) -> int:
+        """What the next segment is given: as much as the journal has already, within bounds.
+
+        So a small log is a small directory, and a large one soon has segments of full size.
+        """
+        held = self._tip.offset + sum(known.end or 0 for known in self._known.values())
+        return min(self._segment_bytes, max(FIRST_SEGMENT_BYTES, held))
 
     def _wipe(self, file: OpenFile, offset: int) -> None:
         """Take back a group of which a part was written, so that no restart finds it.

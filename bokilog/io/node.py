@@ -17,6 +17,7 @@ from bokilog.effects import (
     Core,
     Disconnect,
     Effect,
+    EndTerm,
     Event,
     LinkClogged,
     LinkDown,
@@ -29,6 +30,7 @@ from bokilog.effects import (
     Send,
     ViewInstalled,
 )
+from bokilog.errors import NotReady
 from bokilog.ids import LogSpaceId, Term
 from bokilog.io.clock import Clock
 from bokilog.io.commits import Committer
@@ -154,6 +156,8 @@ class NodeShell:
                 self.network.disconnect(peer, reason)
             case LoadView():
                 self.load_views()
+            case EndTerm(reason=reason):
+                self._on_bug(NotReady(f"a new term is needed: {reason}"))
             case _:
                 self._perform_own(effect)
 

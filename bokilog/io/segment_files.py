@@ -40,7 +40,7 @@ from bokilog.journal import (
 # Between two slices others get at the disk; the largest stall seen here is about 8 ms.
 _SHRINK_STEP_BYTES = 8 << 20
 # Less slack than this behind a segment's end is not worth a truncation.
-_SLACK_BYTES = 1 << 20
+_SLACK_BYTES = 64 << 10
 
 
 class OpenFile:
@@ -140,7 +140,8 @@ class SegmentFiles:
         self, directory: str, *, segment_bytes: int, recycle_max: int, headroom_bytes: int
     ) -> None:
         self._directory = directory
-        self._segment_bytes = segment_bytes
+        self.segment_bytes = segment_bytes
+        """What a new file is given; its owner lets it grow with the journal."""
         self._recycle_max = recycle_max
         self._headroom_bytes = headroom_bytes
         self._free: deque[str] = deque()  # appended by the thread, taken by the owner
@@ -275,7 +276,7 @@ class SegmentFiles:
 
     def _prepare(self) -> None:
         try:
-            self._free.append(self._new_file(self._segment_bytes, use_headroom=False))
+            self._free.append(self._new_file(self.segment_bytes, use_headroom=False))
         finally:
             self._preparing = False
 
@@ -327,7 +328,7 @@ class SegmentFiles:
     def _allocate(self, path: str, needed_bytes: int, *, use_headroom: bool) -> None:
         file = OpenFile(path, os.O_RDWR | os.O_CREAT)
         size = os.fstat(file.fd).st_size
-        wanted = max(self._segment_bytes, needed_bytes)
+        wanted = max(self.segment_bytes, needed_bytes)
         if size >= wanted:
             return
         room = self.free_bytes() - (0 if use_headroom else self._headroom_bytes)

@@ -169,8 +169,8 @@ class Reader:
         space.want(read.book)
         facts, book, tag = self.facts, read.book, read.tag
         trim_until = facts.trim_until(book, tag)
-        if 0 < read.start < trim_until or read.until < trim_until:
-            return [self._failed(source, read.request, Trimmed(trim_until))]
+        if 0 < read.start < trim_until or 1 < read.until < trim_until:  # 0 and 1: not explicit
+            return None  # which seqnum is the first kept one, later trims may have moved
         if tag is None and read.until == read.start + 1:
             found = self._known_record(space, read)
             if found is not None:

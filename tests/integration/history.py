@@ -210,18 +210,20 @@ class History:
 
     def _check_keys(self, book: Book) -> None:
         for attempt in book.attempts.values():
+            if attempt.again is not None:
+                self._check_again(book, attempt)
+        for attempt in book.attempts.values():
             if attempt.key is not None and attempt.again is None and attempt.first:
                 holder = book.keys.setdefault(attempt.key, attempt.name)
                 assert holder == attempt.name, f"key {attempt.key!r} stands for two units"
-        for attempt in book.attempts.values():
-            if attempt.again is not None:
-                self._check_again(book, attempt)
 
     def _check_again(self, book: Book, attempt: Attempt) -> None:
         """An append under a key that an earlier one used."""
         assert attempt.again is not None
         original = self._holder(book, attempt.again)
         if attempt.outcome == "acked":
+            if not original.first and attempt.first < book.may_be_trimmed_until:
+                original.first = attempt.first  # trimmed before anybody saw it stand
             assert attempt.first == original.first, f"{attempt} repeats {original}"
         elif attempt.outcome == "void":
             assert not attempt.repeats_standing, f"{attempt} is void although {original} stands"

@@ -1,6 +1,7 @@
-"""The machine of rules against the embedded shape: in memory, and on a disk with restarts.
+"""The machine of rules against the shapes: embedded in memory and on a disk, and a local cluster.
 
-A restart is a clean close, or a crash: the directory is copied while the log is open and nothing is
+A restart of the cluster's client is a new connection, to the other engine. One of an embedded log is
+a clean close, or a crash: the directory is copied while the log is open and nothing is
 under way, and the copy is opened. What the log had only in its memory is missing there, as it would
 be after kill -9; with frequent checkpoints the copy's fold stands somewhere in the middle of the
 journal, without any it is folded from the start.
@@ -13,27 +14,32 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
+from typing import TypeVar, cast
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 import bokilog
-from bokilog.logbook import Log
+from bokilog.errors import UnknownLogBook
+from bokilog.logbook import Log, LogBook, Session
 from bokilog.shapes.embedded import EmbeddedSettings
+from bokilog.shapes.local_cluster import LocalCluster
 from tests.property.logbook_machine import OnALoop, logbook_machine
 
+T = TypeVar("T")
 MACHINE = settings(
-    max_examples=8,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     database=None,
     derandomize=True,
+    phases=[Phase.generate],  # time is part of it: what shrinks may be another failure
     suppress_health_check=list(HealthCheck),
 )
 CHECKPOINT_S = 0.02  # about one in two steps
@@ -80,7 +86,7 @@ class Crashing(OnADisk):
             shown = _shown(before)
             try:
                 _copy(before, self._directory)
-            except FileNotFoundError:
+            except shutil.Error:
                 pass  # the index store replaced a file
             else:
                 if _shown(before) == shown:
@@ -121,6 +127,48 @@ def _copy_data(source: str, target: str) -> None:
     os.chmod(target, stat.S_IMODE(os.stat(source).st_mode))
 
 
+class Named:
+    """A log whose LogBooks have other names: each example starts with none on a shared cluster."""
+
+    def __init__(self, log: Log, prefix: str) -> None:
+        self._log = log
+        self._prefix = prefix
+
+    def book(self, name: str, *, session: Session | None = None) -> LogBook:
+        return self._log.book(self._prefix + name, session=session)
+
+    def session(self, token: str | None = None) -> Session:
+        return self._log.session(token)
+
+    async def delete_book(self, name: str) -> None:
+        await self._log.delete_book(self._prefix + name)
+
+
+class OnACluster(OnALoop):
+    """A connection to one engine, and after a restart to the other one."""
+
+    _examples = count()
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._seeds = cycle(f"bokilog://127.0.0.1:{port}" for port in cluster.layout.ports)
+        self._prefix = f"machine {next(self._examples)} "
+        super().__init__(lambda: bokilog.connect(next(self._seeds)))
+
+    def run(self, call: Awaitable[T]) -> T:
+        try:
+            return super().run(call)
+        except UnknownLogBook as error:
+            raise UnknownLogBook(error.book.removeprefix(self._prefix)) from None
+
+    @property
+    def log(self) -> Log:
+        return cast("Log", Named(self._log, self._prefix))
+
+    @log.setter
+    def log(self, log: Log) -> None:
+        self._log = log
+
+
 def in_memory() -> OnALoop:
     return OnALoop(bokilog.open)
 
@@ -138,3 +186,7 @@ def test_embedded_does_what_the_reference_does(
     make: Callable[[], OnALoop], restarts: bool
 ) -> None:
     run_state_machine_as_test(logbook_machine(make, restarts=restarts), settings=MACHINE)
+
+
+def test_cluster_does_what_the_reference_does(shared_cluster: LocalCluster) -> None:
+    run_state_machine_as_test(logbook_machine(lambda: OnACluster(shared_cluster)), settings=MACHINE)

@@ -27,6 +27,7 @@ from bokilog.effects import (
     Core,
     Disconnect,
     Effect,
+    EndTerm,
     Event,
     LinkDown,
     LinkUp,
@@ -325,6 +326,8 @@ class World:
                 self.later(0.005, lambda: self._checkpoint(node, process.life))
             case RaiseCeiling(space=space, seqnum=seqnum):
                 self.soon(lambda: self.deliver(node, CeilingRaised(space, seqnum)))
+            case EndTerm():
+                self.soon(lambda: self.restart(node))
             case Disconnect():
                 raise AssertionError(f"{node} sends {effect.peer} away: {effect.reason}")
 

@@ -99,7 +99,7 @@ EXAMPLES: tuple[Message, ...] = (
     Propose(7, 1, Trim(0, 8, "t", 5, Proposer(5, 7))),
     TailRequest(7, 1),
     Tail(7, 1, POSITION, 99),
-    IndexReport(1, POSITION, Position(Term(2), 30), 2**64 - 1),
+    IndexReport(1, POSITION, Position(Term(2), 30), 2**64 - 1, empty=True),
     Replicate(frame_of(COLUMNS, [b"abc"])),
     ResumeShard(SHARD),
     ShardHeld(SHARD, 44),

@@ -35,6 +35,7 @@ from bokilog.metalog import (
     Proposer,
     Release,
     Run,
+    StartOver,
     Trim,
     encode_run,
     entry_to_plain,
@@ -176,7 +177,7 @@ GOLDEN = {
         "",
     ),
     "IndexReport": (
-        "940192032892021ecfffffffffffffffff",
+        "950192032892021ecfffffffffffffffffc3",
         "",
     ),
     "Replicate": (
@@ -301,6 +302,7 @@ RUN = Run(
         DeleteBook(5, 8, PROPOSER),
         ForgetKeys(5),
         EndTags(5, 8, "$w", PROPOSER),
+        StartOver(5, 13),
     ),
 )
 
@@ -310,14 +312,14 @@ def test_a_run_of_version_1_keeps_its_bytes() -> None:
 
 
 def test_kinds_of_entries_never_change() -> None:
-    assert [entry_to_plain(entry)[0] for entry in RUN.entries] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert [entry_to_plain(entry)[0] for entry in RUN.entries] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 GOLDEN_RUN = (
-    "d81241bec5aec34a94010327999400050b92930100029302cd012cce0001117095010503a8656e67"
+    "5b7e75369e400f6d940103279a9400050b92930100029302cd012cce0001117095010503a8656e67"
     "696e652d3192a973746f726167652d31a973746f726167652d32940205022c96030508c009920507"
     "97040508a67265706f727409ce0036ee8092050795050508a67265706f7274920507940605089205"
-    "0792070595080508a22477920507"
+    "0792070595080508a224779205079309050d"
 )
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -471,7 +473,7 @@ def test_a_reply_without_records_has_no_payload() -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        *(None, [], [9, 5], [-1, 5], [True, 5], ["0", 5], [0], [7], [7, 5, 0]),
+        *(None, [], [10, 5, 1], [9, 5], [-1, 5], [True, 5], ["0", 5], [0], [7], [7, 5, 0]),
         *([7, None], [7, -1], [7, True]),
         *([0, 5, 11, None], [0, 5, 11, [[1, 2]]], [0, 5, 11, [[1, 2, 2]]], [0, 5, 11, [[1, 3, 2]]]),
         *([0, 5, 11, [[1, -1, 2]]], [0, 5, -1, []], [0, 5, 11, [1]], [0, 5, 11, ["abc"]]),

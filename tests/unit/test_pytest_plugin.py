@@ -12,13 +12,14 @@ import pytest
 # what a test asks for.
 PLUGIN = ("-p", "no:bokilog", "-p", "bokilog.pytest_plugin", "-p", "no:hypothesispytest")
 LOOPS = ("-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
-STRICT = (*PLUGIN, "-W", "error", *LOOPS)
-WITHOUT_ASYNCIO = (*PLUGIN, "-W", "error", "-p", "no:asyncio")
+QUIET = ("-W", "error", "-W", "ignore:Module already imported so cannot be rewritten")
+STRICT = (*PLUGIN, *QUIET, *LOOPS)
+WITHOUT_ASYNCIO = (*PLUGIN, *QUIET, "-p", "no:asyncio")
 
 
 def passes(pytester: pytest.Pytester, source: str, *arguments: str, count: int = 1) -> None:
     pytester.makepyfile(source)
-    pytester.runpytest_inprocess(*arguments).assert_outcomes(passed=count)
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=count)
 
 
 def test_a_coroutine_uses_the_log_as_it_is(pytester: pytest.Pytester) -> None:
@@ -144,7 +145,7 @@ def test_without_a_loop_the_error_says_what_to_do(pytester: pytest.Pytester) -> 
 
 
 def test_it_is_listed_with_its_help(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess("--fixtures", *WITHOUT_ASYNCIO)
+    result = pytester.runpytest_subprocess("--fixtures", *WITHOUT_ASYNCIO)
     result.stdout.fnmatch_lines(["bokilog_log*", "*A log in memory for this test alone*"])
 
 

@@ -1,0 +1,117 @@
+"""Where a term ended is what the journal holds, and nothing else (P11, P13, P14)."""
+
+from __future__ import annotations
+
+import pytest
+
+from bokilog.cut import CutSpan
+from bokilog.errors import CorruptJournal
+from bokilog.ids import LogSpaceId, Position, Term
+from bokilog.io.journal_memory import MemoryJournal
+from bokilog.journal import Location
+from bokilog.metalog import (
+    ITEM_METALOG,
+    Cut,
+    DeleteBook,
+    ForgetKeys,
+    Proposer,
+    Run,
+    StartOver,
+    encode_run,
+)
+from bokilog.sequencer.recovery import recover_metalog
+from bokilog.view import first_end
+from tests.unit.sequencer.rig import BASE, SPACE, end
+
+FIRST = first_end(SPACE)
+NOBODY = Proposer(0, 0)
+
+
+def run(term: int, first: int, *timestamps_ms: int) -> Run:
+    return Run(SPACE, Term(term), first, tuple(map(ForgetKeys, timestamps_ms)))
+
+
+def cut(term: int, first: int, seqnum: int, records: int) -> Run:
+    return Run(SPACE, Term(term), first, (Cut(9, seqnum, (CutSpan(1, 0, records),)),))
+
+
+def journal_of(*runs: Run) -> tuple[MemoryJournal, list[Location]]:
+    journal = MemoryJournal()
+    locations = [journal.append(ITEM_METALOG, [encode_run(each)]) for each in runs]
+    journal.commit()
+    journal.sync_now()
+    return journal, locations
+
+
+def test_an_empty_journal_ends_where_it_began() -> None:
+    found = recover_metalog(MemoryJournal(), FIRST, ceiling=1)
+    assert (found.end, len(found.runs), found.deletions, found.starts_at) == (FIRST, 0, (), 0)
+
+
+def test_the_last_entry_is_the_end() -> None:
+    journal, locations = journal_of(run(1, 0, 5, 6), cut(1, 2, 1, 40), run(2, 3, 8))
+    found = recover_metalog(journal, FIRST, ceiling=1)
+    assert found.end == end(Position(Term(2), 4), tail=41, timestamp_ms=9)
+    assert list(found.runs.locations(0, 4)) == locations
+    assert list(found.runs.locations(2, 4)) == locations[1:]
+
+
+def test_a_journal_goes_on_from_a_known_end() -> None:
+    journal, _ = journal_of(cut(4, BASE.count, 100, 5))
+    found = recover_metalog(journal, end(timestamp_ms=77), ceiling=1)
+    assert found.end == end(Position(Term(4), 11), tail=105, timestamp_ms=77)
+
+
+def test_runs_written_again_count_once() -> None:
+    again = cut(1, 0, 1, 40)
+    journal, locations = journal_of(again, run(1, 1, 5), again, run(1, 1, 5), run(1, 2, 6))
+    found = recover_metalog(journal, FIRST, ceiling=1)
+    assert found.end.position == Position(Term(1), 3)
+    assert list(found.runs.locations(0, 3)) == [locations[0], locations[1], locations[4]]
+
+
+def test_p11_the_next_term_starts_above_the_ceiling() -> None:
+    journal, _ = journal_of(cut(1, 0, 1, 40))
+    assert recover_metalog(journal, FIRST, ceiling=1000).end.tail == 1000
+    assert recover_metalog(journal, FIRST, ceiling=7).end.tail == 41
+
+
+def test_deletions_are_kept_for_engines_that_come_later() -> None:
+    deletion = DeleteBook(5, 7, NOBODY)
+    journal, _ = journal_of(
+        Run(SPACE, Term(1), 0, (ForgetKeys(5), deletion, ForgetKeys(5), deletion)), run(1, 4, 6)
+    )
+    assert recover_metalog(journal, FIRST, ceiling=1).deletions == (
+        Run(SPACE, Term(1), 1, (deletion,)),
+        Run(SPACE, Term(1), 3, (deletion,)),
+    )
+
+
+def test_a_fold_of_nothing_begins_where_everything_started_over() -> None:
+    over = Run(SPACE, Term(2), 2, (ForgetKeys(5), StartOver(6, 41)))
+    journal, _ = journal_of(run(1, 0, 5, 6), over, run(2, 4, 7))
+    assert recover_metalog(journal, FIRST, ceiling=1).starts_at == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        run(1, 3, 6),  # entries are missing before it
+        run(1, 1, 6, 6),  # it begins inside what was there
+        run(2, 1, 6, 6),
+        run(2, 0, 6),  # another term's entries at the same place
+        Run(LogSpaceId(7), Term(1), 2, (ForgetKeys(6),)),
+        Run(LogSpaceId(7), Term(1), 0, (ForgetKeys(5),)),
+    ],
+)
+def test_p14_a_journal_that_is_no_unbroken_metalog_has_no_say(wrong: Run) -> None:
+    journal, locations = journal_of(run(1, 0, 5, 5), wrong)
+    with pytest.raises(CorruptJournal, match="do not follow") as caught:
+        recover_metalog(journal, FIRST, ceiling=1)
+    assert caught.value.offset == locations[1].offset
+
+
+def test_p14_a_term_does_not_go_back() -> None:
+    journal, _ = journal_of(run(2, 0, 5), run(1, 1, 5))
+    with pytest.raises(CorruptJournal):
+        recover_metalog(journal, FIRST, ceiling=1)
