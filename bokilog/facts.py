@@ -185,6 +185,17 @@ class Facts:
             return known.trim_until
         return max(known.trim_until, known.tag_trims.get(tag, 0))
 
+    def knows_trims(self, book: int, tag: str | None) -> bool:
+        """Whether `trim_until` is what it is at the stream's tail, not only as far as known.
+
+        A tag's own trim is kept with its line; of the others one number says how far they go.
+        """
+        known = self._books.get(book)
+        if known is None or known.tail is None:
+            return False
+        no_further = known.tags_trimmed_until <= known.trim_until
+        return tag is None or tag in known.tag_trims or no_further
+
     def tags_trimmed_until(self, book: int) -> int:
         """Past it no tag of the LogBook was trimmed, as far as known."""
         known = self._books.get(book)

@@ -129,6 +129,8 @@ class SequencerCore:
         self._clock = CutClock(view.end_timestamp_ms)
         self._token = 0
         self._committing: dict[int, LogSpaceId] = {}
+        self._touched: set[LogSpaceId] = set()
+        """Log spaces that something happened to since the last batch ended."""
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """What an event asks for, in order."""
@@ -139,11 +141,11 @@ class SequencerCore:
             case BatchEnded(wall_ms=wall_ms):
                 return self._end_batch(self._clock.read(now_s, wall_ms))
             case Persisted(token=token):
-                return self.primaries[self._committing.pop(token)].persisted(token)
+                return self._primary(self._committing.pop(token)).persisted(token)
             case PersistFailed(token=token, reason=reason):
-                return self.primaries[self._committing.pop(token)].persist_failed(reason)
+                return self._primary(self._committing.pop(token)).persist_failed(reason)
             case CeilingRaised(space=space, seqnum=seqnum):
-                self.primaries[LogSpaceId(space)].ceiling_raised(seqnum)
+                self._primary(LogSpaceId(space)).ceiling_raised(seqnum)
                 return []
             case LinkUp(peer=peer):
                 return [Send(peer, TermChanged(self.newest_term))]
@@ -159,6 +161,11 @@ class SequencerCore:
                 return []  # a full disk keeps commits back until there is room: nothing is lost
             case _:
                 assert_never(event)
+
+    def _primary(self, space: LogSpaceId) -> Primary:
+        """The primary that something is happening to."""
+        self._touched.add(space)
+        return self.primaries[space]
 
     def _received(self, source: Address, message: Message) -> list[Effect]:
         match message:
@@ -184,10 +191,10 @@ class SequencerCore:
         term = _term_of(message)
         if term is not None and term > self.newest_term:
             return [LoadView(term)]
-        primary = self.primaries.get(LogSpaceId(message.space))
-        if primary is None:
+        if message.space not in self.primaries:
             self.ignored_count += 1
             return []
+        primary = self._primary(LogSpaceId(message.space))
         match message:
             case ShardProgress(term=primary.term):
                 primary.progressed(NodeId(str(source)), message)
@@ -209,7 +216,9 @@ class SequencerCore:
 
     def _end_batch(self, timestamp_ms: int) -> list[Effect]:
         effects: list[Effect] = []
-        for space, primary in self.primaries.items():
+        touched, self._touched = self._touched, set()
+        for space in sorted(touched):
+            primary = self.primaries[space]
             token = self._token + 1
             produced = primary.end_batch(timestamp_ms, token)
             if primary.committed(token):

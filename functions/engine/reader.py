@@ -170,7 +170,10 @@ class Reader:
         facts, book, tag = self.facts, read.book, read.tag
         trim_until = facts.trim_until(book, tag)
         if 0 < read.start < trim_until or 1 < read.until < trim_until:  # 0 and 1: not explicit
-            return None  # which seqnum is the first kept one, later trims may have moved
+            known_at = space.position if facts.knows_trims(book, tag) else START
+            if read.position > known_at:
+                return None  # the session may have seen a later trim: then that one is named
+            return [self._failed(source, read.request, Trimmed(trim_until))]
         if tag is None and read.until == read.start + 1:
             found = self._known_record(space, read)
             if found is not None:

@@ -44,6 +44,25 @@ async def test_trims_only_move_forward(book: LogBook) -> None:
     assert await seqnums(book) == s[5:]
 
 
+async def test_a_session_is_told_the_later_one_of_its_trims(book: LogBook) -> None:
+    """Of the LogBook and of the tag, whichever level of caches knows of which."""
+    s = await ten(book)
+    await book.trim(s[2])
+    await book.trim(s[6], "even")
+    for tag, kept in (("odd", s[2]), ("even", s[6]), ("neither", s[2])):
+        with pytest.raises(Trimmed) as told:
+            await book.read_next(tag=tag, min_seqnum=s[0])
+        assert told.value.trim_until == kept
+
+
+async def test_zero_is_behind_no_trim(book: LogBook) -> None:
+    s = await ten(book)
+    await book.trim(s[5])
+    assert await book.read_prev(max_seqnum=0) is None
+    assert (await book.read_range(until=0)).records == []
+    assert (await book.read_range(until=0, reverse=True)).records == []
+
+
 async def test_a_trim_stops_at_the_tail(book: LogBook) -> None:
     s = await ten(book)
     done = await book.trim(s[-1] + 1_000_000)

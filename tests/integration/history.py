@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from bokilog.record import Record
 
+
 class Name(NamedTuple):
     """Of an append: the writer that issued it, and which one of its appends it was."""
 
@@ -277,8 +278,12 @@ def _places(book: Book, name: str, found: Sequence[Record]) -> dict[Name, dict[i
         whose, place = name_in(record.data)
         attempt = book.attempts.get(whose)
         assert attempt is not None, f"{name} {record.seqnum}: nobody appended {record.data[:40]!r}"
-        assert record.data == attempt.payload(place), f"{name} {record.seqnum} is altered: {attempt}"
-        assert record.tags == attempt.tags[place], f"{name} {record.seqnum}: {record.tags}, {attempt}"
+        assert record.data == attempt.payload(place), (
+            f"{name} {record.seqnum} is altered: {attempt}"
+        )
+        assert record.tags == attempt.tags[place], (
+            f"{name} {record.seqnum}: {record.tags}, {attempt}"
+        )
         seen = places[whose].setdefault(place, record.seqnum)
         assert seen == record.seqnum, f"{name}: {attempt} stands at {seen} and {record.seqnum}"
     assert not found or found[0].seqnum >= book.trimmed_until, f"{name}: {found[0]} was trimmed"
@@ -345,7 +350,8 @@ def _check_conditions(book: Book, name: str) -> None:
         if each.outcome != "void":
             continue
         assert any(
-            each.winner > after and (each.winner in tagged[tag] or each.winner == book.last.get(tag))
+            each.winner > after
+            and (each.winner in tagged[tag] or each.winner == book.last.get(tag))
             for tag, after in each.unless.items()
         ), f"{name}: {each} lost to a record that is not there"
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -86,11 +85,15 @@ class Load:
         self._book = log.book(BOOK)
         self._keyed = keyed
         self._stopping = False
+        self._more = asyncio.Event()
 
     async def reach(self, count: int) -> None:
         """Until that many more are acknowledged."""
         goal = len(self.acked) + count
-        await until(lambda: len(self.acked) >= goal)
+        async with asyncio.timeout(HEAL_TIMEOUT_S):
+            while len(self.acked) < goal:
+                self._more.clear()
+                await self._more.wait()
 
     async def send(self) -> None:
         while not self._stopping:
@@ -110,6 +113,7 @@ class Load:
             return
         assert seqnum not in self.acked
         self.acked[seqnum] = data
+        self._more.set()
 
 
 @asynccontextmanager
@@ -124,12 +128,6 @@ async def load(url: str, *, keyed: bool = False) -> AsyncIterator[Load]:
                 yield running
             finally:
                 running.stop()
-
-
-async def until(done: Callable[[], bool], timeout_s: float = HEAL_TIMEOUT_S) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not done():
-            await asyncio.sleep(0.01)
 
 
 async def check(cluster: LocalCluster, *loads: Load) -> None:
@@ -169,7 +167,7 @@ async def caught_up(cluster: LocalCluster, node: str) -> None:
     """Until the node's fold is where the primary was when this was asked."""
     goal = (await positions(cluster))["sequencer-1"][0]
     async with asyncio.timeout(HEAL_TIMEOUT_S):
-        while (await positions(cluster)).get(node, ([0, 0], ""))[0] < goal:
+        while (await positions(cluster)).get(node, ([0, 0], ""))[0] < goal:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
@@ -244,7 +242,9 @@ async def test_restart_of_the_sequencer_costs_callers_only_time(cluster: LocalCl
         await running.reach(500)
     assert not running.unknown
     await agree(cluster)
-    assert (await positions(cluster))["sequencer-1"][0][0] == before[0] + 2, "a term per start (P12)"
+    assert (await positions(cluster))["sequencer-1"][0][0] == before[0] + 2, (
+        "a term per start (P12)"
+    )
     await check(cluster, running)
 
 

@@ -85,7 +85,7 @@ def test_killed_process_loses_doubles_and_alters_nothing(
     print(f"BOKILOG_KILL_SEED={SEED}")
     small_segments(monkeypatch.setattr)
     rounds = Rounds(tmp_path)
-    for number in range(2 * ROUNDS):
+    for _ in range(2 * ROUNDS):
         if rounds.rng.random() < 0.3:
             rounds.kill_early()
         rounds.kill_late()

@@ -21,7 +21,9 @@ class Said:
     def issue(self, number: int, *sizes: int, **how: object) -> None:
         entries = [[size, "t"] for size in sizes or (10,)]
         unless, again = how.get("unless", []), how.get("again")
-        self._say("issue", number, "b", how.get("session", 0), entries, how.get("key"), unless, again)
+        self._say(
+            "issue", number, "b", how.get("session", 0), entries, how.get("key"), unless, again
+        )
 
     def acked(self, number: int, first: int) -> None:
         self._say("acked", number, first, "")

@@ -243,7 +243,7 @@ class Appender:
                 tested = rng.choice(TAGS)
                 unless = {tested: self._seen.get(tested, 0)}
         self._last += 1
-        if 0.85 < kind:
+        if kind > 0.85:
             key = f"key {self.spec.run} {self._last}"
         name = Name(self.spec.run, self._last)
         return asyncio.get_running_loop().create_task(

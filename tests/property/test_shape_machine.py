@@ -1,9 +1,9 @@
 """The machine of rules against the shapes: embedded in memory and on a disk, and a local cluster.
 
-A restart of the cluster's client is a new connection, to the other engine. One of an embedded log is
-a clean close, or a crash: the directory is copied while the log is open and nothing is
-under way, and the copy is opened. What the log had only in its memory is missing there, as it would
-be after kill -9; with frequent checkpoints the copy's fold stands somewhere in the middle of the
+A restart of the cluster's client is a new connection, to the other engine. One of an embedded log
+is a clean close, or a crash: the directory is copied while the log is open and nothing is under
+way, and the copy is opened. What the log had only in its memory is missing there, as it would be
+after kill -9; with frequent checkpoints the copy's fold stands somewhere in the middle of the
 journal, without any it is folded from the start.
 """
 
@@ -182,9 +182,7 @@ def in_memory() -> OnALoop:
         pytest.param(partial(Crashing, checkpoint_s=600), True, id="crashed, no checkpoint"),
     ],
 )
-def test_embedded_does_what_the_reference_does(
-    make: Callable[[], OnALoop], restarts: bool
-) -> None:
+def test_embedded_does_what_the_reference_does(make: Callable[[], OnALoop], restarts: bool) -> None:
     run_state_machine_as_test(logbook_machine(make, restarts=restarts), settings=MACHINE)
 
 

@@ -514,3 +514,13 @@ def test_each_kind_of_entry_can_be_sent() -> None:
     for entry in RUN.entries:
         message = Propose(1, 1, entry)
         assert decode(*parts(message)) == message
+
+
+def test_p29_a_payload_that_does_not_match_its_checksums_is_refused() -> None:
+    """A group of a journal counts whole or not at all (P30): bad bytes of one client would take
+    acknowledged records of others with them, so they get no LocalIds."""
+    kind, head, (columns, payload) = parts(BY_NAME["AppendFrame"])
+    flipped = bytearray(payload)
+    flipped[0] ^= 1
+    with pytest.raises(RemoteProtocolError, match="record 0 does not match its checksum"):
+        decode(kind, head, [columns, memoryview(bytes(flipped))])
