@@ -135,6 +135,8 @@ _LINKED = ("client", "functions", "sequencer", "storage_nodes")
 
 def __getattr__(name: str) -> object:
     home = _HOME.get(name)
+    if name == "sync":
+        return import_module("bokilog.sync")
     if home is None:
         raise AttributeError(f"module 'bokilog' has no attribute {name!r}")
     try:

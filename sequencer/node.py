@@ -92,6 +92,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         views=views,
         journals=journals,
         inline_sync=not settings.sync_delay_ms,
+        use_headroom=True,
         perform=perform,
         greet_client=lambda connection: shell.network.disconnect(connection, "it is no engine"),
     )

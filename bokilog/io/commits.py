@@ -34,6 +34,7 @@ class Committer:
         failed: Callable[[list[Hashable], str], None],
         read_only: Callable[[str], None],
         inline: bool,
+        use_headroom: bool = False,
     ) -> None:
         self._journal = journal
         self._persisted = persisted
@@ -41,6 +42,9 @@ class Committer:
         self._read_only = read_only
         self._inline = inline
         """Whether shallow groups may be synced on the loop; a policy that sleeps may not."""
+        self._use_headroom = use_headroom
+        """Whether groups may take the space that is kept for trims: a metalog's entries are tiny,
+        and without them nothing could be trimmed on a full disk (P32)."""
         self._loop = asyncio.get_running_loop()
         self._wanted: list[Hashable] = []
         self._syncing: list[Hashable] = []
@@ -67,7 +71,7 @@ class Committer:
         """Ends a batch: writes the group, unless one is being synced."""
         if not self._wanted or self._syncing or self._retry is not None:
             return
-        written = self._journal.commit()
+        written = self._journal.commit(use_headroom=self._use_headroom)
         if isinstance(written, Refused):
             self._refuse(written)
             return

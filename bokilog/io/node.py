@@ -56,6 +56,7 @@ class NodeShell:
         views: ViewStore,
         journals: Mapping[LogSpaceId, Journal],
         inline_sync: bool,
+        use_headroom: bool = False,
         perform: Callable[[Effect], None],
         greet_client: Callable[[int], None],
     ) -> None:
@@ -72,7 +73,7 @@ class NodeShell:
             on_bug=self._on_bug,
         )
         self._committers = {
-            space: self._committer(space, journal, inline=inline_sync)
+            space: self._committer(space, journal, inline=inline_sync, use_headroom=use_headroom)
             for space, journal in journals.items()
         }
         self._stopped: asyncio.Event = asyncio.Event()
@@ -166,7 +167,9 @@ class NodeShell:
         for committer in self._committers.values():
             committer.flush()
 
-    def _committer(self, space: int, journal: Journal, *, inline: bool) -> Committer:
+    def _committer(
+        self, space: int, journal: Journal, *, inline: bool, use_headroom: bool
+    ) -> Committer:
         def persisted(tokens: list[Hashable]) -> None:
             for token in tokens:
                 self.deliver(Persisted(_number(token)))
@@ -181,7 +184,12 @@ class NodeShell:
             self.deliver(ReadOnlyChanged(space, reason))
 
         return Committer(
-            journal, persisted=persisted, failed=failed, read_only=read_only, inline=inline
+            journal,
+            persisted=persisted,
+            failed=failed,
+            read_only=read_only,
+            inline=inline,
+            use_headroom=use_headroom,
         )
 
     def _on_bug(self, error: BaseException) -> None:
