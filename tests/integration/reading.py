@@ -10,7 +10,7 @@ from bokilog.record import Record
 from tests.integration.history import History
 from tests.integration.writer import BOOKS, TAGS
 
-READ_ONE_BY_ONE = 60
+READ_ONE_BY_ONE = 30
 
 
 async def verify(log: Log, history: History, rng: random.Random) -> dict[str, list[Record]]:

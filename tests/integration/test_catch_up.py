@@ -191,11 +191,11 @@ async def test_node_that_was_away_counts_again_and_another_may_go(cluster: Local
     async with load(cluster.url) as running:
         await running.reach(300)
         cluster.kill("storage-1")
-        await running.reach(4_000)
+        await running.reach(3_000)
         await restart(cluster, "storage-1")
         await caught_up(cluster, "storage-1")
         cluster.kill("storage-2")  # for good: storage-1 has to count from here on
-        await running.reach(1_500)
+        await running.reach(1_000)
     assert not running.unknown
     await agree(cluster)
     await check(cluster, running)
@@ -218,7 +218,7 @@ async def test_two_nodes_away_in_turn_lose_nothing(cluster: LocalCluster) -> Non
 async def test_node_that_dies_while_it_catches_up_catches_up_later(cluster: LocalCluster) -> None:
     async with load(cluster.url) as running:
         cluster.kill("storage-3")
-        await running.reach(2_000)
+        await running.reach(1_500)
         await restart(cluster, "storage-3")
         cluster.kill("storage-3")
         await running.reach(500)

@@ -25,7 +25,7 @@ from tests.integration.history import History
 from tests.integration.reading import trim_some, verify
 from tests.integration.writer import Spec, Writer, repeats_of
 
-ROUNDS = int(os.environ.get("BOKILOG_KILL_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("BOKILOG_KILL_ROUNDS", "6"))
 SEED = int(os.environ.get("BOKILOG_KILL_SEED", str(time.time_ns() % 1_000_000)))
 ACKED_MIN = 1_000
 ACKED_MAX = 1_500
@@ -72,7 +72,8 @@ class Rounds:
             run=self.run,
             seed=SEED,
             url=f"bokilog://{','.join(seeds)}",
-            sessions=self.rng.choice((2, 5)),
+            sessions=self.rng.choice((3, 6)),
+            pause_s=0.06,
             repeats=repeats_of(self.history, self.rng),
         )
         return Writer(spec, self.history, errors=self.directory / "errors")
@@ -143,6 +144,6 @@ def test_killed_processes_lose_double_and_alter_nothing(tmp_path: Path) -> None:
                 victims = rounds.victims(number)
                 print(f"round {number}: {', '.join(victims)}")
                 rounds.play(cluster, victims)
-                asyncio.run(rounds.read_back(cluster, trim=rounds.rng.random() < 0.4))
+                asyncio.run(rounds.read_back(cluster, trim=rounds.rng.random() < 0.6))
     print(f"{rounds.history.acked_count} acknowledged; killed, and under way: {rounds.killed}")
     assert len(rounds.killed) == ROUNDS

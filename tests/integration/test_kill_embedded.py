@@ -20,7 +20,7 @@ from tests.integration.history import History
 from tests.integration.reading import trim_some, verify
 from tests.integration.writer import Spec, Writer, repeats_of, small_segments
 
-ROUNDS = int(os.environ.get("BOKILOG_KILL_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("BOKILOG_KILL_ROUNDS", "8"))
 SEED = int(os.environ.get("BOKILOG_KILL_SEED", str(time.time_ns() % 1_000_000)))
 ACKED_MIN = 1_000
 ACKED_MAX = 2_000

@@ -75,6 +75,8 @@ class Spec:
     url: str = ""
     directory: str = ""
     sessions: int = 6
+    pause_s: float = 0.0
+    """At most, between a session's bursts: what is written has to be read back."""
     repeats: list[Repeat] = field(default_factory=list)
     sync_delay_ms: float = 0.0
     checkpoint_s: float = 10.0
@@ -220,6 +222,7 @@ class Appender:
             await asyncio.gather(*burst)
             if rng.random() < 0.03:
                 await self._trim(rng, books[SPOOL])
+            await asyncio.sleep(rng.uniform(0, spec.pause_s))
 
     def _choose(
         self, rng: random.Random, session: int, books: dict[str, LogBook]

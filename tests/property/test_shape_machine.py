@@ -34,7 +34,7 @@ from tests.property.logbook_machine import OnALoop, logbook_machine
 
 T = TypeVar("T")
 MACHINE = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=30,
     deadline=None,
     database=None,
