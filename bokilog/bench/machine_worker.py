@@ -152,13 +152,27 @@ async def write(order: Order) -> Outcome:
         os.unlink(order.place)
 
 
-async def start(order: Order) -> Outcome:
-    """`import bokilog`, then `bokilog.open()`, in a fresh interpreter."""
-    done = subprocess.run(  # noqa: ASYNC221 - this process does nothing else
-        [sys.executable, "-P", "-c", _IMPORT], capture_output=True, text=True, check=False
+def _first_log() -> str:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _IMPORT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr[-500:]
-    imported_s, opened_s = map(float, done.stdout.split())
+    return done.stdout
+
+
+async def start(order: Order) -> Outcome:
+    """`import bokilog`, then `bokilog.open()`, in a fresh interpreter.
+
+    The second of two, and with bytecode kept whatever the environment says: what a user's second
+    start takes, not the compiler.
+    """
+    _first_log()
+    imported_s, opened_s = map(float, _first_log().split())
     return Outcome(values={"import_ms": imported_s * 1e3, "open_ms": opened_s * 1e3})
 
 

@@ -15,14 +15,18 @@ READ_ONE_BY_ONE = 30
 
 async def verify(log: Log, history: History, rng: random.Random) -> dict[str, list[Record]]:
     """Everything that stands, after a check of all of it; read linearizably. No writer may live."""
-    found = {}
-    for name in BOOKS:
-        book = log.book(name)
-        found[name] = [record async for record in book.scan(consistency="linearizable")]
-        history.check(name, found[name])
-        await _check_tags(book, found[name], rng)
-        await _check_places(book, found[name], rng)
+    found = await everything(log)
+    for name, records in found.items():
+        history.check(name, records)
+        await _check_tags(log.book(name), records, rng)
+        await _check_places(log.book(name), records, rng)
     return found
+
+
+async def everything(log: Log) -> dict[str, list[Record]]:
+    """All that stands, by LogBook."""
+    scans = {name: log.book(name).scan(consistency="linearizable") for name in BOOKS}
+    return {name: [record async for record in scan] for name, scan in scans.items()}
 
 
 async def _check_tags(book: LogBook, found: list[Record], rng: random.Random) -> None:

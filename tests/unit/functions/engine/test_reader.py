@@ -370,6 +370,15 @@ def test_a_position_behind_a_known_trim_is_an_error_and_zero_is_the_first_kept()
     assert (got.seqnums, got.trim_until) == ([40, 60], 30)
 
 
+def test_a_session_is_told_of_a_later_trim_of_the_tag_by_the_storage_node() -> None:
+    """Facts keep a tag's trim only beside its line; of "u" there is none."""
+    sim = following()
+    sim.get(S1, stream(11, since=10, tail=101, trims=[[BOOK, None, 30], [BOOK, "u", 50]]))
+    request = request_of(sim.get(CLIENT, read(1, tag="u", start=29, position=at(11))))
+    error = RequestFailed(request, to_wire(Trimmed(50)), at(11))
+    assert sim.get(S1, error) == [failed(1, Trimmed(50), at(11))]
+
+
 def test_a_trim_that_a_storage_node_reports_is_kept() -> None:
     sim = following()
     request = request_of(sim.get(CLIENT, read(5, tag="u", start=10)))
