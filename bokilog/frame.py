@@ -6,8 +6,9 @@ journalled, read and sent to a peer: nobody re-encodes them.
 
 Invariants:
 - The header's checksum covers header and columns; the columns hold a checksum per record, so
-  identity covers every byte of the frame through its columns (P29), while the engine and the
-  storage nodes hash no payload.
+  identity covers every byte of the frame through its columns (P29). Payload bytes are hashed by
+  the client, once more on arrival at the engine, and by whoever reads them: never by a storage
+  node that writes.
 - Columns are checked as a whole before a LocalId is given (P34); `Columns.decode` accepts nothing
   that the fold could trip over, and raises nothing but `RemoteProtocolError`.
 
