@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import aclosing
 
 import pytest
@@ -59,16 +58,14 @@ async def test_none_newest_and_linearizable_reads_always_ask() -> None:
         assert reads(engine)[-1].linearizable
 
 
-async def test_a_known_record_costs_little() -> None:
-    async with existing() as (_, book):
+async def test_a_known_record_costs_no_message() -> None:
+    async with existing() as (engine, book):
         seqnum = await book.append(b"x", "t")
         await book.read_next(tag="t")
-        times = []
+        asked = len(reads(engine))
         for _ in range(300):
-            start = time.perf_counter()
-            await book.read_next(tag="t", min_seqnum=seqnum)
-            times.append(time.perf_counter() - start)
-        assert sorted(times)[150] < 20e-6  # 3 us on a quiet machine
+            assert await book.read_next(tag="t", min_seqnum=seqnum) is not None
+        assert len(reads(engine)) == asked
 
 
 async def test_what_was_trimmed_by_this_session_is_not_answered_from_before() -> None:
