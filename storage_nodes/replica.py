@@ -155,9 +155,18 @@ class Replica:
         """Embedded: a durable run of the shared journal."""
         self._take_entries(self._follower.offer(run))
 
-    def recovered(self) -> list[Effect]:
-        """Everything durable was given: fold it."""
-        return self._fold()
+    def recovered(self) -> bool:
+        """Everything durable was given: fold all of it, there is nobody else to give a turn to.
+
+        False if an entry orders frames that were not given: then what follows it is not folded.
+        """
+        while self._entries:
+            position = self.index.position
+            self._fold()
+            self._fold_scheduled = False
+            if self.index.position == position:
+                return False
+        return True
 
     # --- views ------------------------------------------------------------------------------------
 

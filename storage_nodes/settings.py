@@ -48,7 +48,8 @@ class StorageSettings:
     headroom_bytes: int = 256 * MIB
     """Left free on the disk for trims, checkpoints and compaction when it is full (P32)."""
     pending_bytes: int = 256 * MIB
-    """Per log space, frames that are not ordered yet; beyond it a replica takes no more (P32)."""
+    """Per log space, frames in memory that are not folded yet; beyond it the oldest durable ones
+    are read back from the journal when their turn comes (P32)."""
     view_poll_s: float = 0.25
     """How often the view store is asked for a newer term, beside what peers tell."""
 

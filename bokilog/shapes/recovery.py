@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bokilog.errors import CorruptJournal
 from bokilog.frame import ITEM_FRAME, decode_frame, verify_frame
 from bokilog.ids import LogSpaceId, Position
 from bokilog.journal import Journal
@@ -35,7 +36,11 @@ def replay(replica: Replica, journal: Journal, views: Iterable[View]) -> None:
             replica.recover_frame(decode_frame(bytes(data)), location)
         else:
             replica.recover_run(decode_run(data))
-    replica.recovered()
+    if not replica.recovered():
+        # Entries stand in one group with their frames or behind it, so this is no torn tail; to
+        # end the term here would drop what was acknowledged (P13).
+        problem = f"what follows {replica.index.position} orders frames that are not there"
+        raise CorruptJournal(f"of log space {replica.space.id}", 0, problem)
 
 
 def end_of(replica: Replica, *, ceiling: int) -> End:
