@@ -140,7 +140,7 @@ def test_one_that_never_gets_ready_is_named(make: Stand) -> None:
         make(sequencer_1="exec cat").start(0.05)
 
 
-def test_one_that_dies_right_after_it_was_ready_is_started_again(make: Stand, tmp_path: Path) -> None:
+def test_one_that_dies_once_it_was_ready_is_started_again(make: Stand, tmp_path: Path) -> None:
     once = f"{READY} test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}; exec cat"
     cluster = make(sequencer_1=SERVE, storage_1=once)
     with cluster:
