@@ -42,11 +42,11 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
     with claim(settings.data_dir, latest.cluster_id, node) as directory:
         storage = _Storage(settings, directory, latest)
         shell = _shell(settings, storage, latest=latest, views=views)
-        for term in range(storage.first_term, latest.term):
+        # Term 0 orders nothing: before a sequencer's first view is stored there is none to install.
+        for term in range(max(1, min(storage.first_term, latest.term)), latest.term + 1):
             view = views.load(Term(term))
             if view is not None:
                 shell.install(view)
-        shell.install(latest)
         await shell.network.listen(settings.address)
         if settings.bulk_address:
             await shell.network.listen(settings.bulk_address)
