@@ -11,6 +11,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+from bokilog.ids import Term
 from bokilog.messages import Message
 from bokilog.view import View
 
@@ -116,6 +117,47 @@ class BatchEnded:
     wall_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class PromiseStored:
+    """The promise not to acknowledge anything of `term` any more is synced (P14)."""
+
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHeld:
+    """This node's controller is the active one for as long as it renews; safety never rests on
+    that."""
+
+    intent: tuple[Term, str] | None
+    """The stored intent to end a term, with its reason, if no later view is stored (P15)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """Another node's controller is the active one, or nobody's, or the view store does not
+    answer."""
+
+    holder: str
+    """Who holds the lease, empty if that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntentStored:
+    """The intent to end `term` is in the view store: sealing may start (P15)."""
+
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSwapped:
+    """The compare-and-swap that was to store the view of `term` has an outcome."""
+
+    term: Term
+    ok: bool
+    """False: another view of that term is stored, or nobody knows: load views and look."""
+
+
 Event = (
     Received
     | LinkUp
@@ -128,6 +170,11 @@ Event = (
     | ReadOnlyChanged
     | CeilingRaised
     | CheckpointStored
+    | PromiseStored
+    | LeaseHeld
+    | LeaseLost
+    | IntentStored
+    | ViewSwapped
     | BatchEnded
 )
 
@@ -201,6 +248,42 @@ class RaiseCeiling:
 
 
 @dataclass(frozen=True, slots=True)
+class StorePromise:
+    """Sync that nothing of `term`, or an older one, is acknowledged here any more;
+    `PromiseStored` tells when (P14)."""
+
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireLease:
+    """Get or renew the lease of the active controller; `LeaseHeld` or `LeaseLost` tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLease:
+    """Let another controller be the active one at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreIntent:
+    """Store that `term` is to end, and why; `IntentStored` tells when. Without an answer the
+    controller asks again (P15)."""
+
+    term: Term
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwapView:
+    """Store `view` as the next one iff the last stored term is `expected_term`; `ViewSwapped`
+    tells (P13)."""
+
+    expected_term: Term
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
 class EndTerm:
     """This sequencer's term cannot go on: the process ends, and its next start is a new term."""
 
@@ -216,6 +299,11 @@ Effect = (
     | LoadView
     | Checkpoint
     | RaiseCeiling
+    | StorePromise
+    | AcquireLease
+    | ReleaseLease
+    | StoreIntent
+    | SwapView
     | EndTerm
 )
 

@@ -79,6 +79,10 @@ AwaitedRows: TypeAlias = list[list[int]]
 """[term, shard number, first count, first seqnum]"""
 Outcomes: TypeAlias = list[list[object]]
 """[unit, VERDICT_*, a, b]"""
+SealedRows: TypeAlias = list[list[int]]
+"""[log space, term, count, tail, timestamp ms, ceiling]"""
+EndRows: TypeAlias = list[list[int]]
+"""[log space, term, count]"""
 EntryRows: TypeAlias = list[list[object]]
 """[first seqnum, books, unit_records, tags, void units, timestamp ms]: columns as in the frame"""
 TrimRows: TypeAlias = list[list[object]]
@@ -372,6 +376,141 @@ class IndexReport(NamedTuple):
     """The fold holds no record of the log space: it is new, or in memory and began anew (P20)."""
 
 
+# --- sequencers among themselves ------------------------------------------------------------------
+
+
+class ReplicateRun(NamedTuple):
+    """Primary to backup: entries to hold. `term` is the sender's (P17); the run's own may be an
+    older one when a backup catches up."""
+
+    term: int
+    run: Run
+
+
+class RunsHeld(NamedTuple):
+    """Backup to primary: in `term` it holds everything up to `count`, to the class's standard
+    (P11)."""
+
+    space: int
+    term: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+
+
+class ReplicateFrom(NamedTuple):
+    """Backup to primary, after a new link or view, or when entries are missing: send everything
+    past `count`."""
+
+    space: int
+    term: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+
+
+class FetchRuns(NamedTuple):
+    """Sequencer to sequencer: entries `first` until `until` of the metalog as it was sealed in
+    `term`."""
+
+    space: int
+    term: int
+    first: int
+    until: int
+
+
+class Runs(NamedTuple):
+    """Answer to `FetchRuns`: whole runs, in order, as many as fit; none: it does not have them."""
+
+    space: int
+    term: int
+    runs: tuple[Run, ...]
+
+
+class HoldCeiling(NamedTuple):
+    """Primary to backup: sync that seqnums below `seqnum` may be in use (P11)."""
+
+    space: int
+    term: int
+    seqnum: int
+
+
+class CeilingHeld(NamedTuple):
+    """Answer to `HoldCeiling`, once it is synced."""
+
+    space: int
+    term: int
+    seqnum: int
+
+
+class ConfirmTerm(NamedTuple):
+    """Primary to backup: is the term unsealed still? One round per tick for all tails that wait
+    (P26)."""
+
+    term: int
+    round: int
+
+
+class TermConfirmed(NamedTuple):
+    """Answer to `ConfirmTerm`; none comes once the term is sealed (P14)."""
+
+    term: int
+    round: int
+
+
+# --- views: controllers, sequencers and everybody's sign of life ----------------------------------
+
+
+class Heartbeat(NamedTuple):
+    """Every node to every sequencer, every so often: it lives."""
+
+    node: str
+    role: str
+    incarnation: int
+    """As registered in the view store (P3)."""
+    disk_id: str
+    """Empty for a node that keeps nothing."""
+    term: int
+    """The newest that the node has heard of."""
+    installed: int
+    """The term of the view that it works by."""
+
+
+class Seal(NamedTuple):
+    """Controller to sequencer: promise that nothing of `term` is acknowledged any more (P14)."""
+
+    term: int
+
+
+class Sealed(NamedTuple):
+    """Sequencer to controller: the promise is synced; `ends` holds everything it ever acknowledged
+    in any term up to `term`."""
+
+    term: int
+    disk_id: str
+    incarnation: int
+    ends: SealedRows
+    """Of each log space it is a sequencer of: what it holds to the class's standard."""
+
+
+class Extend(NamedTuple):
+    """Controller to a sequencer of the next view: hold the metalogs of `term` up to these ends,
+    and fetch what is missing from `source` (P13).
+
+    Nothing past an end is dropped for this: another controller's end may be the one that is stored.
+    """
+
+    term: int
+    ends: EndRows
+    source: str
+
+
+class Extended(NamedTuple):
+    """Sequencer to controller: everything up to `ends` is synced here."""
+
+    term: int
+    disk_id: str
+    incarnation: int
+    ends: EndRows
+    """As in the `Extend` that this answers: a controller may have asked for more since."""
+
+
 # --- replication ----------------------------------------------------------------------------------
 
 
@@ -496,6 +635,15 @@ Message = (
     | TailRequest
     | Tail
     | IndexReport
+    | ReplicateRun
+    | RunsHeld
+    | ReplicateFrom
+    | FetchRuns
+    | Runs
+    | HoldCeiling
+    | CeilingHeld
+    | ConfirmTerm
+    | TermConfirmed
     | Replicate
     | ResumeShard
     | ShardHeld
@@ -503,6 +651,11 @@ Message = (
     | FramesSent
     | FollowIndex
     | IndexStream
+    | Heartbeat
+    | Seal
+    | Sealed
+    | Extend
+    | Extended
     | StatusRequest
     | Status
     | TermChanged
@@ -532,6 +685,15 @@ KINDS: dict[type[Message], int] = {
     TailRequest: 46,
     Tail: 47,
     IndexReport: 48,
+    ReplicateRun: 49,
+    RunsHeld: 50,
+    ReplicateFrom: 51,
+    FetchRuns: 52,
+    Runs: 53,
+    HoldCeiling: 54,
+    CeilingHeld: 55,
+    ConfirmTerm: 56,
+    TermConfirmed: 57,
     Replicate: 60,
     ResumeShard: 61,
     ShardHeld: 62,
@@ -539,12 +701,16 @@ KINDS: dict[type[Message], int] = {
     FramesSent: 64,
     FollowIndex: 70,
     IndexStream: 71,
+    Heartbeat: 80,
+    Seal: 81,
+    Sealed: 82,
+    Extend: 83,
+    Extended: 84,
     StatusRequest: 90,
     Status: 91,
     TermChanged: 92,
 }
-"""A message's number on the wire. Never reused; 49-59 are kept for replicated sequencers, 65-69 for
-snapshots."""
+"""A message's number on the wire. Never reused; 65-69 are kept for snapshots."""
 _BY_KIND = {kind: message for message, kind in KINDS.items()}
 
 
@@ -563,6 +729,11 @@ def encode(message: Message) -> tuple[int, bytes, Sequence[Buffer]]:
         return kind, *_encode_reply(message)
     if isinstance(message, Metalog):
         return kind, encode_run(message.run), ()
+    if isinstance(message, ReplicateRun):
+        return kind, pack((message.term, encode_run(message.run))), ()
+    if isinstance(message, Runs):
+        runs = list(map(encode_run, message.runs))
+        return kind, pack((message.space, message.term, runs)), ()
     if isinstance(message, Propose):
         return kind, pack((message.request, message.space, entry_to_plain(message.entry))), ()
     return kind, pack(message), ()
@@ -673,6 +844,23 @@ def _decode_metalog(head: bytes | memoryview, attachments: Sequence[memoryview])
     if attachments:
         raise unexpected(attachments, "no attachment")
     return Metalog(decode_run(head))
+
+
+def _decode_replicate_run(
+    head: bytes | memoryview, attachments: Sequence[memoryview]
+) -> ReplicateRun:
+    if attachments:
+        raise unexpected(attachments, "no attachment")
+    term, run = row(unpack(head), 2)
+    return ReplicateRun(natural(term), decode_run(octets(run)))
+
+
+def _decode_runs(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Runs:
+    if attachments:
+        raise unexpected(attachments, "no attachment")
+    space, term, runs = row(unpack(head), 3)
+    decoded = tuple(decode_run(octets(run)) for run in listed(runs))
+    return Runs(natural(space), natural(term), decoded)
 
 
 def _decode_propose(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Propose:
@@ -829,6 +1017,8 @@ _CHECK_OF: Final[dict[str, Callable[[object], object]]] = {
     "SpaceRows": _space_rows,
     "CountRows": _rows_of_naturals(2),
     "AwaitedRows": _rows_of_naturals(4),
+    "SealedRows": _rows_of_naturals(6),
+    "EndRows": _rows_of_naturals(3),
     "Outcomes": _outcomes,
     "EntryRows": _entry_rows,
     "TrimRows": _trim_rows,
@@ -841,6 +1031,8 @@ _SPECIAL: Final[dict[int, Decoder]] = {
     KINDS[ReadReply]: _decode_reply,
     KINDS[Replicate]: _decode_replicate,
     KINDS[Metalog]: _decode_metalog,
+    KINDS[ReplicateRun]: _decode_replicate_run,
+    KINDS[Runs]: _decode_runs,
     KINDS[Propose]: _decode_propose,
 }
 _DECODERS: Final[dict[int, Decoder]] = {

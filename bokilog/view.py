@@ -39,26 +39,46 @@ class Node:
     bulk_address: str = ""
     """Where frames are sent, so that heartbeats and cuts never wait behind them (P32); empty: the
     same address."""
+    incarnation: int = 0
+    """Of a sequencer: the only start of it that may be primary in this term (P12); 0: none yet."""
+    disk_id: str = ""
+    """Of a sequencer: the disk that has a vote, since another one forgot its promises (P14); empty:
+    not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSpace:
-    """A physical log: one primary in one term, and the storage nodes that hold and index its
-    records."""
+    """A physical log: one primary in one term with its backups, which hold the metalog, and the
+    storage nodes that hold and index its records."""
 
     id: LogSpaceId
     durability: Durability
     primary: NodeId
     replicas: tuple[NodeId, ...]
     write_quorum: int
+    backups: tuple[NodeId, ...] = ()
+    """Sequencers that hold the metalog beside the primary."""
 
     def __post_init__(self) -> None:
+        if len(set(self.sequencers)) != len(self.sequencers):
+            names = ", ".join(self.sequencers)
+            raise InvalidSettings("backups", names, "names a sequencer of the log space twice")
         if not 1 <= self.write_quorum <= len(self.replicas):
             raise InvalidSettings(
                 name="write_quorum",
                 value=str(self.write_quorum),
                 problem=f"is not in 1..{len(self.replicas)}, the number of replicas",
             )
+
+    @property
+    def sequencers(self) -> tuple[NodeId, ...]:
+        """Everybody who holds the metalog, the primary first."""
+        return (self.primary, *self.backups)
+
+    @property
+    def metalog_quorum(self) -> int:
+        """How many sequencers hold an entry before anybody else sees it: a majority (P11)."""
+        return len(self.sequencers) // 2 + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,17 +28,22 @@ from bokilog.effects import (
     CheckpointStored,
     Effect,
     Event,
+    IntentStored,
+    LeaseHeld,
+    LeaseLost,
     LinkClogged,
     LinkDown,
     LinkUp,
     LoadView,
     Persisted,
     PersistFailed,
+    PromiseStored,
     ReadOnlyChanged,
     Received,
     Send,
     TimerFired,
     ViewInstalled,
+    ViewSwapped,
 )
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.journal import Journal
@@ -159,6 +164,8 @@ class SequencerCore:
                 return self._install(view)
             case TimerFired() | LinkClogged() | CheckpointStored() | ReadOnlyChanged():
                 return []  # a full disk keeps commits back until there is room: nothing is lost
+            case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
+                return []
             case _:
                 assert_never(event)
 

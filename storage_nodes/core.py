@@ -19,18 +19,23 @@ from bokilog.effects import (
     CheckpointStored,
     Effect,
     Event,
+    IntentStored,
+    LeaseHeld,
+    LeaseLost,
     LinkClogged,
     LinkDown,
     LinkUp,
     LoadView,
     Persisted,
     PersistFailed,
+    PromiseStored,
     ReadOnlyChanged,
     Received,
     Send,
     SetTimer,
     TimerFired,
     ViewInstalled,
+    ViewSwapped,
 )
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.messages import (
@@ -103,6 +108,8 @@ class StorageCore:
                 return self._timer(timer)
             case LinkClogged() | CeilingRaised():
                 return []
+            case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
+                return []  # of sequencers
             case _:
                 assert_never(event)
 

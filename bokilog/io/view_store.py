@@ -149,6 +149,8 @@ def _node(plain: dict[object, object]) -> Node:
         role=role,
         address=_of(str, plain["address"]),
         bulk_address=_of(str, plain["bulk_address"]),
+        incarnation=_of(int, plain.get("incarnation", 0)),
+        disk_id=_of(str, plain.get("disk_id", "")),
     )
 
 
@@ -159,6 +161,7 @@ def _space(plain: dict[object, object]) -> LogSpace:
         primary=NodeId(_of(str, plain["primary"])),
         replicas=tuple(NodeId(_of(str, node)) for node in _of(list, plain["replicas"])),
         write_quorum=_of(int, plain["write_quorum"]),
+        backups=tuple(NodeId(_of(str, node)) for node in _of(list, plain.get("backups", []))),
     )
 
 

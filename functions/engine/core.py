@@ -27,17 +27,22 @@ from bokilog.effects import (
     CheckpointStored,
     Effect,
     Event,
+    IntentStored,
+    LeaseHeld,
+    LeaseLost,
     LinkClogged,
     LinkDown,
     LinkUp,
     LoadView,
     Persisted,
     PersistFailed,
+    PromiseStored,
     ReadOnlyChanged,
     Received,
     Send,
     TimerFired,
     ViewInstalled,
+    ViewSwapped,
 )
 from bokilog.errors import NotReady, to_wire
 from bokilog.functions.engine.cache import RecordCache
@@ -213,6 +218,8 @@ class EngineCore:
                 return producer.read_only_changed(reason) if producer is not None else []
             case Persisted() | PersistFailed() | CeilingRaised() | CheckpointStored():
                 return []  # an engine has no journal
+            case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
+                return []  # of sequencers
             case Received():
                 raise AssertionError("messages are handled before")
             case _:

@@ -68,6 +68,15 @@ KIND_OF = {
     "TailRequest": 46,
     "Tail": 47,
     "IndexReport": 48,
+    "ReplicateRun": 49,
+    "RunsHeld": 50,
+    "ReplicateFrom": 51,
+    "FetchRuns": 52,
+    "Runs": 53,
+    "HoldCeiling": 54,
+    "CeilingHeld": 55,
+    "ConfirmTerm": 56,
+    "TermConfirmed": 57,
     "Replicate": 60,
     "ResumeShard": 61,
     "ShardHeld": 62,
@@ -75,6 +84,11 @@ KIND_OF = {
     "FramesSent": 64,
     "FollowIndex": 70,
     "IndexStream": 71,
+    "Heartbeat": 80,
+    "Seal": 81,
+    "Sealed": 82,
+    "Extend": 83,
+    "Extended": 84,
     "StatusRequest": 90,
     "Status": 91,
     "TermChanged": 92,
@@ -180,6 +194,45 @@ GOLDEN = {
         "950192032892021ecfffffffffffffffffc3",
         "",
     ),
+    "ReplicateRun": (
+        "9204c416794bb344246ef4f294010327919400050b9193050002",
+        "",
+    ),
+    "RunsHeld": (
+        "93010328",
+        "",
+    ),
+    "ReplicateFrom": (
+        "93010327",
+        "",
+    ),
+    "FetchRuns": (
+        "9401032728",
+        "",
+    ),
+    "Runs": (
+        (
+            "93010392c416794bb344246ef4f294010327919400050b9193050002c4161e0d30c432b23dea9401"
+            "0328919400050b9193050002"
+        ),
+        "",
+    ),
+    "HoldCeiling": (
+        "930103ce01000000",
+        "",
+    ),
+    "CeilingHeld": (
+        "930103ce01000000",
+        "",
+    ),
+    "ConfirmTerm": (
+        "920311",
+        "",
+    ),
+    "TermConfirmed": (
+        "920311",
+        "",
+    ),
     "Replicate": (
         "",
         (
@@ -214,6 +267,26 @@ GOLDEN = {
             "9307c0039307a174049194030500989400000bc0940101a17409940201c009940302040294040304"
             "a16b940504c0c0940605a22477c0940706c0c09293079203c0c09308c092460391079109"
         ),
+        "",
+    ),
+    "Heartbeat": (
+        "96ab73657175656e6365722d32a973657175656e6365720ca66469736b2d610403",
+        "",
+    ),
+    "Seal": (
+        "9103",
+        "",
+    ),
+    "Sealed": (
+        "9403a66469736b2d610c929600032863cf0000018bcfe56800ce010000009601021e010001",
+        "",
+    ),
+    "Extend": (
+        "930392930003289301021eab73657175656e6365722d33",
+        "",
+    ),
+    "Extended": (
+        "9403a66469736b2d610c92930003289301021e",
         "",
     ),
     "StatusRequest": (
@@ -326,7 +399,7 @@ GOLDEN_RUN = (
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for kind in (0, 3, 49, 65, 255):
+    for kind in (0, 3, 58, 65, 255):
         with pytest.raises(RemoteProtocolError, match=f"kind {kind} is unknown"):
             decode(kind, pack([]), [])
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
+import xxhash
 
 from bokilog.errors import InvalidSettings
 from bokilog.ids import START, SYSTEM_BOOK, BookNumber, LogSpaceId, NodeId, Position, Term
+from bokilog.io.view_store import decode_view, encode_view
 from bokilog.record import Durability
 from bokilog.view import End, LogSpace, Node, View, first_end
 
@@ -80,3 +83,36 @@ def test_a_log_space_begins_with_nothing() -> None:
     assert first_end(LogSpaceId(4)) == End(
         space=LogSpaceId(4), position=START, tail=1, timestamp_ms=0
     )
+
+
+# --- several sequencers ---------------------------------------------------------------------------
+
+
+def test_p11_a_majority_of_the_sequencers_holds_the_metalog() -> None:
+    others = tuple(NodeId(f"sequencer-{number}") for number in range(2, 6))
+    quorums = [replace(space(0), backups=others[:count]).metalog_quorum for count in range(5)]
+    assert quorums == [1, 2, 2, 3, 3]
+    assert replace(space(0), backups=others[:1]).sequencers == (SEQUENCER, others[0])
+
+
+def test_a_sequencer_holds_a_metalog_once() -> None:
+    with pytest.raises(InvalidSettings, match="sequencer-1 names a sequencer"):
+        replace(space(0), backups=(SEQUENCER,))
+
+
+def test_a_stored_view_keeps_what_sequencers_say_of_themselves() -> None:
+    node = replace(VIEW.nodes[0], incarnation=7, disk_id="d1")
+    backed = replace(space(0), backups=(NodeId("sequencer-2"),))
+    view = replace(VIEW, nodes=(node,), spaces=(backed,))
+    assert decode_view(encode_view(view), "x") == view
+
+
+def test_a_view_stored_before_there_were_backups_is_read() -> None:
+    stored = json.loads(encode_view(VIEW))
+    for node in stored["view"]["nodes"]:
+        del node["incarnation"], node["disk_id"]
+    for each in stored["view"]["spaces"]:
+        del each["backups"]
+    plain = json.dumps(stored["view"], sort_keys=True, separators=(",", ":"))
+    stored["checksum"] = xxhash.xxh3_64_hexdigest(plain.encode())
+    assert decode_view(json.dumps(stored).encode(), "x") == VIEW
