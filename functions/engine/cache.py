@@ -48,7 +48,7 @@ class CachedRecord(NamedTuple):
 class CachedFrame:
     """An ordered frame of this engine."""
 
-    __slots__ = ("first", "frame", "starts", "timestamp_ms", "unit_starts", "void")
+    __slots__ = ("first", "frame", "starts", "timestamp_ms", "undecided", "unit_starts", "void")
 
     def __init__(self, first: int, frame: Frame, timestamp_ms: int) -> None:
         self.first = first
@@ -60,6 +60,8 @@ class CachedFrame:
         self.unit_starts: list[int] | None = None
         self.void: AbstractSet[object] | None = None if frame.columns.needs_verdict else frozenset()
         """Void units; None while verdicts are to come."""
+        self.undecided: AbstractSet[int] | None = None
+        """Units of which `void` does not tell; found out when the first record is read."""
 
     @property
     def cost_bytes(self) -> int:
@@ -79,17 +81,12 @@ class CachedFrame:
 
     def visible(self, seqnum: int) -> bool:
         """Whether the record is known to be visible; False also when that is not known."""
-        void, columns = self.void, self.frame.columns
-        if void is None:
+        if self.void is None:
             return False
+        if self.undecided is None:
+            self.undecided = self._without_verdict()
         unit = self._unit(seqnum - self.first)
-        if unit in void:
-            return False
-        decided = self.frame.columns.needs_verdict and unit in {
-            *(part[0] for part in columns.unless),
-            *(part[0] for part in columns.keys),
-        }
-        return decided or not self._has_system_tag(unit)
+        return unit not in self.void and unit not in self.undecided
 
     def _unit(self, index: int) -> int:
         unit_records = self.frame.columns.unit_records
@@ -99,17 +96,25 @@ class CachedFrame:
             self.unit_starts = list(accumulate(unit_records, initial=0))
         return bisect_right(self.unit_starts, index) - 1
 
-    def _has_system_tag(self, unit: int) -> bool:
-        """Such a unit is void if its library has ended the tags, which the fold knows (P22)."""
+    def _without_verdict(self) -> AbstractSet[int]:
+        """Units with a library's tag and no condition or key: void if the library has ended that
+        tag, which the fold knows (P22)."""
         columns = self.frame.columns
-        start, until = unit, unit + 1
-        if self.unit_starts is not None:
-            start, until = self.unit_starts[unit], self.unit_starts[unit + 1]
-        for tags in columns.tags[start:until]:
-            names = (tags,) if isinstance(tags, str) else tags or ()
-            if any(name.startswith(SYSTEM_TAG_PREFIX) for name in names):
-                return True
-        return False
+        found = {
+            self._unit(index)
+            for index, tags in enumerate(columns.tags)
+            if tags is not None and _has_system_tag(tags)
+        }
+        if found and columns.needs_verdict:
+            found -= {part[0] for part in columns.unless}
+            found -= {part[0] for part in columns.keys}
+        return found
+
+
+def _has_system_tag(tags: Tags) -> bool:
+    if isinstance(tags, str):
+        return tags.startswith(SYSTEM_TAG_PREFIX)
+    return any(tag.startswith(SYSTEM_TAG_PREFIX) for tag in tags or ())
 
 
 class _Frames:
