@@ -470,6 +470,13 @@ class Heartbeat(NamedTuple):
     """The newest that the node has heard of."""
     installed: int
     """The term of the view that it works by."""
+    wall_ms: int
+    """A sequencer's wall clock when it sent this, so that nobody far ahead becomes primary (P10);
+    of others 0."""
+    leaving: bool
+    """It is about to stop, and asks for another primary."""
+    controller: bool
+    """Its controller holds the lease."""
 
 
 class Seal(NamedTuple):

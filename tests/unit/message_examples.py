@@ -145,7 +145,7 @@ EXAMPLES: tuple[Message, ...] = (
         following=[7],
         deleted=[9],
     ),
-    Heartbeat("sequencer-2", "sequencer", 12, "disk-a", 4, 3),
+    Heartbeat("sequencer-2", "sequencer", 12, "disk-a", 4, 3, 1_700_000_000_000, False, True),
     Seal(3),
     Sealed(3, "disk-a", 12, [[0, 3, 40, 99, 1_700_000_000_000, 1 << 24], [1, 2, 30, 1, 0, 1]]),
     Extend(3, [[0, 3, 40], [1, 2, 30]], "sequencer-3"),
