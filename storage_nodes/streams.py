@@ -1,8 +1,8 @@
 """What engines that follow the index of one log space are told, gathered over a batch.
 
 Invariants: each follower gets one message a batch at most, also when nothing of its LogBooks
-changed, so that it knows the position (P27); `entries` of a LogBook are complete from the position
-at which it was named in `following`.
+changed, so that it knows the position (P27), and one for each time it asked; `entries` of a LogBook
+are complete from the position at which it was named in `following`.
 
 Does not know: the fold, or how a follower uses what it is told.
 """
@@ -28,6 +28,8 @@ class Follower:
     """Its shard number: verdicts and answers of its own go to it."""
     books: set[int]
     sent: Position
+    asked: bool = True
+    """It is told the position even if that has not moved: whoever asks knows nothing yet (P27)."""
     following: list[int] = field(default_factory=list)
     entries: list[list[object]] = field(default_factory=list)
     trims: list[list[object]] = field(default_factory=list)
@@ -37,7 +39,7 @@ class Follower:
 
     @property
     def has_news(self) -> bool:
-        return bool(self.verdicts or self.answers or self.following or self.deleted)
+        return bool(self.asked or self.verdicts or self.answers or self.following or self.deleted)
 
 
 class Streams:
@@ -61,7 +63,7 @@ class Streams:
         if follower is None or follower.number != number:
             follower = self._followers[source] = Follower(number=number, books=set(), sent=position)
         new = wanted - follower.books
-        follower.books = wanted
+        follower.books, follower.asked = wanted, True
         follower.following += sorted(new)
         return follower, new
 
@@ -134,6 +136,6 @@ class Streams:
                     deleted=follower.deleted,
                 ),
             )
-            follower.sent = position
+            follower.sent, follower.asked = position, False
             follower.entries, follower.trims, follower.verdicts = [], [], []
             follower.answers, follower.following, follower.deleted = [], [], []

@@ -387,6 +387,10 @@ class EngineCore:
                 if producer.verdicts_overdue():
                     self.reader.want_verdicts(space)
                 return producer.timer()
+            case ("lag", int() as space):
+                if not self.producers[space].lag_timer():
+                    return []
+                return [*self.reader.follow_another(space, self._now_s), *self._followed_anew()]
             case ("read", int() as number):
                 return self.reader.timer(number, self._now_s)
             case _ if timer == TIMER:

@@ -47,6 +47,7 @@ class IndexFollower:
         "following",
         "horizon",
         "id",
+        "left",
         "position",
         "replicas",
         "tail",
@@ -59,6 +60,9 @@ class IndexFollower:
         self.replicas: tuple[NodeId, ...] = ()
         self.chosen: NodeId | None = None
         """The replica that is followed; None while no storage node is connected."""
+        self.left: dict[NodeId, int] = {}
+        """Replicas that were given up because they lag; the one left last has the largest number.
+        """
         self.position = START
         """Up to here the stream has come, and `tail` with it."""
         self.tail = Tail(1)
@@ -79,10 +83,23 @@ class IndexFollower:
         missing.
         """
         self.chosen = replica
+        self.horizon.followed = replica is not None
         self.follow_due = self.verdicts_due = True
         for book in self.following:
             self._facts.unfollow(book)
         self.following.clear()
+
+    def leave(self, number: int) -> FollowIndex | None:
+        """The chosen replica lags: another one is to be preferred from now on.
+
+        Returns:
+            What it is told, so that it stops streaming entries and names all anew if it is chosen
+            again; None if there is none.
+        """
+        if self.chosen is None:
+            return None
+        self.left[self.chosen] = 1 + max(self.left.values(), default=0)
+        return FollowIndex(self.id, number, [], [])
 
     def want(self, book: int) -> None:
         """A LogBook that is read is followed from then on."""
@@ -117,6 +134,7 @@ class IndexFollower:
 
     def advance(self, message: IndexStream) -> None:
         """Takes over how far the index has come, and nothing else."""
+        self.horizon.indexed_tail = message.tail  # also if the replica before it was further
         if message.position > self.position:
             self.position, self.tail.seqnum = message.position, message.tail
             self.horizon.saw(message.position, message.tail)
@@ -185,6 +203,7 @@ class IndexFollower:
         return {
             "index_replica": self.chosen,
             "index_position": list(self.position),
+            "index_lag_records": self.horizon.lag_records,
             "tail": self.tail.seqnum,
             "followed_books": len(self.following),
         }

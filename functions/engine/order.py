@@ -109,16 +109,27 @@ class SpaceOrder:
 
 class Horizon:
     """The furthest (position, tail) of a log space that anything told this engine of; both grow
-    together.
+    together. Beside it, how far behind that the followed index replica is (P32).
     """
 
-    __slots__ = ("position", "tail")
+    __slots__ = ("followed", "indexed_tail", "position", "tail")
 
     def __init__(self) -> None:
         self.position = START
         self.tail = 1
+        self.followed = False
+        """Whether an index replica is followed: without one there is no lag to speak of."""
+        self.indexed_tail = 1
+        """First seqnum that is not in the followed replica's index, as its stream said last; of
+        one that was just chosen nothing is known yet, and what the one before it said stays.
+        """
 
     def saw(self, position: Position, tail: int) -> None:
         """A pair that belongs together: `tail` is the first seqnum not ordered at `position`."""
         if position > self.position:
             self.position, self.tail = position, tail
+
+    @property
+    def lag_records(self) -> int:
+        """Seqnums that are ordered and not yet in the followed replica's index."""
+        return max(0, self.tail - self.indexed_tail) if self.followed else 0

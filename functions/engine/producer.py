@@ -15,7 +15,8 @@ Invariants:
   entries, and nothing
   is concluded before they are here.
 - A frame that was refused was not taken, and neither was any later one of its client until it came
-  back (P4).
+  back (P4). So appends wait in order, at their client, while too much is unordered here or while
+  the followed index replica lags (P32).
 
 Does not know: records one by one, facts, reads. Source: Boki (SOSP'21) section 4.3; differs from
 Boki: frames instead of records, W of N, resending.
@@ -127,6 +128,7 @@ class SpaceProducer:
         self._follows_all = False
         """The primary was asked for every entry of the term, to find the opening."""
         self._timer_set = False
+        self._lag_timer_set = False
         self._ordered_at_timer = -1
         self._own_position = START
         """Of the last entry of its own: nothing before it can be missing."""
@@ -149,7 +151,7 @@ class SpaceProducer:
             or self.standing is Standing.CLOSED
             or not self._has_room(size_bytes)
         ):
-            return [self._refuse(client, number)]
+            return [self._refuse(client, number), *self._ensure_lag_timer()]
         self._next[client] = number + 1
         taken = Taken(client, message, size_bytes)
         self.frames += 1
@@ -163,10 +165,31 @@ class SpaceProducer:
 
     def _has_room(self, size_bytes: int) -> bool:
         settings = self._settings
-        return not self.frames or (
-            self.frames < settings.unordered_frames_max
-            and self.bytes + size_bytes <= settings.unordered_bytes_max
+        return not self.lags and (
+            not self.frames
+            or (
+                self.frames < settings.unordered_frames_max
+                and self.bytes + size_bytes <= settings.unordered_bytes_max
+            )
         )
+
+    @property
+    def lags(self) -> bool:
+        """Whether the followed index replica is too far behind what is ordered (P32)."""
+        return self._horizon.lag_records > self._settings.lag_records_max
+
+    def lag_timer(self) -> bool:
+        """Whether the replica is as far behind as when a frame was refused for that: appends must
+        not wait for one that is slow, or stands still, while another may be further.
+        """
+        self._lag_timer_set = False
+        return self.lags
+
+    def _ensure_lag_timer(self) -> list[Effect]:
+        if self._lag_timer_set or not self.lags:
+            return []
+        self._lag_timer_set = True
+        return [SetTimer(("lag", int(self.space)), self._settings.retry_s)]
 
     def _refuse(self, client: Address, number: int) -> Effect:
         self.refused_count += 1
@@ -179,8 +202,15 @@ class SpaceProducer:
             expected = self._next[client]
             error = RemoteProtocolError(f"frame {number} where frame {expected} was expected")
         else:
-            error = Overloaded(self._settings.overloaded_retry_s)
+            error = Overloaded(self._settings.overloaded_retry_s, self._what())
         return Send(client, FrameRefused(self.space, number, to_wire(error)))
+
+    def _what(self) -> str:
+        """What there is no room for, and why if it is not for the frames under way here."""
+        if not self.lags:
+            return "the append"
+        lag, most = self._horizon.lag_records, self._settings.lag_records_max
+        return f"the append, while the index is {lag} records behind (at most {most} are allowed)"
 
     def _issue(self, taken: Taken, effects: list[Effect]) -> None:
         """Gives the records LocalIds, and the frame to every replica that takes frames now."""

@@ -505,6 +505,7 @@ class Reader:
         """
         effects: list[Effect] = []
         for space in self._spaces.values():
+            space.left.pop(NodeId(str(peer)), None)  # whatever held it up may be over
             if peer in space.replicas and space.chosen in (None, peer):
                 effects += self._choose(space, now_s)
         return effects
@@ -519,10 +520,23 @@ class Reader:
                 effects += self._choose(space, now_s)
         return effects
 
+    def follow_another(self, number: int, now_s: float) -> list[Effect]:
+        """The followed replica lags behind the others, or all do: the next one gets its turn."""
+        space = self._spaces[number]
+        lagging = space.chosen
+        if len(self._links.up_of(space.replicas)) < 2:
+            return []
+        told = space.leave(self._number)
+        left: list[Effect] = [] if told is None or lagging is None else [Send(lagging, told)]
+        return [*left, *self._choose(space, now_s)]
+
     def _choose(self, space: IndexFollower, now_s: float) -> list[Effect]:
         """One of the connected replicas, engines spread over them; questions go to it once more."""
         up = self._links.up_of(space.replicas)
-        space.choose(min(up, key=lambda node: self._rank(node, space.id), default=None))
+        left = space.left
+        space.choose(
+            min(up, key=lambda node: (left.get(node, 0), self._rank(node, space.id)), default=None)
+        )
         self._anew.add(space.id)
         effects = self._ask_anew(space, now_s)
         return [*effects, *self._wake(self._parked.on_books(space.books), now_s)]

@@ -16,6 +16,11 @@ class EngineSettings:
     """Frames taken and not yet ordered; past it appends are refused as `Overloaded` (P32)."""
     unordered_bytes_max: int = INFLIGHT_BYTES_MAX
     """Bytes of such frames. One frame is always taken, however large: it may be one whole unit."""
+    lag_records_max: int = 262_144
+    """Records that the followed index replica may be behind the order; past it appends wait (P32).
+    With 1 KiB each, about what a storage node keeps in memory until it is folded: beyond that it
+    reads frames back from its disk, and only falls further behind.
+    """
     overloaded_retry_s: float = 0.02
     """`retry_after_s` of a refused append: about what a busy log space needs to order what is
     there.

@@ -325,6 +325,24 @@ def test_p32_one_frame_is_always_taken_however_large() -> None:
     assert refusals(sim.get(CLIENT, append(0, "a", data=[b"x" * 1000]))) == []
 
 
+def test_p32_appends_wait_in_order_while_the_index_lags_and_not_for_a_dead_replica() -> None:
+    """1. Storage nodes order faster than the followed one folds. 2. Taken all the same, frames
+    would pile up there, and every verdict and every read of the newest would be further away.
+    3. Were a replica waited for that is gone, no append would ever go on."""
+    sim = Sim(engine(lag_records_max=10)).start(*STORAGE[:2])
+    followed = sim.core.reader._spaces[SPACE].chosen
+    other = next(node for node in STORAGE[:2] if node != followed)
+    sim.get(followed, stream(2, since=0)._replace(tail=100))
+    sim.get(PRIMARY, MetalogPosition(SPACE, at(3), 111))
+    for number in (1, 2):
+        ((refused, error),) = refusals(sim.get(CLIENT, append(number, "a")))
+        assert refused == number and isinstance(error, Overloaded) and error.retry_after_s > 0
+    sim.do(LinkDown(followed))
+    sim.get(other, stream(3, since=0)._replace(tail=111))
+    for number in (1, 2):
+        assert refusals(sim.get(CLIENT, append(number, "a"))) == []
+
+
 def test_p32_frames_travel_on_the_bulk_connection_and_nothing_else_does() -> None:
     """A heartbeat or a cut behind a megabyte of payload would make a healthy node look dead."""
     sim = Sim().start()

@@ -51,11 +51,14 @@ class Client:
     _ordered: dict[int, int] = field(default_factory=dict)
     _next_frame: int = 0
     _made: int = 0
+    refused_count: int = 0
+    _refused: int | None = None
+    """First frame that was refused: nothing is sent before all later ones are refused too (P4)."""
     engine: NodeId | None = None
 
     def connect(self, engine: NodeId) -> None:
         self.engine = engine
-        self._next_frame = 0
+        self._next_frame, self._refused = 0, None
         self.world.attach(self.number, engine, self.receive)
 
     def lost(self) -> None:
@@ -69,7 +72,7 @@ class Client:
 
     def append(self, count: int, *, unless: int | None = None) -> None:
         """One frame of `count` units."""
-        if self.engine is None:
+        if self.engine is None or self._refused is not None:
             return
         batch = []
         for _ in range(count):
@@ -107,10 +110,12 @@ class Client:
                         assert verdict == VERDICT_CONDITION_FAILED
                         append.void, append.winner = True, int(str(winner))
             case FrameRefused(number=number):
-                for later in [known for known in self._sent if known >= number]:
-                    for append in self._sent.pop(later):
-                        self.appends.remove(append)
-                self._next_frame = number
+                self.refused_count += 1
+                for append in self._sent.pop(number):
+                    self.appends.remove(append)
+                first = number if self._refused is None else self._refused
+                later = any(known > first for known in self._sent)
+                self._next_frame, self._refused = first, first if later else None
             case FrameLost(number=number):
                 for append in self._sent.pop(number):
                     append.unknown = True

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from bokilog.functions.engine.settings import EngineSettings
 from tests.sim.checkers import check_history
 from tests.sim.clients import Client
 from tests.sim.world import CLIENTS, ENGINES, SEQUENCER, STORAGE, World
 
 
-def play(seed: int, *, rounds: int = 60, facts: bool = True) -> tuple[World, list[Client]]:
+def play(
+    seed: int, *, rounds: int = 60, facts: bool = True, engines: EngineSettings | None = None
+) -> tuple[World, list[Client]]:
     """Appends under faults, then everything heals and must catch up."""
-    world = World(seed, facts=facts)
+    world = World(seed, facts=facts, engines=engines)
     rng = world.random
     clients = [Client(number, world) for number in CLIENTS]
 
@@ -81,6 +84,27 @@ def test_acknowledged_records_survive_crashes_and_resets(seed: int) -> None:
     world, clients = play(seed)
     acked = check_history(world, [append for client in clients for append in client.appends])
     assert acked > 50, "a world in which hardly anything is acknowledged proves nothing"
+
+
+@pytest.mark.parametrize("seed", range(100, 105))
+def test_p32_appends_that_wait_for_the_index_go_on_whatever_happens_to_it(seed: int) -> None:
+    """Engines that allow their index replica hardly any lag refuse frames all the time, follow one
+    replica after the other as these die and come back, and never stop for ever."""
+    engines = EngineSettings(lag_records_max=3, retry_s=0.05)
+    world, clients = play(seed, engines=engines)
+    assert sum(client.refused_count for client in clients) > 10
+    last = clients[0]
+    before = sum(append.seqnum is not None for append in last.appends)
+
+    def one_more() -> bool:
+        if not last.waiting:
+            last.append(1)
+        return sum(append.seqnum is not None for append in last.appends) > before
+
+    assert world.run(one_more), stuck(world, clients)
+    heal(world, clients)
+    acked = check_history(world, [append for client in clients for append in client.appends])
+    assert acked > 50
 
 
 def test_one_seed_is_one_history() -> None:

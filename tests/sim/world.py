@@ -90,7 +90,9 @@ Link = tuple[Address, Address]
 class World:
     """Everything, from one seed."""
 
-    def __init__(self, seed: int, *, facts: bool = True) -> None:
+    def __init__(
+        self, seed: int, *, facts: bool = True, engines: EngineSettings | None = None
+    ) -> None:
         self.random = random.Random(seed)
         self.now_s = 1000.0
         self.wall_ms = 1_700_000_000_000
@@ -103,7 +105,9 @@ class World:
         self.engine_of: dict[int, NodeId] = {}
         self._installed: dict[int, int] = {}
         """Life to the term its core was told last."""
-        self._facts = facts
+        self._engines = engines or EngineSettings()
+        if not facts:
+            self._engines = replace(self._engines, facts_bytes=0, cache_bytes=0)
         self._lives = itertools.count(1)
         self._incarnations = itertools.count(1)
         self._queues: dict[Link, deque[Message]] = {}
@@ -147,11 +151,7 @@ class World:
         elif node in STORAGE:
             core = self._storage(node)
         else:
-            core = EngineCore(
-                EngineSettings() if self._facts else EngineSettings(facts_bytes=0, cache_bytes=0),
-                node_id=node,
-                incarnation=next(self._incarnations),
-            )
+            core = EngineCore(self._engines, node_id=node, incarnation=next(self._incarnations))
         self.processes[node] = Process(core, next(self._lives))
         self.note(f"start {node}")
         if node in STORAGE:

@@ -104,6 +104,7 @@ def test_status_tells_of_every_log_space() -> None:
             "replicas": {"storage-1": 1},
             "index_replica": "storage-1",
             "index_position": [0, 0],
+            "index_lag_records": 0,
             "tail": 1,
             "followed_books": 0,
         }
