@@ -22,7 +22,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from bokilog.codec import listed, natural, optional_text, pack, row, text, unpack
-from bokilog.cut import CutSpan
+from bokilog.cut import CutSpan, record_count
 from bokilog.errors import BokilogError, InvalidRange, InvalidTag, RemoteProtocolError
 from bokilog.ids import SYSTEM_BOOK, LogSpaceId, Position, Term
 from bokilog.limits import HOLD_NAME_BYTES_MAX, HOLD_TTL_S_MAX, SEQNUM_MAX, TAG_BYTES_MAX
@@ -178,6 +178,14 @@ class Run(NamedTuple):
     def until(self) -> int:
         """Count of entries up to the end of the run."""
         return self.first + len(self.entries)
+
+    @property
+    def tail(self) -> int | None:
+        """First seqnum not ordered at its end; None if it orders nothing."""
+        for entry in reversed(self.entries):
+            if isinstance(entry, Cut):
+                return entry.first_seqnum + record_count(entry.spans)
+        return None
 
 
 # --- bytes ----------------------------------------------------------------------------------------

@@ -223,7 +223,12 @@ class Primary:
             effects += [Send(source, Metalog(run)) for run in self._deletions]
         if source in self.space.replicas and not message.position.count:
             sent = max(sent, self._starts_at)
-        self._followers[source] = Follower(number=message.shard, sent=sent)
+        follower = Follower(number=message.shard, sent=sent)
+        if message.shard:  # engines are told first: callers wait for them
+            self._followers.pop(source, None)
+            self._followers = {source: follower, **self._followers}
+        else:
+            self._followers[source] = follower
         if message.shard and sent == self.published_count:
             return [*effects, self._tell_position(source)]
         return [*effects, *self.feed(source)]
@@ -303,14 +308,20 @@ class Primary:
         if self._survival.undecided and source in self.space.replicas:
             return []
         effects: list[Effect] = []
+        position_told = not follower.number
         for looked_at, run in enumerate(self._runs_from(follower.sent)):
             if len(effects) >= RUNS_FED or looked_at >= RUNS_LOOKED_AT:
                 effects.append(SetTimer(("feed", self.space.id, source), 0.0))
                 return effects
             follower.sent = run.until
-            if not follower.number or _touches(run, follower.number):
+            if not follower.number:
                 effects.append(Send(source, Metalog(run)))
-        if follower.number:
+            elif _touches(run, follower.number):
+                effects.append(Send(source, Metalog(run)))
+                position_told = run.tail is not None
+            else:
+                position_told = False
+        if not position_told:
             effects.append(self._tell_position(source))
         return effects
 

@@ -135,6 +135,8 @@ class Replica:
         for number, opened in index.open_shards.items():
             shard = Shard(space.id, index.position.term, number)
             self._pending.start_at(shard, opened.ordered)
+        for number in index.closed_shards:
+            self._pending.close(Shard(space.id, index.position.term, number))
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -145,7 +147,12 @@ class Replica:
         return unpack(hint) if hint else 0
 
     def recover_frame(self, frame: Frame, location: Location) -> None:
-        """A durable frame; the shell gives them in the journal's order, before any event."""
+        """A durable frame; the shell gives them in the journal's order, before any event.
+
+        Its segment is known from here on, whatever becomes of the frame: else one with nothing but
+        frames of closed shards would never be let go (P2, P21).
+        """
+        self.index.segments.frame(location.segment)
         if frame.shard.term < self.index.position.term and frame.shard not in self._pending.shards:
             return
         if self._pending.wanted(frame):
@@ -236,7 +243,7 @@ class Replica:
                 held = room.frames.get(start) if room is not None else None
                 if room is not None and held is not None:
                     held.durable = True
-                    if self._pending.advance(room):
+                    if self._pending.advance(room) and not self._report_written:
                         self._changed.add(shard)
         effects = [] if self._report_written else self._progress()
         if self._freeze_token is not None and token >= self._freeze_token:

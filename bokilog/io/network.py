@@ -70,7 +70,8 @@ class Network:
         self._links: dict[Address, Link | Peer] = {}
         self._names: dict[Link | Peer, Address] = {}
         self._clients = itertools.count(1)
-        self._touched: set[Link | Peer] = set()
+        self._touched: dict[Link | Peer, None] = {}
+        """In the order of the first message: whom the core names first is woken first."""
 
     async def listen(self, address: str) -> str:
         """Accept peers and clients at an address; returns it with its real port."""
@@ -110,7 +111,7 @@ class Network:
         if link is None:
             self.unsent_count += 1
             return False
-        self._touched.add(link)
+        self._touched[link] = None
         return _send(link, message)
 
     def flush(self) -> None:

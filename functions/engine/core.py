@@ -52,7 +52,7 @@ from bokilog.functions.engine.producer import SpaceProducer
 from bokilog.functions.engine.reader import Reader
 from bokilog.functions.engine.requests import TIMER, PrimaryRequests
 from bokilog.functions.engine.settings import EngineSettings
-from bokilog.ids import NodeId, Term
+from bokilog.ids import NodeId, Position, Term
 from bokilog.messages import (
     Answer,
     AppendFrame,
@@ -245,6 +245,9 @@ class EngineCore:
         if producer is None:
             self.ignored_count += 1
             return []
+        tail = run.tail
+        if tail is not None:
+            self._horizons[run.space].saw(Position(run.term, run.until), tail)
         effects = producer.metalog(run)
         folded = self.reader.position(run.space)
         if folded.count > run.first and producer.awaits_verdicts_at(folded):

@@ -310,23 +310,28 @@ def test_who_is_gone_gets_no_tail() -> None:
 # --- followers ------------------------------------------------------------------------------------
 
 
-def test_an_engine_gets_what_touches_its_shard_and_every_position() -> None:
+def test_an_engine_gets_what_touches_its_shard_and_every_position_it_does_not_tell() -> None:
     rig = opened(1, 2)
     rig.follow(ENGINE, Position(TERM, 12), shard=1)
     rig.held({2: 5})
     other = MetalogPosition(SPACE, Position(TERM, 13), 105)
     assert sent(rig.turn(), ENGINE) == [other]
     rig.held({1: 5})
-    assert sent(rig.turn(), ENGINE) == [
-        Metalog(run(13, cut(105, (1, 0, 5)))),
-        MetalogPosition(SPACE, Position(TERM, 14), 110),
-    ]
+    assert sent(rig.turn(), ENGINE) == [Metalog(run(13, cut(105, (1, 0, 5))))]
     rig.primary.propose("engine-2", Propose(9, SPACE, trim()))
     assert sent(rig.turn(), ENGINE) == [MetalogPosition(SPACE, Position(TERM, 15), 110)]
     rig.primary.propose("engine-2", Propose(9, SPACE, DeleteBook(0, 7, PROPOSER)))
     assert [entry for _, entry in entries_sent(rig.turn(), ENGINE)] == [
         DeleteBook(WALL_MS, 7, PROPOSER)
     ]
+
+
+def test_engines_are_told_before_storage_nodes() -> None:
+    rig = opened(1)
+    rig.follow("storage-1", Position(TERM, 11), shard=0)
+    rig.follow(ENGINE, Position(TERM, 11), shard=1)
+    rig.held({1: 5})
+    assert [each.to for each in rig.turn() if isinstance(each, Send)] == [ENGINE, "storage-1"]
 
 
 def test_an_engine_hears_of_its_opening_and_closing_and_of_no_other() -> None:
