@@ -130,6 +130,7 @@ class Index:
         "_books",
         "_checkpoints",
         "_frozen",
+        "_frozen_closed",
         "_frozen_shards",
         "_key_uses",
         "_locations",
@@ -137,6 +138,7 @@ class Index:
         "_postings_max",
         "_store",
         "chained_hash",
+        "closed_shards",
         "empty",
         "open_shards",
         "position",
@@ -167,6 +169,8 @@ class Index:
         self.replay_hint = meta.replay_hint
         """What `freeze` was given for the stored position."""
         self.open_shards = _stored_shards(store)
+        self.closed_shards = _stored_closed(store)
+        """Of the position's term: a frame of one that is not ordered never will be (P2)."""
         self._store = store
         self._postings_max = postings_max
         self._postings = Postings(store, meta.tail if found is not None else 0)
@@ -178,6 +182,7 @@ class Index:
         self._frozen: Meta | None = None
         """Where the checkpoint under way stands."""
         self._frozen_shards: dict[int, StoredShard] = {}
+        self._frozen_closed: frozenset[int] = frozenset()
         self._batch: Batch | None = None
         self._checkpoints = 0
 
@@ -307,6 +312,7 @@ class Index:
                 self.open_shards.setdefault(entry.number, opened)  # asked for twice: still one
             case CloseShard():
                 self.open_shards.pop(entry.number, None)
+                self.closed_shards.add(entry.number)
             case StartOver():
                 pass  # told by the replica, before it is applied
             case Cut():
@@ -324,7 +330,7 @@ class Index:
         assert term > self.position.term and tail >= self.tail, "terms and tails only grow"
         self.position = Position(term, self.position.count)
         self.tail = tail
-        self.open_shards.clear()
+        self._close_all()
 
     def start_over(self, position: Position, *, tail: int) -> None:
         """What came before is lost on every replica: an empty fold begins here (P20)."""
@@ -338,9 +344,14 @@ class Index:
         )
         assert position.term >= self.position.term, f"{position} is of an earlier term"
         if position.term > self.position.term:
-            self.open_shards.clear()
+            self._close_all()
         self.position = position
         self.timestamp_ms = max(self.timestamp_ms, timestamp_ms)
+
+    def _close_all(self) -> None:
+        """A term is over: its shards are named by it, and the next one's are others (P1)."""
+        self.open_shards.clear()
+        self.closed_shards.clear()
 
     def _chain(self, entry: Entry, outcomes: Sequence[FrameOutcome]) -> None:
         """Once per entry: over the entry, its frames' identities and what is void in them."""
@@ -505,6 +516,7 @@ class Index:
             number: StoredShard(shard.engine, shard.replicas, shard.ordered)
             for number, shard in self.open_shards.items()
         }
+        self._frozen_closed = frozenset(self.closed_shards)
         self._postings.freeze(self._books.freeze())
         self._locations.freeze()
         self._key_uses.freeze()
@@ -528,6 +540,7 @@ class Index:
         yield from self._aux.steps(batch, forgotten_below=self._locations.forgotten_below)
         yield from self.segments.steps(batch)
         batch.put(keys.SHARDS, keys.encode_shards(self._frozen_shards))
+        batch.put(keys.CLOSED, keys.encode_closed(self._frozen_closed))
         batch.put(keys.META, keys.encode_meta(frozen))
         self._batch = batch
 
@@ -681,6 +694,11 @@ def _stored_shards(store: IndexStore) -> dict[int, OpenedShard]:
     value = store.get(keys.SHARDS)
     stored: Mapping[int, StoredShard] = {} if value is None else keys.decode_shards(value)
     return {number: OpenedShard(*shard) for number, shard in stored.items()}
+
+
+def _stored_closed(store: IndexStore) -> set[int]:
+    value = store.get(keys.CLOSED)
+    return set() if value is None else keys.decode_closed(value)
 
 
 def _stored_segments(store: IndexStore) -> SegmentBooks:

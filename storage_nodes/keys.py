@@ -5,6 +5,7 @@ many numbers are little-endian columns that are searched where they lie, small o
 
     M                                    position, tail, time, hash, forgotten keys, replay hint
     S                                    open shards
+    C                                    shards of the position's term that are closed
     P book, tag length, tag, seqnum      postings of a tag from `seqnum` on (tag "": all records)
     L seqnum                             rows of up to 256 frames from `seqnum` on
     T timestamp, seqnum                  (empty) time at which the `L` chunk at `seqnum` begins
@@ -40,6 +41,7 @@ CHUNK_ROWS_MAX: Final = 256
 
 META: Final = b"M"
 SHARDS: Final = b"S"
+CLOSED: Final = b"C"
 POSTINGS: Final = b"P"
 ROWS: Final = b"L"
 TIMES: Final = b"T"
@@ -246,6 +248,16 @@ def decode_shards(value: bytes) -> dict[int, StoredShard]:
         number: StoredShard(engine, tuple(replicas), ordered)
         for number, engine, replicas, ordered in unpack(value)
     }
+
+
+def encode_closed(numbers: Iterable[int]) -> bytes:
+    """The closed shards of the position's term, in one row."""
+    return pack(sorted(numbers))
+
+
+def decode_closed(value: bytes) -> set[int]:
+    """Numbers of closed shards."""
+    return set(cast("list[int]", unpack(value)))
 
 
 def encode_book(book: StoredBook) -> bytes:

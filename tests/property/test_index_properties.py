@@ -229,6 +229,7 @@ class Machine:
         assert {n: s.ordered for n, s in index.open_shards.items()} == {
             n: s.ordered for n, s in expected.open_shards.items()
         }
+        assert index.closed_shards == expected.closed_shards
         for book in BOOKS:
             assert index.book_state(book) == expected.book_state(book)
             assert sorted(map(str, index.trims_of(book))) == sorted(

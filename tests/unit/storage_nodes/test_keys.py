@@ -43,7 +43,7 @@ def test_golden_keys() -> None:
     assert expiry.hex() == "45" + "00000000000003e8" + "0000000000000102" + "00000001"
     assert keys.numbered(keys.AUX, 258).hex() == "41" + "0000000000000102"
     assert keys.numbered(keys.SEGMENTS, 7).hex() == "47" + "0000000000000007"
-    assert (keys.META, keys.SHARDS) == (b"M", b"S")
+    assert (keys.META, keys.SHARDS, keys.CLOSED) == (b"M", b"S", b"C")
 
 
 def test_golden_postings() -> None:
@@ -71,6 +71,7 @@ def test_golden_small_values() -> None:
         "9801039202ce00011170cf0000010000000000cf0000018bcfe56800cfffffffffffffffff0cc40468696e74"
     )
     assert keys.encode_shards(SHARDS).hex() == "919409a8656e67696e652d3192a3732d31a3732d32cd012c"
+    assert keys.encode_closed({300, 8}).hex() == "9208cd012c"
     assert keys.encode_book(BOOK).hex() == "944dc2c39193a67265706f72745acf0000018bcfe56800"
     assert keys.encode_key_use(USE).hex() == (
         "0102000000000000" + "03000000" + "0068e5cf8b010000" + bytes(range(16)).hex()
@@ -91,6 +92,7 @@ def test_values_come_back() -> None:
     assert decoded.voids == ROWS.voids
     assert keys.decode_meta(keys.encode_meta(META)) == META
     assert keys.decode_shards(keys.encode_shards(SHARDS)) == SHARDS
+    assert keys.decode_closed(keys.encode_closed({300, 8})) == {300, 8}
     assert keys.decode_book(keys.encode_book(BOOK)) == BOOK
     assert keys.decode_key_use(keys.encode_key_use(USE)) == USE
     assert keys.decode_verdicts(keys.encode_verdicts(VERDICTS)) == VERDICTS
