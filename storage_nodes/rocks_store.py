@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     ChecksumType,
@@ -35,7 +36,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from bokilog.errors import DirectoryInUse, ReadOnly
+from bokilog.errors import CorruptJournal, DirectoryInUse, ReadOnly
 from bokilog.storage_nodes.index_store import Batch
 
 MEMORY_BYTES = 64 << 20
@@ -63,39 +64,54 @@ class RocksStore:
     Args:
         path: the directory; made if missing.
         memory_bytes: bound on block cache and write buffers together.
+        read_only: an existing store is only looked at, also while it is damaged.
 
     Raises:
         DirectoryInUse: another process, or another object in this one, has it open.
+        CorruptJournal: it cannot be opened to be read.
     """
 
-    def __init__(self, path: Path | str, *, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self, path: Path | str, *, memory_bytes: int = MEMORY_BYTES, read_only: bool = False
+    ) -> None:
+        self._path = str(path)
+        options = _options(memory_bytes)
+        access = AccessType.read_write()
+        if read_only:
+            options.create_if_missing(False)
+            access = AccessType.read_only()
         try:
-            self._db = Rdict(str(path), _options(memory_bytes))
+            self._db = Rdict(self._path, options, access_type=access)
         except Exception as error:  # rocksdict raises nothing narrower
             if "lock" in str(error).lower():
                 raise DirectoryInUse(str(path)) from error
+            if read_only:
+                raise self._damaged(error) from error
             raise
-        options = WriteOptions()
-        options.disable_wal = True  # type: ignore[method-assign,assignment]  # a property, whatever the stub says
-        self._write_options = options
+        write_options = WriteOptions()
+        write_options.disable_wal = True  # type: ignore[method-assign,assignment]  # a property, whatever the stub says
+        self._write_options = write_options
         self._version = 0
         self._seeker: tuple[int, RdictIter] | None = None
         self._writing = threading.Lock()
         """Held by whoever writes, flushes or closes."""
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._db.get(key)
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise self._damaged(error) from error
         return value
 
     def seek_prev(self, key: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
         seeker = self._fresh_seeker()
         seeker.seek_for_prev(key)
-        return _found(seeker, prefix)
+        return self._found(seeker, prefix)
 
     def seek_next(self, key: bytes, prefix: bytes) -> tuple[bytes, bytes] | None:
         seeker = self._fresh_seeker()
         seeker.seek(key)
-        return _found(seeker, prefix)
+        return self._found(seeker, prefix)
 
     def scan(self, start: bytes, until: bytes) -> Iterator[tuple[bytes, bytes]]:
         found = self._db.iter()
@@ -107,6 +123,7 @@ class RocksStore:
             value: bytes = found.value()
             yield key, value
             found.next()
+        self._check(found)
 
     def keys(self, start: bytes, until: bytes) -> Iterator[bytes]:
         found = self._db.iter()
@@ -117,6 +134,7 @@ class RocksStore:
                 return
             yield key
             found.next()
+        self._check(found)
 
     def batch(self) -> RocksBatch:
         return RocksBatch()
@@ -151,15 +169,26 @@ class RocksStore:
         self._seeker = (version, seeker)
         return seeker
 
+    def _found(self, seeker: RdictIter, prefix: bytes) -> tuple[bytes, bytes] | None:
+        if not seeker.valid():
+            self._check(seeker)
+            return None
+        key: bytes = seeker.key()
+        if not key.startswith(prefix):
+            return None
+        value: bytes = seeker.value()
+        return key, value
 
-def _found(seeker: RdictIter, prefix: bytes) -> tuple[bytes, bytes] | None:
-    if not seeker.valid():
-        return None
-    key: bytes = seeker.key()
-    if not key.startswith(prefix):
-        return None
-    value: bytes = seeker.value()
-    return key, value
+    def _check(self, ended: RdictIter) -> None:
+        """An iterator ends at a damaged block as it does behind the last key: absent is not the
+        answer then."""
+        try:
+            ended.status()
+        except Exception as error:  # rocksdict raises nothing narrower
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> CorruptJournal:
+        return CorruptJournal(self._path, 0, f"the index store does not read it: {error}")
 
 
 def _options(memory_bytes: int) -> Options:

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "info": ("books", "Show what is known of a LogBook."),
     "create-book": ("books", "Create a LogBook with properties of its own."),
     "delete-book": ("books", "Delete a LogBook with all it holds."),
+    "verify": ("verify", "Check the files of a stopped log, and say what is wrong."),
     "bench": ("bench", "Measure this machine and compare."),
 }
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from bokilog.errors import CorruptJournal, DirectoryInUse, FormatTooNew, InvalidSettings
 from bokilog.io.sync import sync_directory
@@ -118,6 +118,63 @@ def claim(path: Path | str, cluster_id: str, node_id: str) -> Directory:
         disk_id=identity["disk_id"],
         lock=lock,
     )
+
+
+class StoredIdentity(NamedTuple):
+    """What a data directory says of itself."""
+
+    cluster_id: str
+    node_id: str
+    disk_id: str
+
+
+def read_identity(path: Path) -> StoredIdentity:
+    """The identity of an existing data directory; changes nothing.
+
+    Raises:
+        InvalidSettings: there is none.
+        FormatTooNew: a later version wrote it.
+        CorruptJournal: it cannot be read.
+    """
+    file = path / IDENTITY
+    if not file.exists():
+        raise InvalidSettings("dir", repr(str(path)), f"is no data directory (no {IDENTITY})")
+    stored = _read_json(file)
+    found = stored.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        raise FormatTooNew(f"data directory {str(path)!r}", found, FORMAT)
+    values = [stored.get(name) for name in StoredIdentity._fields]
+    texts = [value for value in values if isinstance(value, str) and value]
+    if found != FORMAT or len(texts) != len(values):
+        raise CorruptJournal(str(file), 0, "it is not the identity of a data directory")
+    return StoredIdentity(*texts)
+
+
+def check_counts(path: Path) -> None:
+    """Raises `CorruptJournal` if the counts of starts or boots of a directory cannot be read."""
+    for name in (STARTS, BOOTS):
+        _read_count(path / name)
+
+
+def lock_to_read(path: Path) -> int | None:
+    """Keep an existing directory's owner away while it is read; nothing is made or changed.
+
+    Returns:
+        The descriptor to close; None if nobody ever owned the directory.
+
+    Raises:
+        DirectoryInUse: a live process owns it.
+    """
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DirectoryInUse(str(path)) from None
+    return descriptor
 
 
 def boot_id() -> str:

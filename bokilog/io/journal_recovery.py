@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bokilog.errors import CorruptJournal
 from bokilog.io.segment_files import OpenFile, SegmentFiles
@@ -51,6 +51,19 @@ from bokilog.journal import (
     scan_segment,
     segment_end,
 )
+
+
+class Segments(Protocol):
+    """Files of segments, to be read."""
+
+    def path(self, number: int) -> str:
+        """Where a segment lies."""
+
+    def scan(self) -> list[int]:
+        """Numbers of all of them, ascending."""
+
+    def open(self, number: int) -> OpenFile:
+        """One of them; raises FileNotFoundError."""
 
 
 @dataclass(slots=True)
@@ -102,7 +115,7 @@ class Scanner:
 
     def __init__(
         self,
-        files: SegmentFiles,
+        files: Segments,
         *,
         durable: bool,
         verify: Verify,
@@ -431,7 +444,7 @@ def _replace_tail(found: Recovery, header: SegmentHeader, end: int) -> None:
 
 
 def items_of(
-    found: Recovery, files: SegmentFiles, from_segment: int
+    found: Recovery, files: Segments, from_segment: int
 ) -> Iterator[tuple[int, Location, memoryview]]:
     """All items of segments >= `from_segment`, in order."""
     for run in found.runs:

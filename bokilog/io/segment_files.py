@@ -348,6 +348,28 @@ class SegmentFiles:
         return f"{self._directory}/{number:08d}.free"
 
 
+class StoppedSegments:
+    """The segment files of a journal that nobody has open, to be read only: changes nothing."""
+
+    __slots__ = ("_directory",)
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def path(self, number: int) -> str:
+        """Where segment `number` lies."""
+        return f"{self._directory}/{number:08d}.seg"
+
+    def scan(self) -> list[int]:
+        """Numbers of all segment files, ascending."""
+        stems = [name[:-4] for name in os.listdir(self._directory) if name.endswith(".seg")]
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+    def open(self, number: int) -> OpenFile:
+        """An existing segment."""
+        return OpenFile(self.path(number), os.O_RDONLY)
+
+
 def _fallocate(fd: int, size: int) -> None:
     """Allocate ahead where the file system can; elsewhere the file grows as it is written."""
     if not hasattr(os, "posix_fallocate"):
