@@ -356,7 +356,8 @@ class MetalogFollower:
 
     def end_term(self, term: Term, count: int) -> list[tuple[Position, Entry]]:
         """A stored view fixed where `term` ended: entries past it are dropped, later terms may
-        follow (P13).
+        follow (P13). A term before it that had ended later has lost entries since, and ends there
+        too: only a class that may lose them gets here (P11).
 
         Raises:
             RemoteProtocolError: entries past the end were applied; this state must be rebuilt.
@@ -365,6 +366,9 @@ class MetalogFollower:
             raise RemoteProtocolError(
                 problem=f"applied {self.position}, but term {term} ended at {count}"
             )
+        for earlier, end in self._ends.items():
+            if earlier < term and end > count:
+                self._ends[earlier] = count
         self._ends[term] = count
         ready: list[tuple[Position, Entry]] = []
         self._release(ready)

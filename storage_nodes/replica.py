@@ -158,9 +158,15 @@ class Replica:
         if self._pending.wanted(frame):
             self._pending.add(frame, location, durable=True)
 
-    def recover_run(self, run: Run) -> None:
-        """Embedded: a durable run of the shared journal."""
+    def recover_run(self, run: Run) -> bool:
+        """Embedded: a durable run of the shared journal; False if entries before it are missing."""
         self._take_entries(self._follower.offer(run))
+        return not self._follower.gap
+
+    @property
+    def known_until(self) -> Position:
+        """Every entry up to here was taken, folded or not."""
+        return self._follower.position
 
     def recovered(self) -> bool:
         """Everything durable was given: fold all of it, there is nobody else to give a turn to.
@@ -617,14 +623,16 @@ class Replica:
             return []
         return [Checkpoint(self.space.id)]
 
-    def replay_hint(self) -> bytes:
+    def replay_hint(self, *, quiet: bool = False) -> bytes:
         """Where the next start begins to read the journal: the oldest frame that is not folded.
 
         One segment earlier than the newest at least: an entry of the shared journal may stand there
-        whose frames are all folded, and which is itself not.
+        whose frames are all folded, and which is itself not. Two if groups are under way: while one
+        at the end of its segment is synced, the next one is staged two segments on.
         """
         newest = self.index.segments.newest
-        return pack(max(0, min(self._pending.oldest_segment(newest), newest - 1)))
+        margin = 2 if self._report_written and not quiet else 1
+        return pack(max(0, min(self._pending.oldest_segment(newest), newest - margin)))
 
     @property
     def everything_durable(self) -> bool:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from bokilog.errors import CorruptJournal
 from bokilog.frame import ITEM_FRAME, decode_frame, verify_frame
 from bokilog.ids import LogSpaceId, Position
-from bokilog.journal import Journal
-from bokilog.metalog import ITEM_METALOG, decode_run, verify_run
+from bokilog.journal import Journal, Location
+from bokilog.metalog import ITEM_METALOG, Run, decode_run, verify_run
 from bokilog.storage_nodes.replica import Replica
 from bokilog.view import End, View
 
@@ -34,13 +34,23 @@ def replay(replica: Replica, journal: Journal, views: Iterable[View]) -> None:
     for kind, location, data in journal.recover(replica.replay_from):
         if kind == ITEM_FRAME:
             replica.recover_frame(decode_frame(bytes(data)), location)
-        else:
-            replica.recover_run(decode_run(data))
+        elif not replica.recover_run(run := decode_run(data)):
+            raise _gap(replica, run, location)
     if not replica.recovered():
         # Entries stand in one group with their frames or behind it, so this is no torn tail; to
         # end the term here would drop what was acknowledged (P13).
         problem = f"what follows {replica.index.position} orders frames that are not there"
         raise CorruptJournal(f"of log space {replica.space.id}", 0, problem)
+
+
+def _gap(replica: Replica, run: Run, location: Location) -> CorruptJournal:
+    """Damage that no checksum shows: each group is whole, and one between them is not there."""
+    problem = (
+        f"entries {run.first}..{run.until} of the metalog, of term {run.term}, do not follow"
+        f" {replica.known_until}: what stood between them is missing"
+    )
+    where = f"segment {location.segment} of log space {replica.space.id}"
+    return CorruptJournal(where, location.offset, problem)
 
 
 def end_of(replica: Replica, *, ceiling: int) -> End:
