@@ -19,7 +19,7 @@ from bokilog.io.journal_memory import MemoryJournal
 from bokilog.io.node import NodeShell
 from bokilog.io.sync import policy
 from bokilog.journal import Journal
-from bokilog.storage_nodes.checkpoints import store_checkpoint, store_last
+from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore
@@ -41,7 +41,8 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
     node = NodeId(settings.node_id)
     with claim(settings.data_dir, latest.cluster_id, node) as directory:
         storage = _Storage(settings, directory, latest)
-        shell = _shell(settings, storage, latest=latest, views=views)
+        checkpoints = Checkpoints()
+        shell = _shell(settings, storage, checkpoints, latest=latest, views=views)
         # Term 0 orders nothing: before a sequencer's first view is stored there is none to install.
         for term in range(max(1, min(storage.first_term, latest.term)), latest.term + 1):
             view = views.load(Term(term))
@@ -54,9 +55,11 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
         ready()
         try:
             await shell.run(stop, poll_s=settings.view_poll_s)
-            await storage.store_folds()
+            await shell.drained()
+            await checkpoints.store_last(storage.replicas.values())
         finally:
             await shell.aclose()
+            checkpoints.cancel()
             storage.close()
 
 
@@ -97,11 +100,6 @@ class _Storage:
             self.replicas[space.id] = replica
         self.first_term = min(replica.index.position.term for replica in self.replicas.values()) + 1
 
-    async def store_folds(self) -> None:
-        """A last checkpoint, so that the next start has little to fold again."""
-        for replica in self.replicas.values():
-            await store_last(replica)
-
     def close(self) -> None:
         for journal in self.journals.values():
             journal.close()
@@ -112,21 +110,16 @@ class _Storage:
 def _shell(
     settings: StorageSettings,
     storage: _Storage,
+    checkpoints: Checkpoints,
     *,
     latest: View,
     views: FileViews,
 ) -> NodeShell:
-    checkpoints: set[asyncio.Task[None]] = set()
-
     def perform(effect: Effect) -> None:
         assert isinstance(effect, Checkpoint), f"a storage node cannot carry out {effect}"
         index = storage.replicas[LogSpaceId(effect.space)].index
         stored = CheckpointStored(effect.space)
-        task = asyncio.get_running_loop().create_task(
-            store_checkpoint(index, lambda: shell.deliver(stored))
-        )
-        checkpoints.add(task)
-        task.add_done_callback(checkpoints.discard)
+        checkpoints.start(index, lambda: shell.deliver(stored))
 
     shell = NodeShell(
         StorageCore(

@@ -113,11 +113,16 @@ class NodeShell:
         if self._bug is not None:
             raise self._bug
 
+    async def drained(self) -> None:
+        """Until what was committed is durable and the core was told; at once on a full disk."""
+        for committer in self._committers.values():
+            await committer.drained()
+        await asyncio.sleep(0)
+
     async def aclose(self) -> None:
         """Lets syncs end, then closes links."""
         if self._bug is None:
-            for committer in self._committers.values():
-                await committer.drained()
+            await self.drained()
         self.driver.stop()
         for committer in self._committers.values():
             committer.close()

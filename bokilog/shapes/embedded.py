@@ -58,7 +58,7 @@ from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.primary import Recovered, RunIndex
 from bokilog.shapes.composed import ComposedCore, FromCore, ToCore, bulk
 from bokilog.shapes.recovery import end_of, lost_end, replay, verify_item
-from bokilog.storage_nodes.checkpoints import store_checkpoint, store_last
+from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore
@@ -74,8 +74,6 @@ SPACES: dict[LogSpaceId, Durability] = {
 CLIENT = 1
 """The address of the one client of the process."""
 CHECKPOINT_S = 10.0
-CHECKPOINT_TIMEOUT_S = 5.0
-"""How long a stop waits for a checkpoint that is under way; a full disk may never take it."""
 CACHE_BYTES = 64 << 20
 PENDING_BYTES = 256 << 20
 INDEX_BYTES = 64 << 20
@@ -177,7 +175,7 @@ class EmbeddedNode:
         self._bug: Exception | None = None
         self._client: Events | None = None
         self._replies: list[Message] = []
-        self._checkpoints: set[asyncio.Task[None]] = set()
+        self._checkpoints = Checkpoints()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="bokilog-disk")
         self._replicas = self._recover()
         self.view = self._next_view()
@@ -365,9 +363,7 @@ class EmbeddedNode:
         def done() -> None:
             self._deliver(STORAGE, CheckpointStored(space))
 
-        task = self._loop.create_task(store_checkpoint(self._replicas[space].index, done))
-        self._checkpoints.add(task)
-        task.add_done_callback(self._checkpoints.discard)
+        self._checkpoints.start(self._replicas[space].index, done)
 
     # --- stop -------------------------------------------------------------------------------------
 
@@ -384,28 +380,16 @@ class EmbeddedNode:
             for committer in self._committers.values():
                 await committer.drained()
             await asyncio.sleep(0)  # what became durable is handled, and told
-            await self._store_folds()
+            if self._storage.directory is not None:
+                await self._checkpoints.store_last(self._replicas.values())
         self._driver.stop()
-        for task in self._checkpoints:
-            task.cancel()
+        self._checkpoints.cancel()
         for committer in self._committers.values():
             committer.close()
         self._disk.shutdown(wait=True)
         self._storage.close(clean=self._bug is None)
         if self._bug is not None:
             raise self._bug
-
-    async def _store_folds(self) -> None:
-        """A last checkpoint, so that the next start has nothing to fold."""
-        if self._storage.directory is None:
-            return
-        if self._checkpoints:
-            await asyncio.wait(self._checkpoints, timeout=CHECKPOINT_TIMEOUT_S)
-            await asyncio.sleep(0)  # their `CheckpointStored` is handled
-        for space, durability in SPACES.items():
-            replica = self._replicas[space]
-            if durability != "memory":
-                await store_last(replica)
 
 
 class EmbeddedPort:
