@@ -22,6 +22,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, Literal, NamedTuple, TypeAlias, cast
@@ -43,6 +44,7 @@ from bokilog.limits import (
     UNIT_BYTES_MAX,
     UNIT_RECORDS_MAX,
 )
+from bokilog.record import SYSTEM_TAG_PREFIX
 
 Tags: TypeAlias = str | list[str] | None
 """One record's tags as they stand in a column: none, one, or several."""
@@ -58,8 +60,8 @@ bytes, reserved, payload bytes. Then an xxh3-64 over these bytes and the columns
 HEADER_BYTES = HEADER.size + 8
 VERSION = 1
 FLAG_VERDICT = 1
-"""Some unit of the frame has a condition or a key: its outcome is decided in the fold, not by the
-order alone."""
+"""Some unit of the frame has a condition, a key or a library's tag: its outcome is decided in the
+fold, not by the order alone."""
 DIGEST_BYTES: Final = 16
 
 _SWAP: Final = sys.byteorder == "big"
@@ -89,6 +91,7 @@ class Columns:
         "lengths",
         "payload_bytes",
         "sums",
+        "system_units",
         "tags",
         "unit_records",
         "units",
@@ -119,6 +122,10 @@ class Columns:
         """(unit, key, 16-byte hash over tags and bytes, horizon in s)"""
         self.units = len(tags) if unit_records is None else len(unit_records)
         self.payload_bytes = sum(lengths)
+        self.system_units = _system_units(tags, unit_records)
+        """Units with a tag of the libraries', ascending: they are void if its library has ended it,
+        which only the fold knows (P22).
+        """
         self.encoded: bytes = b""
 
     @property
@@ -129,7 +136,7 @@ class Columns:
     @property
     def needs_verdict(self) -> bool:
         """Whether the outcome of some unit is decided in the fold, not by the order alone."""
-        return bool(self.unless or self.keys)
+        return bool(self.unless or self.keys or self.system_units)
 
     def encode(self) -> bytes:
         """The columns as bytes; made once, kept."""
@@ -170,6 +177,7 @@ class Columns:
         columns.sums = _from_bytes("Q", sums)
         columns.blocks = _from_bytes("Q", blocks)
         columns.payload_bytes = sum(columns.lengths)
+        columns.system_units = _system_units(tags, unit_records)
         columns.unless = _checked_conditions(unless, columns.units) if unless != [] else []
         columns.keys = _checked_keys(keys, columns.units) if keys != [] else []
         columns.encoded = bytes(data)
@@ -355,9 +363,11 @@ def decode_columns(header: bytes, encoded: bytes) -> Frame:
     if signed != int.from_bytes(header[-8:], "little"):
         raise RemoteProtocolError(problem="a frame whose header checksum is wrong")
     columns = Columns.decode(encoded)
-    flags = FLAG_VERDICT if columns.needs_verdict else 0
-    said = (head.records, head.units, head.payload_bytes, head.flags)
-    if (columns.records, columns.units, columns.payload_bytes, flags) != said:
+    flagged = head.flags == FLAG_VERDICT
+    # Without a condition or a key the flag does not count: it used not to stand for tags.
+    fits = flagged == columns.needs_verdict or not (flagged or columns.unless or columns.keys)
+    said = (head.records, head.units, head.payload_bytes)
+    if (columns.records, columns.units, columns.payload_bytes) != said or not fits:
         raise RemoteProtocolError(problem="a frame whose header and columns disagree")
     return Frame(shard=head.shard, first=head.first, columns=columns, payload=(), header=header)
 
@@ -500,6 +510,26 @@ def check_tags(tags: object) -> list[Tags]:
         if not all(tags):
             raise _bad("an empty tag")
     return cast("list[Tags]", tags)
+
+
+def _system_units(tags: list[Tags], unit_records: list[int] | None) -> tuple[int, ...]:
+    """Units with a tag that starts with `$`; no Python loop where no tag has one anywhere."""
+    try:
+        if SYSTEM_TAG_PREFIX not in "".join(tags):  # type: ignore[arg-type]  # else: the TypeError
+            return ()
+    except TypeError:
+        pass
+    marked = [record for record, each in enumerate(tags) if _is_system(each)]
+    if unit_records is None or not marked:
+        return tuple(marked)
+    ends = list(accumulate(unit_records))
+    return tuple(dict.fromkeys(bisect_right(ends, record) for record in marked))
+
+
+def _is_system(tags: Tags) -> bool:
+    if isinstance(tags, str):
+        return tags.startswith(SYSTEM_TAG_PREFIX)
+    return tags is not None and any(tag.startswith(SYSTEM_TAG_PREFIX) for tag in tags)
 
 
 def _check_record_tags(tags: object) -> None:

@@ -497,11 +497,12 @@ class Lane:
     def take_head(self) -> AppendFrame:
         """Turn the head into a frame; it counts as sent."""
         batch = self.backlog.popleft()
-        batch.awaited = {*batch.unless, *batch.keys}
+        columns = batch.columns()
+        batch.awaited = {*batch.unless, *batch.keys, *columns.system_units}
         number = self.next_number
         self.next_number += 1
         self.sent[number] = batch
-        return AppendFrame(self.space, number, batch.columns(), batch.payload)
+        return AppendFrame(self.space, number, columns, batch.payload)
 
     def put_back(self, number: int) -> None:
         """The last frame found no connection after all: it was not sent."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from xxhash import xxh3_64_intdigest
 
@@ -71,7 +71,8 @@ ROW_POSTINGS = 4
 class FrameOutcome(NamedTuple):
     """What became of an ordered frame.
 
-    `verdicts` has `[unit, VERDICT_*, a, b]` of each unit that has a condition or a key, or is void.
+    `verdicts` has `[unit, VERDICT_*, a, b]` of each unit that has a condition, a key or a library's
+    tag, or is void.
     """
 
     first_seqnum: int
@@ -222,13 +223,14 @@ class Index:
         if (
             isinstance(books, int)
             and not columns.needs_verdict
-            and ((book := self._books.get(books)) is None or _is_plain(book, columns))
+            and books not in self._books.deleted
         ):
             self._postings.add(books, first_seqnum, columns.tags)
         else:
             verdicts, void_units = self._decide_units(first_seqnum, columns)
-            if verdicts:
-                self._key_uses.add_verdicts(first_seqnum, verdicts, self.timestamp_ms)
+            kept = _not_derived(columns, verdicts)
+            if kept:
+                self._key_uses.add_verdicts(first_seqnum, kept, self.timestamp_ms)
         row = Row(first_seqnum, frame.records, location, self.timestamp_ms, void_units)
         self._locations.add(row)
         self.segments.ordered(location[0], books, first_seqnum + frame.records - 1)
@@ -241,6 +243,7 @@ class Index:
         tests = dict(columns.unless)
         uses = {unit: (key, digest, horizon_s) for unit, key, digest, horizon_s in columns.keys}
         views: dict[int, _View] = {}
+        system_units = set(columns.system_units)
         verdicts: list[list[object]] = []
         void: list[int] = []
         for number, (start, until) in enumerate(columns.unit_bounds()):
@@ -262,7 +265,7 @@ class Index:
                     self._key_uses.add(book, key, use)
             else:
                 void.append(number)
-            if not visible or key is not None or number in tests:
+            if not visible or key is not None or number in tests or number in system_units:
                 verdicts.append(verdict)
         return verdicts, tuple(void)
 
@@ -467,7 +470,19 @@ class Index:
         Empty when no unit needed one and none is void, or after the longest key horizon.
         """
         assert first_seqnum + frame.records <= self.tail, "the frame is not folded yet"
-        return self._key_uses.verdicts(first_seqnum)
+        found = self._key_uses.verdicts(first_seqnum)
+        columns = frame.columns
+        if not columns.system_units:
+            return found
+        row = self._locations.locate(first_seqnum)
+        decided = {*(each[0] for each in found), *(row.void_units if row is not None else ())}
+        bounds = columns.unit_bounds()
+        visible: list[list[object]] = [
+            [unit, VERDICT_VISIBLE, first_seqnum + bounds[unit][0], None]
+            for unit in columns.system_units
+            if unit not in decided
+        ]
+        return sorted([*found, *visible], key=_unit_of)
 
     @property
     def has_aux(self) -> bool:
@@ -643,17 +658,18 @@ class _View:
         return self._postings.last(self._number, WHOLE_BOOK if tag is None else tag)
 
 
-def _is_plain(book: Book, columns: Columns) -> bool:
-    """Whether all of a frame's units, none of which has a condition or a key, are visible."""
-    if book.deleted:
-        return False
-    if not book.has_ended_tags:
-        return True
-    for tags in columns.tags:
-        for tag in (tags,) if isinstance(tags, str) else tags or ():
-            if book.ended_prefix(tag) is not None:
-                return False
-    return True
+def _unit_of(verdict: list[object]) -> int:
+    return cast(int, verdict[0])
+
+
+def _not_derived(columns: Columns, verdicts: list[list[object]]) -> list[list[object]]:
+    """Verdicts that have to be kept: that a unit without condition or key is visible follows from
+    its frame, and from what is void in it.
+    """
+    if not columns.system_units:
+        return verdicts
+    decided = {unit for unit, _ in columns.unless} | {unit for unit, *_ in columns.keys}
+    return [each for each in verdicts if each[1] != VERDICT_VISIBLE or each[0] in decided]
 
 
 def _problem(entry: Entry) -> BokilogError | None:

@@ -5,9 +5,8 @@ whole: they arrive in seqnum order per log space, so a frame is found by bisecti
 per record, and the oldest go first. *Single records*, which readers asked for, go by least recent
 use. Aux data has a small part of its own.
 
-Invariants: bytes never exceed the budget; what is handed out as visible was decided to be: a frame
-with conditions or keys only once its verdicts are in, and no unit under a library's tags, which the
-order alone does not decide (P22).
+Invariants: bytes never exceed the budget; what is handed out as visible was decided to be: of a
+frame with conditions, keys or a library's tags only once its verdicts are in (P22).
 
 Does not know: trims (callers do not ask below them), nodes. Bytes of a seqnum never change, so
 nothing is invalidated.
@@ -22,7 +21,6 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from bokilog.frame import Buffer, Frame
-from bokilog.record import SYSTEM_TAG_PREFIX
 
 Tags = None | str | list[str]
 
@@ -48,7 +46,7 @@ class CachedRecord(NamedTuple):
 class CachedFrame:
     """An ordered frame of this engine."""
 
-    __slots__ = ("first", "frame", "starts", "timestamp_ms", "undecided", "unit_starts", "void")
+    __slots__ = ("first", "frame", "starts", "timestamp_ms", "unit_starts", "void")
 
     def __init__(self, first: int, frame: Frame, timestamp_ms: int) -> None:
         self.first = first
@@ -60,8 +58,6 @@ class CachedFrame:
         self.unit_starts: list[int] | None = None
         self.void: AbstractSet[object] | None = None if frame.columns.needs_verdict else frozenset()
         """Void units; None while verdicts are to come."""
-        self.undecided: AbstractSet[int] | None = None
-        """Units of which `void` does not tell; found out when the first record is read."""
 
     @property
     def cost_bytes(self) -> int:
@@ -81,12 +77,7 @@ class CachedFrame:
 
     def visible(self, seqnum: int) -> bool:
         """Whether the record is known to be visible; False also when that is not known."""
-        if self.void is None:
-            return False
-        if self.undecided is None:
-            self.undecided = self._without_verdict()
-        unit = self._unit(seqnum - self.first)
-        return unit not in self.void and unit not in self.undecided
+        return self.void is not None and self._unit(seqnum - self.first) not in self.void
 
     def _unit(self, index: int) -> int:
         unit_records = self.frame.columns.unit_records
@@ -95,26 +86,6 @@ class CachedFrame:
         if self.unit_starts is None:
             self.unit_starts = list(accumulate(unit_records, initial=0))
         return bisect_right(self.unit_starts, index) - 1
-
-    def _without_verdict(self) -> AbstractSet[int]:
-        """Units with a library's tag and no condition or key: void if the library has ended that
-        tag, which the fold knows (P22)."""
-        columns = self.frame.columns
-        found = {
-            self._unit(index)
-            for index, tags in enumerate(columns.tags)
-            if tags is not None and _has_system_tag(tags)
-        }
-        if found and columns.needs_verdict:
-            found -= {part[0] for part in columns.unless}
-            found -= {part[0] for part in columns.keys}
-        return found
-
-
-def _has_system_tag(tags: Tags) -> bool:
-    if isinstance(tags, str):
-        return tags.startswith(SYSTEM_TAG_PREFIX)
-    return any(tag.startswith(SYSTEM_TAG_PREFIX) for tag in tags or ())
 
 
 class _Frames:

@@ -219,7 +219,7 @@ class SpaceProducer:
         taken.frame = frame
         self.count = until = first + frame.records
         self._unordered.append(taken)
-        if columns.unless or columns.keys:
+        if columns.needs_verdict:
             self._awaited.add(frame, taken)
         self._replicas.send(frame, until, effects)
 

@@ -1,8 +1,8 @@
 """A client's frame on its way, and the verdicts that frames wait for.
 
-A frame with conditions or keys is answered twice: by the order, and by the verdicts of the fold
-(P22), which one index replica streams. Either may come first; a verdict may be missed with a link,
-and is then asked for again (P23).
+A frame with conditions, keys or a library's tags is answered twice: by the order, and by the
+verdicts of the fold (P22), which one index replica streams. Either may come first; a verdict may be
+missed with a link, and is then asked for again (P23).
 
 Invariant: a frame waits under the name it was sent by, (term, first count), so a verdict of an
 earlier name is about nothing.

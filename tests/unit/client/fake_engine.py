@@ -235,7 +235,8 @@ class FakeEngine:
             unit = Unit(datas[start:until], tags, 0)
             conditions = tuple(unless.get(index, ()))
             outcome = self._decide(space, columns.book_of(index), unit, conditions, keys.get(index))
-            if outcome[0] != VERDICT_VISIBLE or index in unless or index in keys:
+            decided = index in unless or index in keys or index in columns.system_units
+            if decided or outcome[0] != VERDICT_VISIBLE:
                 outcomes.append([index, *outcome])
         space.count += 1
         verdicts = FrameVerdicts(frame.space, frame.number, space.position, outcomes)

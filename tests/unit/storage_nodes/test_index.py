@@ -307,14 +307,14 @@ def test_the_system_logbook_stays(fold: Fold) -> None:
 
 
 def test_p22_ended_tags_make_units_void(fold: Fold) -> None:
-    fold.append(U(["$w/1"]))
+    assert fold.append(U(["$w/1"])).verdicts == [[0, VERDICT_VISIBLE, 1, None]]
     assert isinstance(fold.end_tags("w/"), InvalidTag)
     assert fold.end_tags("$w/") == []
     assert fold.end_tags("$w/1") == []
     outcome = fold.append(U(["$w/1"]), U(["a"]), U(["a"], unless=[("$w/2", 0)]), U([["a", "$w/3"]]))
     ended = [VERDICT_TAGS_ENDED, "$w/", None]
     assert outcome.verdicts == [[0, *ended], [2, *ended], [3, *ended]]
-    assert fold.append(U(["$v"]), U(["a"])).verdicts == []
+    assert fold.append(U(["$v"]), U(["a"])).verdicts == [[0, VERDICT_VISIBLE, 6, None]]
     assert fold.visible("a") == [3, 7]
     assert fold.visible("$w/1") == [1]  # what was there stays until it is trimmed
 
