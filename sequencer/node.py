@@ -19,6 +19,7 @@ from bokilog.io.journal_file import JournalFile
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
 from bokilog.io.sync import policy
+from bokilog.io.view_store import check_versions
 from bokilog.metalog import ITEM_METALOG, verify_run
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.primary import Recovered
@@ -53,6 +54,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         raise NotReady(
             f"no view is stored in {settings.views_dir}: start the cluster with bokilog up"
         )
+    check_versions(last)
     directory = claim(settings.data_dir, last.cluster_id, settings.node_id)
     node = NodeId(settings.node_id)
     spaces = [space for space in last.spaces if space.primary == node]

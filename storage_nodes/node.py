@@ -18,6 +18,7 @@ from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.io.node import NodeShell
 from bokilog.io.sync import policy
+from bokilog.io.view_store import check_versions
 from bokilog.journal import Journal
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
@@ -38,6 +39,7 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
         raise NotReady(
             f"no view is stored in {settings.views_dir}: start the cluster with bokilog up"
         )
+    check_versions(latest)
     node = NodeId(settings.node_id)
     with claim(settings.data_dir, latest.cluster_id, node) as directory:
         storage = _Storage(settings, directory, latest)

@@ -30,13 +30,13 @@ from bokilog.effects import (
     Send,
     ViewInstalled,
 )
-from bokilog.errors import NotReady
+from bokilog.errors import BokilogError, NotReady
 from bokilog.ids import LogSpaceId, Term
 from bokilog.io.clock import Clock
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
 from bokilog.io.network import Identity, Network
-from bokilog.io.view_store import ViewStore
+from bokilog.io.view_store import ViewStore, check_versions
 from bokilog.journal import Journal
 from bokilog.messages import Message
 from bokilog.view import View
@@ -83,7 +83,13 @@ class NodeShell:
         self.driver.deliver(event)
 
     def install(self, view: View) -> None:
-        """A view that the node starts with, or that was read from the store."""
+        """A view that the node starts with, or that was read from the store; one that this version
+        cannot take part in ends the process (P25)."""
+        try:
+            check_versions(view)
+        except BokilogError as error:
+            self._on_bug(error)
+            return
         self._installed = view.term
         self.network.identity.term = view.term
         self.deliver(ViewInstalled(view))

@@ -50,6 +50,7 @@ from bokilog.io.file_views import FileViews
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.io.sync import DataSync, DelayedSync, NoSync, SyncPolicy
+from bokilog.io.view_store import check_versions
 from bokilog.journal import Journal
 from bokilog.messages import Message, Welcome
 from bokilog.metalog import DeleteBook, Proposer, Run
@@ -104,6 +105,8 @@ class Storage:
             self.directory = claim(directory, "embedded", "embedded")
             self.views = FileViews(directory / "views")
             self.past = _stored_views(self.views)
+            if self.past:
+                check_versions(self.past[-1])
         if not self.past:
             self.store_view(_first_view())
         self.journals: dict[LogSpaceId, Journal] = {}

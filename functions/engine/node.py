@@ -14,6 +14,7 @@ from bokilog.io.clock import SystemClock
 from bokilog.io.file_views import FileViews
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
+from bokilog.io.view_store import check_versions
 from bokilog.messages import RequestFailed, Tail, TailRequest
 from bokilog.view import LogSpace, View
 
@@ -76,6 +77,7 @@ async def run(
         raise NotReady(
             f"no view is stored in {settings.views_dir}: start the cluster with bokilog up"
         )
+    check_versions(view)
     node = NodeId(settings.node_id)
     incarnation = views.register_incarnation(node)
 
