@@ -501,7 +501,7 @@ class Journal(Protocol):
         """Why no group is taken any more until the journal is opened anew, or None."""
 
     def read(self, location: Location, start: int = 0, length: int | None = None) -> bytes:
-        """Bytes `[start, start + length)` of an item, synced or not; None: to its end.
+        """Bytes `[start, start + length)` of an item, committed or not; None: to its end.
 
         Nothing is verified: the item's own checksums are the reader's (P29, P21). Raises
         `SegmentReleased`, or `CorruptJournal` if the file ends before.

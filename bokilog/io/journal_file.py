@@ -519,6 +519,9 @@ class JournalFile:
             length = item_bytes - start
         if start < 0 or length < 0 or start + length > item_bytes:
             raise ValueError(f"[{start}, {start + length}) of an item of {item_bytes} bytes")
+        staged = self._staged_offset(segment, offset) if self._parts else None
+        if staged is not None:
+            return b"".join(self._parts[1:])[staged + start : staged + start + length]
         known = self._known.get(segment)
         if known is None or (known.end is not None and offset >= known.end):
             segment, offset = self._moved_to(segment, offset)
@@ -532,6 +535,15 @@ class JournalFile:
             end = offset + start + len(data)
             raise CorruptJournal(self._files.path(segment), end, "the file ends in an item")
         return data
+
+    def _staged_offset(self, segment: int, offset: int) -> int | None:
+        """Where an item lies in the body of the staged group: that one is in no file yet, but waits
+        for the group before it, or for room."""
+        staged_in, begin = self._resolve(*self._staged_at)
+        segment, offset = self._resolve(segment, offset)
+        if segment != staged_in or offset < begin:
+            return None
+        return offset - begin - GROUP_HEADER_BYTES
 
     def resolve(self, location: Location) -> Location:
         """See `Journal.resolve`."""

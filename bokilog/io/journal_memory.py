@@ -176,6 +176,8 @@ class MemoryJournal:
         """See `Journal.read`."""
         segment = self._segments.get(location.segment)
         item = segment.items.get(location.offset) if segment is not None else None
+        if item is None:
+            item = next(((kind, data) for kind, at, data in self._staged if at == location), None)
         if item is None or len(item[1]) != location.length:
             raise SegmentReleased(f"nothing is at {location}")
         until = location.length if length is None else start + length

@@ -184,15 +184,33 @@ def test_items_come_back_in_order_where_they_were_said_to_lie(tmp_path: Path) ->
     journal.close()
 
 
-def test_staged_items_are_nothing_until_committed(tmp_path: Path) -> None:
+def test_staged_items_can_be_read_and_are_nothing_after_a_restart(tmp_path: Path) -> None:
     journal, _ = start(tmp_path)
     assert journal.commit() == Written(0, 0, 0)
     assert journal.sync_now() == SyncResult(0)
-    (place,) = stage(journal, b"never")
-    with pytest.raises(SegmentReleased):
-        journal.read(place)
+    _, place = stage(journal, b"first", b"never")
+    assert journal.read(place) == sealed(b"never")
+    assert journal.read(place, 8, 3) == b"nev"
     journal.close()
     assert bodies(start(tmp_path)[1]) == []
+
+
+def test_items_staged_behind_a_group_that_moves_can_be_read(tmp_path: Path) -> None:
+    """A frame is ordered by others' copies, folded and read here while its group still waits."""
+    sync = FakeSync()
+    journal, _ = start(tmp_path, sync=sync)
+    put(journal, b"one")
+    (two,) = stage(journal, b"two")
+    journal.commit()
+    (three,) = stage(journal, b"three")
+    sync.failures = 1
+    assert journal.sync_now().failed is None
+    for place in (three, journal.resolve(three)):
+        assert journal.read(place) == sealed(b"three")
+    assert journal.read(journal.resolve(two)) == sealed(b"two")
+    journal.commit()
+    assert journal.read(three) == sealed(b"three")
+    journal.close()
 
 
 def test_written_and_unsynced_items_can_be_read(tmp_path: Path) -> None:
