@@ -16,6 +16,7 @@ messages are fixed C structs: columns and lists leave room for the next version.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, chain
 from typing import Final, NamedTuple, TypeAlias
 
 from bokilog.codec import (
@@ -443,6 +444,7 @@ class ConfirmTerm(NamedTuple):
     """Primary to backup: is the term unsealed still? One round per tick for all tails that wait
     (P26)."""
 
+    space: int
     term: int
     round: int
 
@@ -450,6 +452,7 @@ class ConfirmTerm(NamedTuple):
 class TermConfirmed(NamedTuple):
     """Answer to `ConfirmTerm`; none comes once the term is sealed (P14)."""
 
+    space: int
     term: int
     round: int
 
@@ -817,12 +820,12 @@ def _split(data: Buffer, lengths: list[int]) -> list[Buffer]:
     """Each record's bytes for itself: whoever keeps one keeps no whole message alive."""
     if sum(lengths) != len(data):
         raise RemoteProtocolError(problem="lengths that are not those of the payload")
-    payload: list[Buffer] = []
-    start = 0
-    for length in lengths:
-        payload.append(bytes(data[start : start + length]))
-        start += length
-    return payload
+    if len(lengths) == 1:
+        return [bytes(data)]
+    whole = bytes(data)
+    ends = list(accumulate(lengths))
+    # A third of what a loop costs per record, and every record of every page passes here.
+    return list(map(whole.__getitem__, map(slice, chain((0,), ends), ends)))
 
 
 def _decode_append(head: bytes | memoryview, attachments: Sequence[memoryview]) -> AppendFrame:

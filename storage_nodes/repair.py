@@ -4,6 +4,10 @@ Decides one request at a time: for the first frame that the fold waits for, and 
 entries behind it order as one answer holds, so that a node that was away for long does not pay a
 round trip per cut. An answer that brought nothing is followed by a pause and another peer.
 
+A frame is usually still on its way when the cut that orders it arrives, since a write quorum holds
+it before the last replica does; so the first request waits for a moment, and only for a frame that
+is still missing then. A replica that asked at once would get most frames twice.
+
 Does not know: what is done with frames that arrive; to the replica they are like any other.
 """
 
@@ -17,6 +21,8 @@ from bokilog.messages import FetchFrames, FramesSent, Replicate
 from bokilog.storage_nodes.pending import Pending
 from bokilog.storage_nodes.reader import Reader, is_whole
 
+PATIENCE_S = 0.05
+"""How long a frame may be on its way before a peer is asked for it."""
 RETRY_S = 0.25
 """Without an answer, or after an empty one, the next peer is asked."""
 ANSWER_FRAMES_MAX = 512
@@ -28,20 +34,45 @@ AHEAD_ENTRIES = 1024
 class Repair:
     """Frames wanted from peers, and frames given to them, for one log space."""
 
-    __slots__ = ("_asked", "_node", "_space", "_turn", "asked_count", "peers_up")
+    __slots__ = (
+        "_asked",
+        "_awaited",
+        "_node",
+        "_overdue",
+        "_space",
+        "_turn",
+        "asked_count",
+        "catching_up",
+        "peers_up",
+    )
 
     def __init__(self, node: NodeId, space: LogSpaceId) -> None:
         self._node = node
         self._space = space
         self._asked = False
+        self._awaited: int | None = None
+        """The first seqnum missing when the timer was set."""
+        self._overdue: int | None = None
+        """The one that was missing at the timer before."""
         self._turn = 0
+        self.catching_up = False
+        """A frame was overdue: until nothing is missing, peers are asked at once."""
         self.peers_up: set[NodeId] = set()
         self.asked_count = 0
 
     def ask(self, request: FetchFrames, replicas: tuple[NodeId, ...]) -> list[Effect]:
         """One request at a time; the next one goes to the next peer."""
+        if self._asked:
+            return []
+        if not self.catching_up:
+            if self._awaited is not None:
+                return []
+            if request.first_seqnum != self._overdue:
+                self._awaited = request.first_seqnum
+                return [SetTimer(("fetch", int(self._space)), PATIENCE_S)]
+            self.catching_up = True
         peers = sorted(self.peers_up.intersection(replicas) - {self._node})
-        if self._asked or not peers:
+        if not peers:
             return []
         self._asked = True
         self._turn += 1
@@ -56,8 +87,9 @@ class Repair:
         return message.frames > 0
 
     def timer(self) -> None:
-        """Whoever was asked did not help."""
+        """Whoever was asked did not help, or what was awaited should be here by now."""
         self._asked = False
+        self._awaited, self._overdue = None, self._awaited
 
 
 def give(

@@ -333,6 +333,7 @@ class Replica:
             else:
                 self._fold_entry(position, entry)
             self._entries.popleft()
+        self._repair.catching_up = False
         if dropped and not self._entries:
             self.dropped_runs_count = 0
             effects.append(

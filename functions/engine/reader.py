@@ -28,7 +28,7 @@ from bokilog.effects import Address, CancelTimer, Effect, Send
 from bokilog.errors import BokilogError, NotReady, Overloaded, Trimmed, from_wire, to_wire
 from bokilog.facts import UNKNOWN, Facts, Known
 from bokilog.frame import Buffer
-from bokilog.functions.engine.cache import CachedRecord, RecordCache
+from bokilog.functions.engine.cache import CachedRecord, RecordCache, cached_records
 from bokilog.functions.engine.index_follower import IndexFollower
 from bokilog.functions.engine.links import Links
 from bokilog.functions.engine.order import Horizon
@@ -396,16 +396,12 @@ class Reader:
         """Caches whole records and aux data; returns the records by seqnum."""
         if read.bytes_start >= 0:
             return {}
-        records: dict[int, CachedRecord] = {}
-        for seqnum, data, tags, timestamp_ms in zip(
-            reply.seqnums, reply.payload, reply.tags, reply.timestamps_ms, strict=True
-        ):
-            records[seqnum] = record = CachedRecord(read.book, data, tags, timestamp_ms)
-            self._cache.add_record(read.space, seqnum, record)
+        records = cached_records(read.book, reply.payload, reply.tags, reply.timestamps_ms)
+        self._cache.add_records(read.space, reply.seqnums, records)
         for seqnum, aux in zip(reply.seqnums, reply.auxes or (), strict=False):
             if aux is not None:
                 self._cache.set_aux(read.space, seqnum, aux)
-        return records
+        return dict(zip(reply.seqnums, records, strict=True))
 
     # --- waiting for a record ---------------------------------------------------------------------
 

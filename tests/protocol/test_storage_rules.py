@@ -70,6 +70,7 @@ from tests.protocol.storage_rig import (
 from tests.unit.storage_nodes.folds import BOOK as FOLD_BOOK, SPACE as FOLD_SPACE, Fold, U
 
 ME = Proposer(NUMBER, 1)
+PATIENCE_IS_OVER = TimerFired(("fetch", int(SPACE)))
 
 
 def error_of(reply: ReadReply | RequestFailed | None) -> BokilogError:
@@ -153,13 +154,28 @@ def test_p08_a_node_that_was_away_takes_ordered_frames_from_a_peer_and_counts_ag
     rig.do(LinkUp(PEER))
     assert messages(rig.get(ENGINE, ResumeShard(SHARD)), ShardHeld) == [ShardHeld(SHARD, 0)]
     rig.hold(frame(1), frame(2))
-    asked = messages(rig.order(cut(1, 0, 2), cut(3, 2, 3)), FetchFrames)
+    assert messages(rig.order(cut(1, 0, 2), cut(3, 2, 3)), FetchFrames) == []
+    asked = messages(rig.do(PATIENCE_IS_OVER), FetchFrames)
     assert asked == [FetchFrames(SHARD, 0, 2, 1, 4)]
     rig.take(frame(0), source=PEER)
     rig.get(PEER, FramesSent(SPACE, 1))
     assert rig.seqnums() == [1, 2, 3]
     assert counts(rig.sync()) == [[[NUMBER, 3]]]
     assert messages(rig.get(ENGINE, ResumeShard(SHARD)), ShardHeld) == [ShardHeld(SHARD, 3)]
+
+
+def test_p08_a_frame_that_is_still_on_its_way_is_not_asked_for() -> None:
+    """1. A write quorum holds a frame, so a cut orders it. 2. The cut reaches the last replica
+    before the frame does. 3. A replica that asked peers at once would get most frames twice."""
+    rig = StorageRig().begin()
+    rig.do(LinkUp(PEER))
+    rig.order(cut(1, 0, 1))
+    rig.hold(frame(0))
+    rig.order(cut(2, 1, 2), first=2)
+    assert messages(rig.do(PATIENCE_IS_OVER), FetchFrames) == []
+    rig.hold(frame(1))
+    assert rig.seqnums() == [1, 2]
+    assert messages(rig.do(PATIENCE_IS_OVER), FetchFrames) == []
 
 
 def test_p08_two_nodes_that_each_lack_what_the_other_holds_help_each_other() -> None:
@@ -597,7 +613,8 @@ def test_p34_a_pending_frame_that_does_not_decode_any_more_comes_from_a_peer() -
     rig.do(LinkUp(PEER))
     rig.hold(frame(0, b"one"), frame(1, b"two"))
     journal.flip_from_end = 8  # in the columns, just before the payload of three bytes
-    asked = messages(rig.order(cut(1, 0, 2)), FetchFrames)
+    rig.order(cut(1, 0, 2))
+    asked = messages(rig.do(PATIENCE_IS_OVER), FetchFrames)
     assert asked == [FetchFrames(SHARD, 0, 2, 1, 3)]
     journal.flip_from_end = 0
     rig.take(frame(0, b"one"), source=PEER)

@@ -84,16 +84,26 @@ def test_the_oldest_own_frames_go_first(cache: RecordCache) -> None:
 
 def test_the_record_used_longest_ago_goes_first(cache: RecordCache) -> None:
     for seqnum in range(6):
-        cache.add_record(SPACE, seqnum, record(b"x" * 4000))
+        cache.add_records(SPACE, [seqnum], [record(b"x" * 4000)])
     cache.find(SPACE, 0)
-    cache.add_record(SPACE, 6, record(b"x" * 4000))
+    cache.add_records(SPACE, [6], [record(b"x" * 4000)])
     cache.check()
     assert cache.find(SPACE, 0) is not None
     assert cache.find(SPACE, 1) is None
 
 
+def test_a_page_is_kept_whatever_of_it_is_known_or_too_large(cache: RecordCache) -> None:
+    page = [record(b"1"), record(b"2" * 100_000), record(b"3")]
+    cache.add_records(SPACE, [1, 2, 3], page)
+    cache.check()
+    assert [cache.find(SPACE, seqnum) for seqnum in (1, 2, 3)] == [page[0], None, page[2]]
+    cache.add_records(SPACE, [3, 4], [page[2], record(b"4")])
+    cache.check()
+    assert cache.find(SPACE, 4) == record(b"4")
+
+
 def test_a_record_over_the_budget_is_not_kept(cache: RecordCache) -> None:
-    cache.add_record(SPACE, 1, record(b"x" * 100_000))
+    cache.add_records(SPACE, [1], [record(b"x" * 100_000)])
     assert cache.find(SPACE, 1) is None
     cache.add_frame(SPACE, 1, frame(columns("a", data=[b"x" * 100_000])), 1000)
     assert cache.find(SPACE, 1) is None
@@ -101,7 +111,7 @@ def test_a_record_over_the_budget_is_not_kept(cache: RecordCache) -> None:
 
 
 def test_a_record_read_for_one_book_is_not_answered_for_another(cache: RecordCache) -> None:
-    cache.add_record(SPACE, 1, record())
+    cache.add_records(SPACE, [1], [record()])
     assert cache.find_visible(SPACE, BOOK, 1) == record()
     assert cache.find_visible(SPACE, BOOK + 1, 1) is None
 
@@ -120,7 +130,7 @@ def test_aux_data_is_kept_beside_any_record_within_its_share(cache: RecordCache)
 def test_without_a_budget_nothing_is_kept() -> None:
     cache = RecordCache(0)
     cache.add_frame(SPACE, 10, frame(columns("a")), 1000)
-    cache.add_record(SPACE, 1, record())
+    cache.add_records(SPACE, [1], [record()])
     cache.set_aux(SPACE, 1, b"aux")
     assert cache.bytes_used == 0
     assert cache.find(SPACE, 10) is None and cache.find(SPACE, 1) is None
