@@ -14,10 +14,10 @@ from bokilog.errors import NotReady
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io.clock import SystemClock
 from bokilog.io.directory import claim, write_synced
-from bokilog.io.file_views import FileViews
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
+from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
 from bokilog.io.view_store import check_versions
 from bokilog.metalog import ITEM_METALOG, verify_run
@@ -48,12 +48,10 @@ class Ceilings:
 
 async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyncio.Event) -> None:
     """One sequencer, from its lock to its graceful stop."""
-    views = FileViews(settings.views_dir)
+    views = open_views(settings.views_url or settings.views_dir)
     last = views.latest()
     if last is None:
-        raise NotReady(
-            f"no view is stored in {settings.views_dir}: start the cluster with bokilog up"
-        )
+        raise NotReady(f"no view is stored in {views.where}: start the cluster with bokilog up")
     check_versions(last)
     directory = claim(settings.data_dir, last.cluster_id, settings.node_id)
     node = NodeId(settings.node_id)

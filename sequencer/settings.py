@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bokilog.io.addresses import parse_address
+from bokilog.io.open_views import check_views
 from bokilog.io.settings import SyncName, check_setting
 from bokilog.limits import MIB
 
@@ -20,8 +21,10 @@ class SequencerSettings:
 
     node_id: str
     """Its name in the view, such as `sequencer-1`."""
-    views_dir: Path
-    """The view store that all nodes of the cluster see."""
+    views_dir: Path | None = None
+    """The view store that all nodes of the cluster see, when it is a directory."""
+    views_url: str = ""
+    """The same in etcd: `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]`; it wins over `views_dir`."""
     data_dir: Path
     """Its own: the journals of the metalogs."""
     address: str
@@ -40,6 +43,7 @@ class SequencerSettings:
     long a deposed primary believes in itself while nobody talks to it."""
 
     def __post_init__(self) -> None:
+        check_views(self.views_url, self.views_dir)
         parse_address(self.address)
         check_setting("sync_delay_ms", self.sync_delay_ms, least=0, most=10_000)
         check_setting("segment_bytes", self.segment_bytes, least=MIB, most=1024 * MIB)

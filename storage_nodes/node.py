@@ -13,12 +13,12 @@ from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io import network
 from bokilog.io.clock import SystemClock
 from bokilog.io.directory import Directory, claim
-from bokilog.io.file_views import FileViews
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.io.node import NodeShell
+from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
-from bokilog.io.view_store import check_versions
+from bokilog.io.view_store import ViewStore, check_versions
 from bokilog.journal import Journal
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
@@ -33,12 +33,10 @@ from bokilog.view import LogSpace, View
 
 async def run(settings: StorageSettings, ready: Callable[[], None], stop: asyncio.Event) -> None:
     """One storage node, from its lock to its graceful stop."""
-    views = FileViews(settings.views_dir)
+    views = open_views(settings.views_url or settings.views_dir)
     latest = views.latest()
     if latest is None:
-        raise NotReady(
-            f"no view is stored in {settings.views_dir}: start the cluster with bokilog up"
-        )
+        raise NotReady(f"no view is stored in {views.where}: start the cluster with bokilog up")
     check_versions(latest)
     node = NodeId(settings.node_id)
     with claim(settings.data_dir, latest.cluster_id, node) as directory:
@@ -115,7 +113,7 @@ def _shell(
     checkpoints: Checkpoints,
     *,
     latest: View,
-    views: FileViews,
+    views: ViewStore,
 ) -> NodeShell:
     def perform(effect: Effect) -> None:
         assert isinstance(effect, Checkpoint), f"a storage node cannot carry out {effect}"

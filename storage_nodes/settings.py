@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bokilog.errors import InvalidSettings
 from bokilog.io.addresses import parse_address
+from bokilog.io.open_views import check_views
 from bokilog.io.settings import SyncName, check_setting
 from bokilog.limits import MIB, SEGMENT_BYTES, UNIT_BYTES_MAX, UNIT_COLUMNS_BYTES_MAX
 
@@ -21,8 +22,10 @@ class StorageSettings:
 
     node_id: str
     """Its name in the view, such as `storage-1`."""
-    views_dir: Path
-    """The view store that all nodes of the cluster see."""
+    views_dir: Path | None = None
+    """The view store that all nodes of the cluster see, when it is a directory."""
+    views_url: str = ""
+    """The same in etcd: `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]`; it wins over `views_dir`."""
     data_dir: Path
     """Its own: journals and index."""
     address: str
@@ -60,6 +63,7 @@ class StorageSettings:
     """Added to every sync, to see how the cluster would do on a slower disk."""
 
     def __post_init__(self) -> None:
+        check_views(self.views_url, self.views_dir)
         parse_address(self.address)
         if self.bulk_address:
             parse_address(self.bulk_address)

@@ -45,6 +45,12 @@ directory_option = click.option(
     help="What makes a record durable: the disk, or only the operating system (for tests).",
 )
 @click.option("--sync-delay-ms", type=float, help="Added to every sync, to try a slower disk.")
+@click.option(
+    "--views",
+    "views_url",
+    metavar="URL",
+    help="Keep views in an etcd: etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (new: in the directory).",
+)
 @click.option("--detach", "in_background", is_flag=True, help="Return once it is up.")
 @click.option(
     "--timeout-s",
@@ -61,6 +67,7 @@ def up(
     port: int | None,
     sync: str | None,
     sync_delay_ms: float | None,
+    views_url: str | None,
     in_background: bool,
     timeout_s: float,
 ) -> None:
@@ -79,6 +86,7 @@ def up(
             port=port,
             sync=sync,
             sync_delay_ms=sync_delay_ms,
+            views_url=views_url,
             say=say,
         )
         settings = cluster.layout.settings

@@ -5,7 +5,8 @@ restarted), the view store (term, primary, replicas) and each live process, aske
 (positions, tails). A source that is silent leaves its part out; it never makes the command fail.
 
 The JSON form is part of the contract: `processes` with role, id, pid, state, primary, restarts;
-`view`, `log_spaces` with position, tail and the lag of each replica in metalog entries, and `disk`.
+`views` with the store and why it does not answer, `view`, `log_spaces` with position, tail and the
+lag of each replica in metalog entries, and `disk`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +26,7 @@ import click
 from bokilog.cli.cluster import directory_option
 from bokilog.errors import BokilogError, NotReady
 from bokilog.framing import WireMessage
-from bokilog.io.file_views import FileViews
+from bokilog.io.open_views import open_views
 from bokilog.io.transport import Link, LinkCallbacks, dial
 from bokilog.messages import KINDS, Hello, Status, StatusRequest, decode, encode
 from bokilog.shapes.cluster_layout import Layout, read_layout
@@ -50,13 +52,14 @@ def status(directory: Path, as_json: bool) -> None:
 async def collect(layout: Layout) -> dict[str, object]:
     """The whole picture, as plain values."""
     state = read_state(layout.run_dir)
-    view = FileViews(layout.settings.views_dir).latest()
+    views, view = await asyncio.to_thread(_ask_views, layout)
     processes = state.processes if state is not None else ()
     answers = dict(zip(processes, await asyncio.gather(*map(_ask, processes)), strict=True))
     return {
         "directory": str(layout.directory),
         "url": layout.url,
         "supervisor": _supervisor(state),
+        "views": views,
         "view": _view(view),
         "processes": [_process(each, answers[each], view) for each in processes],
         "log_spaces": [] if view is None else _log_spaces(view, answers),
@@ -118,6 +121,21 @@ def _supervisor(state: SupervisorFacts | None) -> dict[str, object]:
     if not state.alive:
         return {"state": "stopped" if state.state == "stopped" else "dead", "pid": None}
     return {"state": state.state, "pid": state.pid, "started_at_ms": state.started_at_ms}
+
+
+def _ask_views(layout: Layout) -> tuple[dict[str, object], View | None]:
+    """The view store and its last view, or why there is none; with the lease, when it has one."""
+    with closing(open_views(layout.views, timeout_s=ASK_TIMEOUT_S)) as views:
+        facts: dict[str, object] = {"store": views.where, "problem": None, "controller": None}
+        try:
+            view = views.latest()
+            intent = views.intent()
+            facts["controller"] = views.lease_holder() or None
+            facts["ending"] = None if intent is None else intent[1]
+        except BokilogError as error:
+            facts["problem"] = str(error)
+            return facts, None
+    return facts, view
 
 
 def _view(view: View | None) -> dict[str, object] | None:
@@ -220,9 +238,20 @@ def show(facts: dict[str, object]) -> None:
     term = _table(facts["view"]).get("term")
     disk = _table(facts["disk"])
     click.echo(f"{facts['directory']}: {supervisor.get('state')}{since}, term {_or_dash(term)}")
-    click.echo(f"{facts['url']}; {_size(disk.get('free_bytes'))} free on disk\n")
+    click.echo(f"{facts['url']}; {_size(disk.get('free_bytes'))} free on disk")
+    _print_views(_table(facts["views"]))
     _print_processes(_items(facts["processes"]), _table(disk.get("used_bytes")))
     _print_log_spaces(_items(facts["log_spaces"]))
+
+
+def _print_views(views: Mapping[object, object]) -> None:
+    holder = views.get("controller")
+    click.echo(f"views in {views.get('store')}" + (f"; controller: {holder}" if holder else ""))
+    if views.get("ending"):
+        click.echo(f"the term is being ended: {views['ending']}")
+    if views.get("problem"):
+        click.echo(f"no view can change, the present one holds: {views['problem']}")
+    click.echo()
 
 
 def _print_processes(processes: list[object], used: Mapping[object, object]) -> None:

@@ -1,8 +1,8 @@
 """The shell of every node: one core, its links, its journals, the views it loads.
 
 Decides nothing that the core decides. It turns what happens into events, carries out effects, and
-loads views in order from the view store (P15): when a peer knows a newer term, when the core asks,
-and every so often by itself.
+asks for newer views (`view_loader.py`): when a peer knows a newer term, when the core asks, and
+every so often by itself.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from bokilog.io.clock import Clock
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
 from bokilog.io.network import Identity, Network
+from bokilog.io.view_loader import ViewLoader
 from bokilog.io.view_store import ViewStore, check_versions
 from bokilog.journal import Journal
 from bokilog.messages import Message
@@ -60,7 +61,12 @@ class NodeShell:
         perform: Callable[[Effect], None],
         greet_client: Callable[[int], None],
     ) -> None:
-        self._views = views
+        self._views = ViewLoader(
+            views,
+            installed=lambda: self._installed,
+            install=self.install,
+            failed=self._on_bug,
+        )
         self._perform_own = perform
         self._greet_client = greet_client
         self._installed = Term(identity.term)
@@ -95,14 +101,9 @@ class NodeShell:
         self.deliver(ViewInstalled(view))
 
     def load_views(self) -> None:
-        """Installs every stored view that is newer than the last one, in order (P15)."""
-        latest = self._views.latest_term()
-        while latest is not None and self._installed < latest:
-            view = self._views.load(Term(self._installed + 1))
-            if view is None:
-                logger.error("view %d is missing from the view store", self._installed + 1)
-                return
-            self.install(view)
+        """Installs every stored view that is newer than the last one, in order (P15); at once, or
+        as soon as a remote store has told it."""
+        self._views.load()
 
     async def run(self, stop: asyncio.Event, *, poll_s: float) -> None:
         """Until `stop` or a bug; the view store is asked for newer terms meanwhile.
@@ -110,6 +111,7 @@ class NodeShell:
         Raises:
             BaseException: what the core raised: a bug.
         """
+        self._views.start(poll_s)
         while not stop.is_set() and self._bug is None:
             self.load_views()
             waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._stopped)]
@@ -126,13 +128,14 @@ class NodeShell:
         await asyncio.sleep(0)
 
     async def aclose(self) -> None:
-        """Lets syncs end, then closes links."""
+        """Lets syncs end, then closes links and the view store."""
         if self._bug is None:
             await self.drained()
         self.driver.stop()
         for committer in self._committers.values():
             committer.close()
         await self.network.aclose()
+        await self._views.aclose()
 
     # --- what the network tells (NetworkEvents) ---------------------------------------------------
 

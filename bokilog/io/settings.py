@@ -63,6 +63,9 @@ class ClusterSettings:
 
     views_dir: Path = Path("views")
     """The view store (`io/file_views.py`)."""
+    views_url: str = ""
+    """The view store in etcd (`io/etcd_views.py`) instead: `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]`,
+    with a prefix of its own for each cluster; fixed at the first start."""
     run_dir: Path = Path("run")
     """Sockets, and a file per process that says that it is ready."""
     logs_dir: Path | None = None

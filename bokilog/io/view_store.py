@@ -9,13 +9,19 @@ removed (P15: its ends are needed as long as anybody may ask about its term); wh
 given survives a loss of power. A view carries a checksum of its content, since a flipped bit in an
 end would make two nodes disagree about what is in the log.
 
-Does not know who decides views, nor where a store keeps them (`file_views.py`). It stands on this
-floor, and not with the sequencer that decides views, because every kind of node reads them.
+Beside the views a store keeps what makes changing them orderly: the intent to end the present term
+(P15), and a lease, so that one controller at a time is at work. The lease only keeps controllers
+out of each other's way: safety rests on the compare-and-swap alone.
+
+Does not know who decides views, nor where a store keeps them (`file_views.py`, `etcd_views.py`). It
+stands on this floor, and not with the sequencer that decides views, because every kind of node
+reads them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final, Protocol, TypeVar
@@ -28,15 +34,32 @@ from bokilog.record import check_durability
 from bokilog.view import FOLD_VERSION, PROTOCOL_VERSION, End, LogSpace, Node, Role, View
 
 FORMAT: Final = 1
+# Who holds the lease and does not renew it for so long loses it: about as long as the silence after
+# which a primary is suspected, so that a dead controller is no slower to replace than a primary.
+LEASE_TTL_S: Final = 3
+# Names of nodes become names of files and of keys.
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ROLES: Final[tuple[Role, ...]] = ("sequencer", "storage", "engine")
 T = TypeVar("T")
 
 
 class ViewStore(Protocol):
-    """Views by term, and incarnations by node.
+    """Views by term, incarnations by node, one intent and one lease.
 
-    Calls block for as long as their I/O takes and may be made from any thread.
+    Calls block for as long as their I/O takes, but never past their deadline, and may be made from
+    any thread. All of them raise NotReady or NodeUnreachable, naming the store, when it does not
+    answer; the caller then goes on in the view it has.
     """
+
+    @property
+    def where(self) -> str:
+        """The store for people: a path or a URL."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether calls wait for another machine, so that an event loop should not make them."""
+        ...
 
     def latest_term(self) -> Term | None:
         """The last stored term, None in an empty store; cheap enough to ask ten times a second."""
@@ -70,12 +93,83 @@ class ViewStore(Protocol):
         """The number that `node` registered last, the only one that counts; 0 if it never did."""
         ...
 
+    def store_intent(self, term: Term, reason: str) -> None:
+        """Say that `term` is going to be ended, and why (P15); it is stored when this returns.
+
+        The first intent of a term stays: whoever takes over goes on with it.
+
+        Raises:
+            WrongTerm: `term` is not the last stored one (any more).
+        """
+        ...
+
+    def intent(self) -> tuple[Term, str] | None:
+        """The intent to end the last stored term; None without one. A later view ends it."""
+        ...
+
+    def try_lease(self, node: NodeId) -> bool:
+        """Take the lease for `node`, or renew it; whether it has it now. Does not wait for it.
+
+        Called again within a third of `LEASE_TTL_S`, a holder keeps it; one that is paused or cut
+        off for longer than that loses it, and its next call says so. A store object holds it for
+        one node at a time.
+        """
+        ...
+
+    def release_lease(self, node: NodeId) -> None:
+        """Let another node have the lease at once; nothing happens if `node` has it not here."""
+        ...
+
+    def lease_holder(self) -> str:
+        """The node that has the lease, for people; empty if nobody has."""
+        ...
+
+    def wait_changed(self, term: Term | None, timeout_s: float) -> None:
+        """Return once a term after `term` (None: any) is stored, or after `timeout_s`.
+
+        May return early, and never raises: whoever waits asks `latest_term` afterwards anyway.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the lease back and end what runs for the store; calls under way end as `Closed`."""
+        ...
+
 
 def check_next(expected_term: Term | None, view: View) -> None:
     """Every store refuses a view that would leave a term out."""
     wanted = 0 if expected_term is None else expected_term + 1
     if view.term != wanted:
         raise InvalidSettings("term", str(view.term), f"does not follow {expected_term}: {wanted}")
+
+
+def check_node_name(node: NodeId) -> None:
+    """Every store refuses a name that not every store can keep."""
+    if not _NODE.fullmatch(node) or node == "last":
+        problem = "is not a name of 1 to 64 letters, digits, dots, hyphens and underscores"
+        raise InvalidSettings("node_id", repr(node), problem)
+
+
+# --- an intent as JSON ----------------------------------------------------------------------------
+
+
+def encode_intent(term: Term, reason: str) -> bytes:
+    """The intent as JSON, for programs and for people."""
+    return json.dumps({"term": term, "reason": reason}).encode() + b"\n"
+
+
+def decode_intent(data: bytes, what: str) -> tuple[Term, str]:
+    """The intent of `encode_intent`; `what` names it in errors.
+
+    Raises:
+        CorruptJournal: it is damaged.
+    """
+    try:
+        stored = _of(dict, json.loads(data))
+        return Term(_of(int, stored["term"])), _of(str, stored["reason"])
+    except (TypeError, ValueError, KeyError) as error:
+        problem = f"it is no intent: {type(error).__name__}: {error}"
+        raise CorruptJournal(what, 0, problem) from None
 
 
 # --- a view as JSON -------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The directory of a local cluster: which processes it has, where they listen, and its first view.
 
     D/cluster.toml    settings; the part above the marker line is the operator's
-    D/views/          the view store (`io/file_views.py`)
+    D/views/          the view store (`io/file_views.py`), unless the views are in etcd
     D/run/            sockets, a file per live process, the supervisor's state
     D/logs/           a log per process, rotated by size
     D/data/NODE/      what a node keeps
@@ -25,6 +25,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,7 @@ from typing import Final
 from bokilog.errors import DirectoryInUse, InvalidSettings, NotSupported
 from bokilog.ids import START, LogSpaceId, NodeId, Term
 from bokilog.io.directory import make_directory, write_synced
-from bokilog.io.file_views import FileViews
+from bokilog.io.open_views import open_views, parse_views_url
 from bokilog.io.settings import ClusterSettings, read_settings
 from bokilog.record import DURABILITIES
 from bokilog.view import End, LogSpace, Node, Role, View
@@ -88,9 +89,19 @@ class Layout:
         return self.settings.run_dir
 
     @property
+    def data_dir(self) -> Path:
+        """What nodes keep, a folder each."""
+        return self.directory / "data"
+
+    @property
     def logs_dir(self) -> Path:
         """Logs of processes."""
         return self.directory / "logs"
+
+    @property
+    def views(self) -> str | Path:
+        """The view store, for `open_views`."""
+        return self.settings.views_url or self.settings.views_dir
 
     @property
     def ports(self) -> range:
@@ -113,6 +124,7 @@ def lay_out(
     port: int | None = None,
     sync: str | None = None,
     sync_delay_ms: float | None = None,
+    views_url: str | None = None,
 ) -> Layout:
     """Make the directory of a cluster, or make an existing one ready for its next start.
 
@@ -125,9 +137,11 @@ def lay_out(
         port: of the first engine.
         sync: `fdatasync` or `none`.
         sync_delay_ms: added to every sync.
+        views_url: an etcd that keeps the views (`io/open_views.py`), instead of the directory.
 
     Raises:
         InvalidSettings: a value is out of range, or cannot change any more.
+        NodeUnreachable: the etcd does not answer.
         NotSupported: more than one sequencer.
     """
     directory = Path(directory).expanduser().absolute()
@@ -138,6 +152,7 @@ def lay_out(
         "port": port,
         "sync": sync,
         "sync_delay_ms": sync_delay_ms,
+        "views_url": views_url,
     }
     settings = _cluster_settings(directory, said)
     if settings.sequencers != 1:
@@ -185,14 +200,16 @@ def _cluster_settings(directory: Path, said: Mapping[str, object]) -> ClusterSet
     )
     if exists:
         made_with = read_settings(ClusterSettings, section="cluster", file=file)
-        for name in ("storage_nodes", "sequencers"):
+        for name in ("storage_nodes", "sequencers", "views_url"):
             old, new = getattr(made_with, name), getattr(settings, name)
             if old != new:
                 problem = (
                     f"cannot change any more: the cluster in {str(directory)!r} was made with "
-                    f"{old}; use another directory"
+                    f"{old or 'its own'}; use another directory"
                 )
                 raise InvalidSettings(name, str(new), problem)
+    if settings.views_url:
+        parse_views_url(settings.views_url)
     return replace(
         settings,
         views_dir=directory / "views",
@@ -273,19 +290,40 @@ def _plan(directory: Path, name: NodeId, role: Role, addresses: tuple[str, ...])
 
 
 def _store_first_view(layout: Layout) -> None:
-    views = FileViews(layout.settings.views_dir)
-    latest = views.latest()
-    if latest is None:
-        if not views.compare_and_swap(None, first_view(layout)):
-            raise DirectoryInUse(str(layout.directory))  # another start was faster
-        return
+    with closing(open_views(layout.views)) as views:
+        latest = views.latest()
+        if latest is None:
+            if any(layout.data_dir.iterdir()):
+                problem = (
+                    f"holds no view, and {str(layout.data_dir)!r} is of a cluster that had some: "
+                    "bring its views back"
+                )
+                raise InvalidSettings("views", views.where, problem)
+            if not views.compare_and_swap(None, first_view(layout)):
+                raise DirectoryInUse(str(layout.directory))  # another start was faster
+            return
+        where = views.where
+    _check_own_view(layout, latest, where)
+
+
+def _check_own_view(layout: Layout, latest: View, where: str) -> None:
+    """The stored view is about this directory."""
     planned = {node.id: node.addresses[0] for node in layout.nodes}
     for node in latest.nodes:
-        if planned.get(node.id, node.address) != node.address:
-            problem = (
-                f"is not where the cluster was made: its view has {node.address!r}; move it back"
-            )
-            raise InvalidSettings("dir", str(layout.directory), problem)
+        if planned.get(node.id, node.address) == node.address:
+            continue
+        if layout.settings.views_url:
+            problem = f"holds the views of another cluster ({node.id} at {node.address})"
+            raise InvalidSettings("views_url", where, f"{problem}: give each its own prefix")
+        problem = f"is not where the cluster was made: its view has {node.address!r}; move it back"
+        raise InvalidSettings("dir", str(layout.directory), problem)
+    # No process has run in a directory without data; the first start is in term 0.
+    if layout.settings.views_url and latest.term > 0 and not any(layout.data_dir.iterdir()):
+        problem = (
+            f"is of a cluster in term {latest.term}, and {str(layout.data_dir)!r} holds no data: "
+            "take the cluster's own directory, or another prefix"
+        )
+        raise InvalidSettings("views_url", where, problem)
 
 
 def first_view(layout: Layout) -> View:

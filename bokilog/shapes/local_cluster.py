@@ -43,7 +43,8 @@ class LocalCluster:
 
     Args:
         directory: of the cluster; what it holds is kept and used.
-        storage_nodes, sequencers, function_nodes, port, sync, sync_delay_ms: as in `lay_out`.
+        storage_nodes, sequencers, function_nodes, port, sync, sync_delay_ms, views_url: as in
+            `lay_out`.
         command: how a process is started; for tests.
         say: gets a line per event, for people; None: they are only logged.
 
@@ -60,6 +61,7 @@ class LocalCluster:
         port: int | None = None,
         sync: str | None = None,
         sync_delay_ms: float | None = None,
+        views_url: str | None = None,
         command: Command = node_command,
         say: Say | None = None,
     ) -> None:
@@ -71,6 +73,7 @@ class LocalCluster:
             port=port,
             sync=sync,
             sync_delay_ms=sync_delay_ms,
+            views_url=views_url,
         )
         self._say = say
         self._supervisor = Supervisor(self.layout, command=command, say=self._tell)

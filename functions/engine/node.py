@@ -11,9 +11,9 @@ from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.process_settings import EngineProcessSettings
 from bokilog.ids import NodeId
 from bokilog.io.clock import SystemClock
-from bokilog.io.file_views import FileViews
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
+from bokilog.io.open_views import open_views
 from bokilog.io.view_store import check_versions
 from bokilog.messages import RequestFailed, Tail, TailRequest
 from bokilog.view import LogSpace, View
@@ -71,12 +71,10 @@ async def run(
     settings: EngineProcessSettings, ready: Callable[[], None], stop: asyncio.Event
 ) -> None:
     """One engine, from its incarnation to its graceful stop."""
-    views = FileViews(settings.views_dir)
+    views = open_views(settings.views_url or settings.views_dir)
     view = views.latest()
     if view is None:
-        raise NotReady(
-            f"no view is stored in {settings.views_dir}: start the cluster with bokilog up"
-        )
+        raise NotReady(f"no view is stored in {views.where}: start the cluster with bokilog up")
     check_versions(view)
     node = NodeId(settings.node_id)
     incarnation = views.register_incarnation(node)

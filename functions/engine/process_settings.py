@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.io.addresses import parse_address
+from bokilog.io.open_views import check_views
 from bokilog.io.settings import check_setting
 
 
@@ -16,8 +17,10 @@ class EngineProcessSettings(EngineSettings):
 
     node_id: str
     """Its name in the view, such as `engine-1`."""
-    views_dir: Path
-    """The view store that all nodes of the cluster see."""
+    views_dir: Path | None = None
+    """The view store that all nodes of the cluster see, when it is a directory."""
+    views_url: str = ""
+    """The same in etcd: `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]`; it wins over `views_dir`."""
     addresses: tuple[str, ...]
     """Where it listens for clients and for `bokilog status`: `unix:PATH`, `tcp:HOST:PORT`."""
     view_poll_s: float = 0.25
@@ -27,6 +30,7 @@ class EngineProcessSettings(EngineSettings):
 
     def __post_init__(self) -> None:
         EngineSettings.__post_init__(self)
+        check_views(self.views_url, self.views_dir)
         for address in self.addresses:
             parse_address(address)
         check_setting("view_poll_s", self.view_poll_s, least=0.01, most=60)

@@ -1,5 +1,8 @@
 """What a local cluster's directory holds, and what may change between two starts."""
 
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +10,13 @@ import pytest
 from bokilog.errors import InvalidSettings, NotSupported
 from bokilog.ids import START, Term
 from bokilog.io.file_views import FileViews
+from bokilog.io.open_views import open_views
 from bokilog.io.settings import nodes_in, read_settings
 from bokilog.sequencer.settings import SequencerSettings
 from bokilog.shapes.cluster_layout import MARKER, Layout, lay_out, read_layout
 from bokilog.storage_nodes.settings import StorageSettings
 from bokilog.view import View
+from tests.etcd import EtcdServer
 
 
 def stored_view(layout: Layout) -> View:
@@ -161,3 +166,46 @@ def test_a_moved_directory_is_named(tmp_path: Path) -> None:
 def test_a_directory_without_a_cluster_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="bokilog up --dir"):
         read_layout(tmp_path)
+
+
+@pytest.fixture
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    with EtcdServer(tmp_path_factory.mktemp("etcd") / "data") as server:
+        yield server
+
+
+@pytest.mark.service("etcd")
+@pytest.mark.slow
+def test_views_in_etcd_belong_to_one_directory(tmp_path: Path, etcd: EtcdServer) -> None:
+    url = etcd.url("one")
+    layout = lay_out(tmp_path / "a", views_url=url)
+    assert layout.views == url
+    assert list((tmp_path / "a" / "views").iterdir()) == []
+    assert lay_out(tmp_path / "a") == layout == read_layout(tmp_path / "a")
+    with pytest.raises(InvalidSettings, match=r"holds the views of another cluster .*own prefix"):
+        lay_out(tmp_path / "b", views_url=url)
+
+    with closing(open_views(url)) as views:
+        view = views.latest()
+        assert view is not None
+        assert views.compare_and_swap(view.term, replace(view, term=Term(1)))
+    with pytest.raises(InvalidSettings, match=r"is of a cluster in term 1, and .* holds no data"):
+        lay_out(tmp_path / "a")
+    (tmp_path / "a" / "data" / "storage-1").mkdir()
+    assert lay_out(tmp_path / "a") == layout
+
+
+def test_data_without_views_does_not_begin_anew(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path)
+    (layout.data_dir / "storage-1").mkdir()
+    (tmp_path / "views" / "00000000.view").unlink()
+    with pytest.raises(InvalidSettings, match=r"views=.* holds no view, and .* bring its views"):
+        lay_out(tmp_path)
+
+
+def test_where_views_are_is_fixed_by_the_first_start(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    with pytest.raises(InvalidSettings, match=r"views_url=etcd://h:1 cannot change any more"):
+        lay_out(tmp_path, views_url="etcd://h:1")
+    with pytest.raises(InvalidSettings, match="does not start with etcd://"):
+        lay_out(tmp_path / "other", views_url="views")
