@@ -22,7 +22,7 @@ TOLD_CHARACTERS_MAX = 8_000  # a reason or a problem may quote the last lines of
 _TOLD = frozenset({"reason", "problem"})
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class BokilogError(Exception):
     """Base of all errors; only its leaves, which have a code, are raised."""
 
@@ -36,24 +36,29 @@ class BokilogError(Exception):
             raise TypeError(f"{type(self).__name__} is a family of errors: raise one of them")
         self.args = tuple(getattr(self, name) for name in _names(type(self)))  # to pickle and copy
 
+    def __repr__(self) -> str:
+        # Written once: a generated one per class is a third of what importing this file costs.
+        values = (f"{name}={getattr(self, name)!r}" for name in _names(type(self)))
+        return f"{type(self).__qualname__}({', '.join(values)})"
+
     def __str__(self) -> str:
         names = _names(type(self))
         return self.text.format(**{name: _shown(name, getattr(self, name)) for name in names})
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UsageError(BokilogError):
     """The caller's fault: retrying the same call never helps. Raised before anything is sent."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnavailableError(BokilogError):
     """Certainly nothing happened, and the same call may succeed later."""
 
     retryable = True
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DataError(BokilogError):
     """A gap in what can be read, and what kind of gap it is. Final."""
 
@@ -61,7 +66,7 @@ class DataError(BokilogError):
 # --- 10..39: usage --------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidTag(UsageError):
     """A tag is empty, too long, not text, or reserved for the libraries."""
 
@@ -71,7 +76,7 @@ class InvalidTag(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TooManyTags(UsageError):
     """A record has more tags than the limit."""
 
@@ -81,7 +86,7 @@ class TooManyTags(UsageError):
     limit: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidName(UsageError):
     """The name of a LogBook or of a hold (`kind` says which) cannot be used."""
 
@@ -92,7 +97,7 @@ class InvalidName(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidData(UsageError):
     """The data of a record, or aux data, is not bytes."""
 
@@ -101,7 +106,7 @@ class InvalidData(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RecordTooLarge(UsageError):
     """A record, or the aux data beside one (`kind` says which), has too many bytes."""
 
@@ -112,7 +117,7 @@ class RecordTooLarge(UsageError):
     kind: str = "a record"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnitTooLarge(UsageError):
     """A unit has too many records or bytes; `measure` says which."""
 
@@ -123,7 +128,7 @@ class UnitTooLarge(UsageError):
     measure: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidUnit(UsageError):
     """A unit is empty or holds something that is no `Entry`."""
 
@@ -132,7 +137,7 @@ class InvalidUnit(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidCondition(UsageError):
     """An entry of `unless` does not map a tag (or None) to a seqnum."""
 
@@ -142,7 +147,7 @@ class InvalidCondition(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TooManyConditions(UsageError):
     """A unit has more conditions than the limit."""
 
@@ -152,7 +157,7 @@ class TooManyConditions(UsageError):
     limit: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidKey(UsageError):
     """An idempotency key is empty, too long or not text."""
 
@@ -162,7 +167,7 @@ class InvalidKey(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidRange(UsageError):
     """A position, a count or a duration (`name` says which) lies outside its range."""
 
@@ -173,7 +178,7 @@ class InvalidRange(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidSettings(UsageError):
     """A setting or an option of a LogBook has no such value."""
 
@@ -184,7 +189,7 @@ class InvalidSettings(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnknownLogBook(UsageError):
     """There is no LogBook of that name; reads behave as on an empty one instead of raising this."""
 
@@ -193,7 +198,7 @@ class UnknownLogBook(UsageError):
     book: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LogBookConflict(UsageError):
     """`create_book` met a LogBook of that name with another property."""
 
@@ -205,7 +210,7 @@ class LogBookConflict(UsageError):
     requested: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotSupported(UsageError):
     """This version, or this shape, cannot do that."""
 
@@ -215,7 +220,7 @@ class NotSupported(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidToken(UsageError):
     """A session token was not made by this log, or was cut short."""
 
@@ -225,7 +230,7 @@ class InvalidToken(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class KeyReused(UsageError):
     """The key is known with other bytes or tags; `seqnum` is where its first unit stands."""
 
@@ -235,7 +240,7 @@ class KeyReused(UsageError):
     seqnum: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FormatTooNew(UsageError):
     """Stored data, or a peer, speaks a newer format than this version reads."""
 
@@ -246,7 +251,7 @@ class FormatTooNew(UsageError):
     supported: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Closed(UsageError):
     """The connection or the log was closed before the call."""
 
@@ -255,7 +260,7 @@ class Closed(UsageError):
     what: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class WrongLoop(UsageError):
     """The object belongs to another event loop, or to the process before a fork."""
 
@@ -265,7 +270,7 @@ class WrongLoop(UsageError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TagsEnded(UsageError):
     """The unit writes or tests a tag under a prefix that its library has ended; it is void."""
 
@@ -277,7 +282,7 @@ class TagsEnded(UsageError):
 # --- 40..49: conditions and outcomes --------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ConditionFailed(BokilogError):
     """The unit is void: `tag` (None: the whole LogBook) has a visible record at `winner`. Final."""
 
@@ -287,7 +292,7 @@ class ConditionFailed(BokilogError):
     winner: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class AppendUnknown(BokilogError):
     """The append was sent and its outcome is unknown: it appears at most once, or never.
 
@@ -301,7 +306,7 @@ class AppendUnknown(BokilogError):
     reason: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ReadTimeout(BokilogError, TimeoutError):
     """A read, or another call that changes nothing, did not finish within `timeout_s`."""
 
@@ -312,10 +317,22 @@ class ReadTimeout(BokilogError, TimeoutError):
     timeout_s: float
 
 
+@dataclass(eq=False, repr=False)
+class UnitMalformed(BokilogError):
+    """The unit was ordered and is void: no storage node can make anything of its frame. Final.
+
+    Nobody ever sees such a unit; its client or engine is of another version than they are.
+    """
+
+    code = 43
+    text = "the unit is void: {problem}"
+    problem: str
+
+
 # --- 50..69: unavailable --------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class WrongTerm(UnavailableError):
     """The message is about another term than the receiver's."""
 
@@ -324,7 +341,7 @@ class WrongTerm(UnavailableError):
     current_term: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Sealed(UnavailableError):
     """The term has ended; a next view is on its way."""
 
@@ -333,7 +350,7 @@ class Sealed(UnavailableError):
     term: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotPrimary(UnavailableError):
     """The sequencer asked is not the primary; `hint` names the one that may be."""
 
@@ -342,7 +359,7 @@ class NotPrimary(UnavailableError):
     hint: str | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Overloaded(UnavailableError):
     """There was no room within `timeout_s`; nothing was sent or kept."""
 
@@ -352,7 +369,7 @@ class Overloaded(UnavailableError):
     what: str = "the append"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotReady(UnavailableError):
     """The node or the cluster is still starting, recovering or changing its view."""
 
@@ -361,7 +378,7 @@ class NotReady(UnavailableError):
     reason: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NodeUnreachable(UnavailableError):
     """No connection to the node, and nothing was sent to it."""
 
@@ -371,7 +388,7 @@ class NodeUnreachable(UnavailableError):
     reason: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ReadOnly(UnavailableError):
     """The node takes no appends for now (disk full, failed sync); reads go on."""
 
@@ -380,7 +397,7 @@ class ReadOnly(UnavailableError):
     reason: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DirectoryInUse(UnavailableError):
     """Another live process owns the data directory."""
 
@@ -392,7 +409,7 @@ class DirectoryInUse(UnavailableError):
 # --- 70..89: data ---------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Trimmed(DataError):
     """The position lies behind a trim; `trim_until` is the first kept seqnum."""
 
@@ -401,7 +418,7 @@ class Trimmed(DataError):
     trim_until: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DataLost(DataError):
     """The record was ordered, and no replica has its bytes any more; read on at seqnum + 1."""
 
@@ -410,7 +427,7 @@ class DataLost(DataError):
     seqnum: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CorruptRecord(DataError):
     """The stored bytes of the record do not match their checksum on any replica asked."""
 
@@ -419,7 +436,7 @@ class CorruptRecord(DataError):
     seqnum: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class CorruptJournal(DataError):
     """A journal is damaged before its last known sync point."""
 
@@ -430,7 +447,7 @@ class CorruptJournal(DataError):
     problem: str = "a synced group does not verify"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class DecodeError(DataError):
     """The codec of a typed LogBook refused the record's bytes; `record.data` still has them."""
 
@@ -440,7 +457,7 @@ class DecodeError(DataError):
     problem: str = "its codec refused it"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class HistoryChanged(DataError):
     """The log was restored or recovered with loss since the token was made."""
 
@@ -453,7 +470,7 @@ class HistoryChanged(DataError):
 # --- 90..99: the wire -----------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LocalProtocolError(BokilogError):
     """This side was about to send something the protocol does not allow; it was not sent."""
 
@@ -462,7 +479,7 @@ class LocalProtocolError(BokilogError):
     problem: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RemoteProtocolError(BokilogError):
     """The other side sent something the protocol does not allow; what was in flight is unknown."""
 
@@ -477,7 +494,7 @@ _ERRORS: tuple[type[BokilogError], ...] = (
     *(InvalidCondition, TooManyConditions, InvalidKey, InvalidRange, InvalidSettings),
     *(UnknownLogBook, LogBookConflict, NotSupported, InvalidToken),
     *(KeyReused, FormatTooNew, Closed, WrongLoop, TagsEnded),
-    *(ConditionFailed, AppendUnknown, ReadTimeout),
+    *(ConditionFailed, AppendUnknown, ReadTimeout, UnitMalformed),
     *(WrongTerm, Sealed, NotPrimary, Overloaded, NotReady, NodeUnreachable, ReadOnly),
     *(DirectoryInUse,),
     *(Trimmed, DataLost, CorruptRecord, CorruptJournal, DecodeError, HistoryChanged),
