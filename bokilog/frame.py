@@ -10,7 +10,8 @@ Invariants:
   the client, once more on arrival at the engine, and by whoever reads them: never by a storage
   node that writes.
 - Columns are checked as a whole before a LocalId is given (P34); `Columns.decode` accepts nothing
-  that the fold could trip over, and raises nothing but `RemoteProtocolError`.
+  that the fold could trip over, and raises nothing but `RemoteProtocolError`. A frame that got its
+  LocalIds all the same keeps them: its records count, its units are void (`Columns.malformed`).
 
 Does not know: seqnums, files, sockets. Format version 1; the bytes are golden-tested because they
 are meant to stay. Source: LIMITS point 4 (columns, not rows); differs from Boki, whose unit of
@@ -90,6 +91,7 @@ class Columns:
         "keys",
         "lengths",
         "payload_bytes",
+        "problem",
         "sums",
         "system_units",
         "tags",
@@ -127,6 +129,8 @@ class Columns:
         which only the fold knows (P22).
         """
         self.encoded: bytes = b""
+        self.problem = ""
+        """Why these columns are `malformed`; empty for all that decode."""
 
     @property
     def records(self) -> int:
@@ -136,7 +140,7 @@ class Columns:
     @property
     def needs_verdict(self) -> bool:
         """Whether the outcome of some unit is decided in the fold, not by the order alone."""
-        return bool(self.unless or self.keys or self.system_units)
+        return bool(self.unless or self.keys or self.system_units or self.problem)
 
     def encode(self) -> bytes:
         """The columns as bytes; made once, kept."""
@@ -181,7 +185,34 @@ class Columns:
         columns.unless = _checked_conditions(unless, columns.units) if unless != [] else []
         columns.keys = _checked_keys(keys, columns.units) if keys != [] else []
         columns.encoded = bytes(data)
+        columns.problem = ""
         columns._check_sizes()
+        return columns
+
+    @classmethod
+    def malformed(cls, head: Head, encoded: bytes, problem: str) -> Columns:
+        """Columns that an engine signed and that do not decode: nothing of them is used but how
+        many records and units they are, since these have LocalIds and are ordered like others
+        (P34).
+
+        Raises:
+            RemoteProtocolError: not even the header may be one of an engine.
+        """
+        units, records = head.units, head.records
+        if not (0 < units <= records <= INFLIGHT_RECORDS_MAX and encoded):
+            raise _bad(f"{units} units of {records} records, and {problem}")
+        columns = cls(
+            books=[],
+            unit_records=None if units == records else [1] * (units - 1) + [records - units + 1],
+            tags=[None] * records,
+            lengths=array("I", bytes(4 * records)),
+            sums=array("Q", bytes(8 * records)),
+            blocks=array("Q"),
+            unless=[],
+            keys=[],
+        )
+        columns.payload_bytes, columns.encoded = head.payload_bytes, encoded
+        columns.problem = problem
         return columns
 
     def _check_sizes(self) -> None:
@@ -351,6 +382,10 @@ def decode_frame(data: Buffer | Sequence[Buffer]) -> Frame:
 def decode_columns(header: bytes, encoded: bytes) -> Frame:
     """A frame without its payload, from verified header and columns.
 
+    Signed columns that do not decode, as an engine of another version may send them, are
+    `malformed` here and on every other replica: were they refused, that engine would send them for
+    ever, and nothing after them would be ordered (P34).
+
     Raises:
         RemoteProtocolError: the bytes are not what the engine signed.
     """
@@ -362,14 +397,23 @@ def decode_columns(header: bytes, encoded: bytes) -> Frame:
     signed = xxh3_64_intdigest(header[:-8] + encoded)
     if signed != int.from_bytes(header[-8:], "little"):
         raise RemoteProtocolError(problem="a frame whose header checksum is wrong")
-    columns = Columns.decode(encoded)
+    try:
+        columns = Columns.decode(encoded)
+    except RemoteProtocolError as error:
+        columns = Columns.malformed(head, encoded, error.problem)
+    else:
+        if not _agree(head, columns):
+            problem = "a header and columns that disagree"
+            columns = Columns.malformed(head, encoded, problem)
+    return Frame(shard=head.shard, first=head.first, columns=columns, payload=(), header=header)
+
+
+def _agree(head: Head, columns: Columns) -> bool:
     flagged = head.flags == FLAG_VERDICT
     # Without a condition or a key the flag does not count: it used not to stand for tags.
     fits = flagged == columns.needs_verdict or not (flagged or columns.unless or columns.keys)
     said = (head.records, head.units, head.payload_bytes)
-    if (columns.records, columns.units, columns.payload_bytes) != said or not fits:
-        raise RemoteProtocolError(problem="a frame whose header and columns disagree")
-    return Frame(shard=head.shard, first=head.first, columns=columns, payload=(), header=header)
+    return fits and (columns.records, columns.units, columns.payload_bytes) == said
 
 
 def one_buffer(payload: Sequence[Buffer]) -> list[Buffer]:
@@ -404,6 +448,8 @@ def verify_frame(data: Buffer) -> bool:
 
 def first_bad_record(columns: Columns, payload: memoryview) -> int | None:
     """Index of the first record whose bytes do not match their checksum."""
+    if columns.problem:
+        return None  # nobody knows their checksums, and nobody reads them
     if not columns.blocks:  # small records only: one pass without a branch per record
         ends = list(accumulate(columns.lengths))
         starts = [0, *ends]

@@ -96,6 +96,7 @@ class LogBook(Protocol):
                 order of `unless`, and the last visible seqnum of its tag. The key is not used up.
             KeyReused: definite; the key is known with other bytes or tags.
             TagsEnded: definite; a library has ended a prefix that the unit writes or tests.
+            UnitMalformed: definite; storage nodes of another version cannot make anything of it.
             Overloaded: definite, retryable; there was no room within `timeout_s`.
             AppendUnknown: indefinite; retry only with the same `key`.
 

@@ -36,10 +36,10 @@ from bokilog.errors import (
     BokilogError,
     ConditionFailed,
     KeyReused,
-    LocalProtocolError,
     Overloaded,
     TagsEnded,
     UnavailableError,
+    UnitMalformed,
     from_wire,
 )
 from bokilog.frame import Columns, Tags, record_sum
@@ -779,4 +779,4 @@ def _verdict_error(verdict: object, first: object, second: object) -> BokilogErr
         return KeyReused(str(second), first)
     if verdict == VERDICT_TAGS_ENDED:
         return TagsEnded(str(first))
-    return LocalProtocolError("the unit does not decode on the storage nodes; it is void")
+    return UnitMalformed("its frame does not decode on the storage nodes, of another version maybe")

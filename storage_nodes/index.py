@@ -32,7 +32,7 @@ from bokilog.frame import Columns, Frame
 from bokilog.ids import START, SYSTEM_BOOK, Position, Term
 from bokilog.journal import Location
 from bokilog.limits import HOLD_NAME_BYTES_MAX, TAG_BYTES_MAX
-from bokilog.messages import VERDICT_VISIBLE
+from bokilog.messages import VERDICT_MALFORMED, VERDICT_VISIBLE
 from bokilog.metalog import (
     CloseShard,
     Cut,
@@ -241,6 +241,9 @@ class Index:
     ) -> tuple[list[list[object]], tuple[int, ...]]:
         """Decide and index unit by unit, each against the state that the ones before it left."""
         tests = dict(columns.unless)
+        if columns.problem:  # void as a whole, on every replica (P34)
+            malformed = range(columns.units)
+            return [[n, VERDICT_MALFORMED, None, None] for n in malformed], tuple(malformed)
         uses = {unit: (key, digest, horizon_s) for unit, key, digest, horizon_s in columns.keys}
         views: dict[int, _View] = {}
         system_units = set(columns.system_units)

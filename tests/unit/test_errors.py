@@ -38,6 +38,7 @@ CODES = {
     40: "ConditionFailed",
     41: "AppendUnknown",
     42: "ReadTimeout",
+    43: "UnitMalformed",
     50: "WrongTerm",
     51: "Sealed",
     52: "NotPrimary",

@@ -277,12 +277,45 @@ def signed(columns: Columns, **said: int) -> bytes:
 
 @pytest.mark.parametrize(
     "said",
-    [{"magic": 0}, {"version": 2}, {"flags": 0}, {"records": 2}, {"units": 3}, {"payload": 7}],
+    [{"magic": 0}, {"version": 2}, {"payload": 7}, {"records": 0}, {"units": 4}, {"units": 0}],
 )
-def test_a_header_that_says_otherwise_than_its_columns_is_refused(said: dict[str, int]) -> None:
+def test_a_header_that_no_engine_writes_is_refused(said: dict[str, int]) -> None:
     assert decode_frame(signed(RICH)).records == 3
     with pytest.raises(RemoteProtocolError):
         decode_frame(signed(RICH, **said))
+
+
+@pytest.mark.parametrize("said", [{"flags": 0}, {"records": 2}, {"records": 250}, {"units": 3}])
+def test_p34_a_header_that_says_otherwise_than_its_columns_keeps_its_local_ids(
+    said: dict[str, int],
+) -> None:
+    data = signed(RICH, **said)
+    frame, head = decode_frame(data), decode_head(data)
+    assert frame.columns.problem == "a header and columns that disagree"
+    assert (frame.records, frame.columns.units) == (head.records, head.units)
+    assert frame.until == frame.first + head.records
+    bounds = frame.columns.unit_bounds()
+    assert (len(bounds), bounds[-1][1]) == (head.units, head.records)
+
+
+def test_p34_signed_columns_that_do_not_decode_are_a_frame_of_the_same_bytes() -> None:
+    """It is journalled, verified and given to peers like any other."""
+    data = undecodable()
+    frame = decode_frame(data)
+    assert "over 64 tags" in frame.columns.problem and frame.columns.needs_verdict
+    assert flat(frame.buffers()) == data and len(data) == frame.size_bytes
+    assert verify_frame(data)
+    assert decode_frame(frame.buffers()).columns.problem
+    with pytest.raises(RemoteProtocolError, match="checksum"):
+        decode_frame(data.replace(b"t3", b"t4", 1))
+
+
+def undecodable() -> bytes:
+    """A frame of an engine that allows more tags than this version."""
+    columns = columns_of([b"x"], tags=[[f"t{n}" for n in range(TAGS_MAX + 1)]])
+    with pytest.raises(RemoteProtocolError):
+        Columns.decode(columns.encode())
+    return flat(frame_of(columns, [b"x"]).buffers())
 
 
 def test_parts_that_are_no_frame_are_refused() -> None:
