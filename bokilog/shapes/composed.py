@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bokilog.effects import (
     Address,
@@ -32,16 +32,14 @@ ROUNDS_MAX = 100_000
 """Events of one batch; a batch that goes on longer than this is a loop between cores, a bug."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToCore:
+class ToCore(NamedTuple):
     """An event for one of the cores."""
 
     core: str
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class FromCore:
+class FromCore(NamedTuple):
     """An effect of one of the cores that is no message to another one."""
 
     core: str
