@@ -1,17 +1,20 @@
-"""A sequencer process as one pure core: a primary per log space, behind the greeting and the term.
+"""A sequencer process as one pure core: its role in each log space, behind the greeting and the
+term.
 
-Decides which term's messages count, what time a cut carries, and when this process has been
-succeeded. With one sequencer its term is as long as its life: each start ends the term before and
-stores the next view before this core exists (P12, P13), so nothing of an older term can be
-acknowledged here. Messages of older terms are ignored: their sender learns the new term from
-`TermChanged` when it connects. Whoever knows a newer term makes this one load that view, and once
-it is loaded nothing is ordered, published or confirmed here any more (P17).
+Decides which term's messages count, what time a cut carries, and what this process is in a view: a
+primary iff the view names it and this very start of it (P12), else a backup. With one sequencer its
+term is as long as its life: each start ends the term before and stores the next view before this
+core exists (P12, P13). With several, roles change when a stored view says so; the journals stay.
+Messages of older terms are ignored: their sender learns the new term from `TermChanged`. Whoever
+knows a newer term makes this one load that view; what belongs to it is kept until then (P17).
 
 Invariants: each commit has a token of its own, over all log spaces, so that their syncs may end in
-any order.
+any order. Once a term is sealed or succeeded nothing of it is ordered, published, confirmed or
+acknowledged here (P14). Entries past a term's end are gone before anything of the next term is done
+(P13).
 
-Does not know: sockets, disks, how views are stored. Differs from Boki, where a primary is a role
-that moves between live processes within a term.
+Does not know: sockets, disks, how views are stored, who decides them (`controller.py`). Differs
+from Boki, whose sequencers agree on a term by asking ZooKeeper.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from bokilog.effects import (
     CeilingRaised,
     CheckpointStored,
     Effect,
+    EndTerm,
     Event,
     IntentStored,
     LeaseHeld,
@@ -41,32 +45,57 @@ from bokilog.effects import (
     ReadOnlyChanged,
     Received,
     Send,
+    SetTimer,
     TimerFired,
     ViewInstalled,
     ViewSwapped,
 )
-from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.errors import NotPrimary, to_wire
+from bokilog.ids import START, LogSpaceId, NodeId, Term
 from bokilog.journal import Journal
 from bokilog.messages import (
+    CeilingHeld,
+    ConfirmTerm,
+    Extend,
+    Extended,
+    FetchRuns,
     FollowMetalog,
+    Heartbeat,
+    HoldCeiling,
     IndexReport,
     Message,
     OpenShardRequest,
     Propose,
+    ReplicateFrom,
+    ReplicateRun,
+    RequestFailed,
+    Runs,
+    RunsHeld,
+    Seal,
+    Sealed,
     ShardProgress,
     Status,
     StatusRequest,
     TailRequest,
     TermChanged,
+    TermConfirmed,
 )
-from bokilog.sequencer.primary import Primary, Recovered
-from bokilog.view import View
+from bokilog.sequencer.backup import Backup, FromPrimary
+from bokilog.sequencer.held import Holding, begun
+from bokilog.sequencer.primary import FromBackup, Primary, Recovered
+from bokilog.sequencer.seal import Holder, Sealing, serve
+from bokilog.term_gate import TermGate
+from bokilog.view import LogSpace, View
 
 TRACE_EVENTS: Final = 256
 TIME_RATE_MAX: Final = 2.0
 """How much faster than the monotonic clock cuts' timestamps may follow a wall clock that was set
 forward, and how much slower one that was set back: no time to live ends in under half its time."""
 
+FOLLOW_RETRY_S: Final = 0.2
+"""A backup that hears nothing of its primary for so long asks it again."""
+
+_AboutSeal = Seal | Extend | FetchRuns | Runs
 _Addressed = ShardProgress | OpenShardRequest | FollowMetalog | Propose | TailRequest | IndexReport
 
 
@@ -90,15 +119,24 @@ class CutClock:
         self._last_s = now_s
         return int(self._ms)
 
+    def at_least(self, least_ms: int) -> None:
+        """A term begins that ended nowhere later than this."""
+        self._ms = max(self._ms, float(least_ms))
+
 
 class SequencerCore:
     """`handle(event, now_s) -> effects` of one sequencer.
 
     Args:
         node: its name in the view.
-        view: of this start's own term, stored already.
+        view: with one sequencer of this start's own term, stored already; with several the one
+            that the journals reach to, and later ones follow as `ViewInstalled`.
         recovered: per log space, where the term before ended and what led there.
         journals: per log space, where its metalog goes.
+        incarnation: of this start, as registered in the view store (P3).
+        disk_id: of its data directory (P14).
+        promised: the last term that was promised here to be left alone, by an earlier start.
+        ceilings: seqnums that may be in use in log spaces whose metalog is not synced (P11).
     """
 
     def __init__(
@@ -108,29 +146,35 @@ class SequencerCore:
         view: View,
         recovered: Mapping[LogSpaceId, Recovered],
         journals: Mapping[LogSpaceId, Journal],
+        incarnation: int = 0,
+        disk_id: str = "",
+        promised: Term | None = None,
+        ceilings: Mapping[LogSpaceId, int] | None = None,
     ) -> None:
         self.node = node
         self.view = view
+        self.incarnation = incarnation
+        self.disk_id = disk_id
+        self.primaries: dict[LogSpaceId, Primary] = {}
+        self.backups: dict[LogSpaceId, Backup] = {}
+        """Log spaces that this sequencer holds the metalog of for another one, or for nobody."""
+        self._journals = journals
+        self._sealing = Sealing(
+            node=node, incarnation=incarnation, disk_id=disk_id, promised=promised
+        )
+        self._ceilings = dict(ceilings or {})
+        self._gate = TermGate(view.term)
+        self._links: set[Address] = set()
+        self._asked: dict[tuple[Address, LogSpaceId, type], FollowMetalog | IndexReport] = {}
+        """What others told that is for a primary, while this sequencer may become one."""
+        self._ticking = False
         for space in view.spaces:
-            if space.primary == node:
-                known = recovered[space.id].end
-                assert known == view.end(space.id), f"the view ends {space.id} elsewhere (P13)"
-        self.primaries = {
-            space.id: Primary(
-                space=space,
-                term=view.term,
-                recovered=_not_earlier(recovered[space.id], view.end_timestamp_ms),
-                journal=journals[space.id],
-            )
-            for space in view.spaces
-            if space.primary == node
-        }
+            if space.id in recovered:
+                self._begin_as(space, begun(recovered[space.id]), first=True)
         self.trace: deque[tuple[float, Address, str]] = deque(maxlen=TRACE_EVENTS)
         """(now_s, source, what) of the last messages, without payloads."""
         self.ignored_count = 0
         """Messages of other terms, of unknown log spaces, or not meant for a sequencer."""
-        self.newest_term = view.term
-        """Past the view's own: another start has taken over."""
         self._clock = CutClock(view.end_timestamp_ms)
         self._token = 0
         self._committing: dict[int, LogSpaceId] = {}
@@ -146,33 +190,97 @@ class SequencerCore:
             case BatchEnded(wall_ms=wall_ms):
                 return self._end_batch(self._clock.read(now_s, wall_ms))
             case Persisted(token=token):
-                return self._primary(self._committing.pop(token)).persisted(token)
+                return self._persisted(token)
             case PersistFailed(token=token, reason=reason):
-                return self._primary(self._committing.pop(token)).persist_failed(reason)
+                return self._role(self._committing.pop(token)).persist_failed(reason)
             case CeilingRaised(space=space, seqnum=seqnum):
-                self._primary(LogSpaceId(space)).ceiling_raised(seqnum)
-                return []
+                return self._ceiling_raised(LogSpaceId(space), seqnum)
             case LinkUp(peer=peer):
-                return [Send(peer, TermChanged(self.newest_term))]
+                return self._link_up(peer)
             case LinkDown(peer=peer):
-                for primary in self.primaries.values():
-                    primary.link_down(peer)
-                return []
+                return self._link_down(peer)
             case TimerFired(timer=("feed", int() as space, source)):
-                return self.primaries[LogSpaceId(space)].feed(source)
+                primary = self.primaries.get(LogSpaceId(space))
+                return primary.feed(source) if primary is not None else []
+            case TimerFired(timer="follow"):
+                return self._follow_again()
             case ViewInstalled(view=view):
                 return self._install(view)
+            case PromiseStored(term=term):
+                return self._sealing.promise_stored(
+                    term, self.view.term, self._holders(), self._ceilings
+                )
             case TimerFired() | LinkClogged() | CheckpointStored() | ReadOnlyChanged():
                 return []  # a full disk keeps commits back until there is room: nothing is lost
-            case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
-                return []
+            case LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
+                return []  # of the controller beside this core
             case _:
                 assert_never(event)
 
-    def _primary(self, space: LogSpaceId) -> Primary:
-        """The primary that something is happening to."""
+    @property
+    def newest_term(self) -> Term:
+        """Of the installed view; a primary of an older one has been succeeded."""
+        return self.view.term
+
+    def _role(self, space: LogSpaceId) -> Primary | Backup:
+        """The role in a log space that something is happening to."""
         self._touched.add(space)
-        return self.primaries[space]
+        return self.primaries.get(space) or self.backups[space]
+
+    def _holders(self) -> dict[LogSpaceId, Holder]:
+        return {**self.primaries, **self.backups}
+
+    def _persisted(self, token: int) -> list[Effect]:
+        space = self._committing.pop(token)
+        self._touched.add(space)
+        primary = self.primaries.get(space)
+        if primary is not None and not primary.space.backups:
+            return primary.persisted(token)
+        effects = self._role(space).persisted(token)
+        return [*effects, *self._sealing.moved(self.view.term, self._holders())]
+
+    def _ceiling_raised(self, space: LogSpaceId, seqnum: int) -> list[Effect]:
+        self._ceilings[space] = max(seqnum, self._ceilings.get(space, 1))
+        role = self._role(space)
+        if isinstance(role, Backup):
+            return role.ceiling_raised(seqnum)
+        role.ceiling_raised(seqnum)
+        return []
+
+    # --- links ------------------------------------------------------------------------------------
+
+    def _link_up(self, peer: Address) -> list[Effect]:
+        self._links.add(peer)
+        effects: list[Effect] = [Send(peer, TermChanged(self.newest_term))]
+        for backup in self.backups.values():
+            if backup.primary == peer:
+                effects += backup.follow()
+        return [*effects, *self._start_ticking()]
+
+    def _link_down(self, peer: Address) -> list[Effect]:
+        self._links.discard(peer)
+        self._gate.forget(peer)
+        for primary in self.primaries.values():
+            primary.link_down(peer)
+        if self._asked:
+            self._asked = {name: each for name, each in self._asked.items() if name[0] != peer}
+        return []
+
+    def _start_ticking(self) -> list[Effect]:
+        if self._ticking or all(backup.primary is None for backup in self.backups.values()):
+            return []
+        self._ticking = True
+        return [SetTimer("follow", FOLLOW_RETRY_S)]
+
+    def _follow_again(self) -> list[Effect]:
+        self._ticking = False
+        effects: list[Effect] = []
+        for backup in self.backups.values():
+            if backup.primary in self._links:
+                effects += backup.tick()
+        return [*effects, *self._start_ticking()]
+
+    # --- messages ---------------------------------------------------------------------------------
 
     def _received(self, source: Address, message: Message) -> list[Effect]:
         match message:
@@ -189,19 +297,81 @@ class SequencerCore:
                 | IndexReport()
             ):
                 return self._addressed(source, message)
+            case RunsHeld() | ReplicateFrom() | CeilingHeld() | TermConfirmed():
+                return self._from_backup(source, message)
+            case ReplicateRun() | HoldCeiling() | ConfirmTerm():
+                return self._from_primary(source, message)
+            case Seal() | Extend() | FetchRuns() | Runs():
+                return self._about_seal(source, message)
+            case Sealed() | Extended() | Heartbeat():
+                return []  # for the controller beside this core
             case _:
                 self.ignored_count += 1
                 return []
 
+    def _from_backup(self, source: Address, message: FromBackup) -> list[Effect]:
+        if message.term != self.view.term:
+            return self._other_term(source, message.term, message)
+        primary = self.primaries.get(LogSpaceId(message.space))
+        if primary is None or primary.term != message.term:
+            self.ignored_count += 1
+            return []
+        self._touched.add(primary.space.id)
+        return primary.backup_received(NodeId(str(source)), message)
+
+    def _from_primary(self, source: Address, message: FromPrimary) -> list[Effect]:
+        if message.term != self.view.term:
+            return self._other_term(source, message.term, message)
+        space = message.run.space if isinstance(message, ReplicateRun) else message.space
+        backup = self.backups.get(LogSpaceId(space))
+        if backup is None:
+            self.ignored_count += 1
+            return []
+        self._touched.add(backup.space.id)
+        return backup.primary_received(source, message)
+
+    def _about_seal(self, source: Address, message: _AboutSeal) -> list[Effect]:
+        """Of the installed term only: what lies past an older term's end must be gone before this
+        sequencer says what it holds (P13)."""
+        term = Term(message.term)
+        if term != self.view.term:
+            return self._other_term(source, term, message)
+        holders = self._holders()
+        match message:
+            case Seal():
+                return self._sealing.seal(source, term, holders, self._ceilings)
+            case Extend():
+                return self._sealing.extend(source, message, holders)
+            case FetchRuns(space=space) | Runs(space=space) if space in holders:
+                number = LogSpaceId(space)
+                if isinstance(message, FetchRuns):
+                    return serve(source, message, holders[number], self._journals[number])
+                self._touched.add(number)
+                return self._sealing.fetched(message, holders[number])
+            case _:
+                self.ignored_count += 1
+                return []
+
+    def _other_term(self, source: Address, term: int, message: Message) -> list[Effect]:
+        """Of a newer term: kept until that view is loaded. Of an older one: its sender is told."""
+        if term > self.newest_term:
+            self._gate.admit(term, source, message)
+            return [LoadView(term)]
+        self.ignored_count += 1
+        return [Send(source, TermChanged(self.newest_term))]
+
     def _addressed(self, source: Address, message: _Addressed) -> list[Effect]:
         """A message about a log space; one of a newer term than any known here is a hint."""
         term = _term_of(message)
+        space = LogSpaceId(message.space)
         if term is not None and term > self.newest_term:
+            if space in self.primaries or space in self.backups:
+                self._keep(source, term, message)
             return [LoadView(term)]
-        if message.space not in self.primaries:
-            self.ignored_count += 1
-            return []
-        primary = self._primary(LogSpaceId(message.space))
+        primary = self.primaries.get(space)
+        if primary is None:
+            return self._not_primary(source, message)
+        self._touched.add(space)
         match message:
             case ShardProgress(term=primary.term):
                 primary.progressed(NodeId(str(source)), message)
@@ -221,27 +391,134 @@ class SequencerCore:
                 assert_never(message)
         return []
 
+    def _keep(self, source: Address, term: Term, message: _Addressed) -> None:
+        """It is of a view that this sequencer has not loaded yet."""
+        if isinstance(message, FollowMetalog | IndexReport):
+            self._asked[source, LogSpaceId(message.space), type(message)] = message
+        else:
+            self._gate.admit(term, source, message)
+
+    def _not_primary(self, source: Address, message: _Addressed) -> list[Effect]:
+        """Its sender may know a view in which this sequencer is the primary, or an old one."""
+        backup = self.backups.get(LogSpaceId(message.space))
+        if backup is None:
+            self.ignored_count += 1
+            return []
+        match message:
+            case FollowMetalog() | IndexReport():
+                self._keep(source, self.newest_term, message)
+            case Propose(request=request) | TailRequest(request=request):
+                error = to_wire(NotPrimary(backup.primary))
+                return [Send(source, RequestFailed(request, error, START))]
+            case _:
+                self.ignored_count += 1
+        return []
+
     def _end_batch(self, timestamp_ms: int) -> list[Effect]:
         effects: list[Effect] = []
         touched, self._touched = self._touched, set()
         for space in sorted(touched):
-            primary = self.primaries[space]
+            role = self.primaries.get(space) or self.backups[space]
             token = self._token + 1
-            produced = primary.end_batch(timestamp_ms, token)
-            if primary.committed(token):
+            produced = role.end_batch(timestamp_ms, token)
+            if role.committed(token):
                 self._token = token
                 self._committing[token] = space
             effects += produced
         return effects
 
+    # --- views ------------------------------------------------------------------------------------
+
     def _install(self, view: View) -> list[Effect]:
-        """A later term's view: this process never orders anything again (P12)."""
+        """A later term begins: a primary of the last one never orders anything again (P12)."""
         if view.term <= self.newest_term:
             return []
-        self.newest_term = view.term
-        return [
-            effect for primary in self.primaries.values() for effect in primary.depose(view.term)
-        ]
+        self.view = view
+        self._sealing.begin()
+        self._clock.at_least(view.end_timestamp_ms)
+        effects: list[Effect] = []
+        for space in view.spaces:
+            effects += self._change_role(space)
+        peers = [peer for peer in self._links if isinstance(peer, str)]
+        if any(space.backups for space in view.spaces):
+            effects += [Send(peer, TermChanged(view.term)) for peer in sorted(peers)]
+        for held in self._gate.install(view.term):
+            effects += self._received(held.source, held.message)
+        return [*effects, *self._start_ticking()]
+
+    def _change_role(self, space: LogSpace) -> list[Effect]:
+        """From the role in the last view to that in this one, with the same journal."""
+        primary = self.primaries.get(space.id)
+        effects: list[Effect] = []
+        if primary is not None:
+            holding = primary.holding()
+            for source, message in primary.asked():
+                self._asked[source, space.id, type(message)] = message
+            effects += primary.depose(self.view.term)
+            if not (space.backups or self._is_named(space)):
+                return effects  # its successor is another start of this sequencer
+        elif space.id in self.backups:
+            holding = self.backups[space.id].holding()
+        else:
+            return []
+        return [*effects, *self._begin_as(space, holding)]
+
+    def _begin_as(self, space: LogSpace, holding: Holding, *, first: bool = False) -> list[Effect]:
+        """Takes the role that the view gives to this start of this sequencer."""
+        self.primaries.pop(space.id, None)
+        self.backups.pop(space.id, None)
+        end = self.view.end(space.id)
+        named = (
+            space.primary == self.node if first and not self.incarnation else self._is_named(space)
+        )
+        if named and first:
+            assert holding.metalog.end == end, f"the view ends {space.id} elsewhere (P13)"
+        if holding.metalog.position.term < self.view.term:
+            holding.end_at(end)
+        if named and holding.metalog.count == end.position.count:
+            return self._begin_as_primary(space, holding)
+        self._begin_as_backup(space, holding)
+        if named:
+            what = f"log space {space.id}: entries up to {end.position} are missing here"
+            return [EndTerm(what)]  # another start of it, or another sequencer, has to do it
+        return self.backups[space.id].follow()
+
+    def _begin_as_primary(self, space: LogSpace, holding: Holding) -> list[Effect]:
+        primary = self.primaries[space.id] = Primary(
+            space=space,
+            term=self.view.term,
+            recovered=_not_earlier(holding.metalog.recovered(), self.view.end_timestamp_ms),
+            journal=self._journals[space.id],
+            standing=holding.standing,
+        )
+        if self._sealing.is_sealed(self.view.term):
+            primary.seal()
+        effects: list[Effect] = []
+        for (source, number, _), message in list(self._asked.items()):
+            if number == space.id:
+                effects += self._addressed(source, message)
+        return effects
+
+    def _begin_as_backup(self, space: LogSpace, holding: Holding) -> None:
+        """Of the view's primary, unless that is an older start of this very sequencer."""
+        member = self.node in space.sequencers
+        backup = self.backups[space.id] = Backup(
+            space=space,
+            term=self.view.term,
+            holding=holding,
+            journal=self._journals[space.id],
+            primary=space.primary if member and space.primary != self.node else None,
+            ceiling=self._ceilings.get(space.id, 1),
+            votes=member and _disk_of(self.view, self.node) == self.disk_id,
+        )
+        if self._sealing.is_sealed(self.view.term):
+            backup.seal()
+
+    def _is_named(self, space: LogSpace) -> bool:
+        """Whether the view names this start of this sequencer as primary (P12)."""
+        if space.primary != self.node or not self.incarnation:
+            return False
+        return self.view.node(self.node).incarnation == self.incarnation
 
     def facts(self) -> dict[str, object]:
         """For `bokilog status`."""
@@ -249,7 +526,8 @@ class SequencerCore:
             "role": "sequencer",
             "node": self.node,
             "term": self.view.term,
-            "primary": self.newest_term == self.view.term,
+            "primary": any(each.term == self.newest_term for each in self.primaries.values()),
+            "promised": self._sealing.promised,
             "ignored": self.ignored_count,
             "spaces": {
                 space: {
@@ -262,6 +540,17 @@ class SequencerCore:
                 }
                 for space, primary in self.primaries.items()
                 for stats in [primary.stats()]
+            }
+            | {
+                space: {
+                    "durability": backup.space.durability,
+                    "primary": backup.primary,
+                    "position": list(stats.position),
+                    "durable": list(stats.durable),
+                    "tail": stats.tail,
+                }
+                for space, backup in self.backups.items()
+                for stats in [backup.stats()]
             },
         }
 
@@ -270,6 +559,15 @@ class SequencerCore:
         assert all(token <= self._token for token in self._committing)
         for primary in self.primaries.values():
             primary.check()
+        for backup in self.backups.values():
+            backup.check()
+        assert not set(self.primaries) & set(self.backups)
+        self._gate.check()
+
+
+def _disk_of(view: View, node: NodeId) -> str:
+    """The disk of a sequencer that has a vote in the view (P14)."""
+    return next((each.disk_id for each in view.nodes if each.id == node), "")
 
 
 def _not_earlier(recovered: Recovered, timestamp_ms: int) -> Recovered:

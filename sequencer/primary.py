@@ -4,6 +4,9 @@ Decides the order. It cuts on arrival, once per batch (LIMITS point 3), never lo
 tag, and publishes an entry only once it is held to the class's standard (P11). Several entries may
 be in flight.
 
+With backups an entry is published once a majority of the log space's sequencers holds it
+(`replication.py`); without, once it is durable here.
+
 Invariants: positions and seqnums are contiguous from the end of the term before (P13); timestamps
 never go back (P10); no seqnum at or past the synced ceiling is given (P11); nothing is sent to a
 follower past `published_count`; a follower gets every entry once and in order on one connection.
@@ -16,9 +19,9 @@ them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias, assert_never
 
 from bokilog.cut import record_count
 from bokilog.effects import Address, Commit, Effect, EndTerm, RaiseCeiling, Send, SetTimer
@@ -27,16 +30,20 @@ from bokilog.ids import NodeId, Position, Term
 from bokilog.journal import Journal
 from bokilog.limits import SEQNUM_MAX
 from bokilog.messages import (
+    CeilingHeld,
     FollowMetalog,
     IndexReport,
     Metalog,
     MetalogPosition,
     OpenShardRequest,
     Propose,
+    ReplicateFrom,
     RequestFailed,
+    RunsHeld,
     ShardProgress,
     Tail,
     TailRequest,
+    TermConfirmed,
 )
 from bokilog.metalog import (
     ITEM_METALOG,
@@ -52,7 +59,9 @@ from bokilog.metalog import (
     encode_run,
     proposal_problem,
 )
+from bokilog.sequencer.held import Held, Holding, Recovered, Standing, deletions_of
 from bokilog.sequencer.progress import Progress
+from bokilog.sequencer.replication import Replication
 from bokilog.sequencer.runs import RunIndex
 from bokilog.sequencer.survival import Survival
 from bokilog.view import End, LogSpace
@@ -77,6 +86,9 @@ CEILING_STEP: Final = 1 << 24
 """Seqnums that one synced ceiling covers; at most that many are skipped when a term ends (P11)."""
 FORGET_KEYS_MS: Final = 3_600_000
 """A `ForgetKeys` entry at most this often, by cut timestamps, and one when a term begins."""
+
+
+FromBackup: TypeAlias = RunsHeld | ReplicateFrom | CeilingHeld | TermConfirmed
 
 
 class Follower:
@@ -115,16 +127,6 @@ class PrimaryStats:
     """Storage node to (folded, stored) metalog counts, as it last reported."""
 
 
-class Recovered(NamedTuple):
-    """What a journal says of a log space's metalog, up to its end."""
-
-    end: End
-    runs: RunIndex
-    deletions: tuple[Run, ...]
-    starts_at: int = 0
-    """Count before the last `StartOver`: a fold that begins from nothing begins there (P20)."""
-
-
 class Primary:
     """Pure core of one log space's order.
 
@@ -133,10 +135,17 @@ class Primary:
         term: of the view that made it primary; it never has another one (P12).
         recovered: where the term before ended, as the view says, and what led there.
         journal: where entries go; their runs are read back from it.
+        standing: how much of that is durable in it; None: all.
     """
 
     def __init__(
-        self, *, space: LogSpace, term: Term, recovered: Recovered, journal: Journal
+        self,
+        *,
+        space: LogSpace,
+        term: Term,
+        recovered: Recovered,
+        journal: Journal,
+        standing: Standing | None = None,
     ) -> None:
         end = recovered.end
         self.space = space
@@ -148,8 +157,9 @@ class Primary:
         self.timestamp_ms = end.timestamp_ms
         self.count = end.position.count
         self.published_count = end.position.count
-        self._base_count = end.position.count
+        self._base = end.position
         self._starts_at = recovered.starts_at
+        self._starts_before = list(recovered.starts_before)
         self._survival = Survival(space, ordered_before=end.position.count > 0)
         self._empty_until = 0 if end.position.count else end.tail
         """Nothing below this seqnum is held by anybody: the first start, or after `StartOver`."""
@@ -169,6 +179,12 @@ class Primary:
         self._reports: dict[str, IndexReport] = {}
         self._stopped: BokilogError | None = None
         self._deposed = False
+        self._sealed = False
+        self._replication = (
+            Replication(space=space, term=term, standing=standing or Standing(end))
+            if space.backups
+            else None
+        )
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -215,7 +231,7 @@ class Primary:
         end (P11): the follower is sent what came in their place, and learns from its view where
         the term ended (P13).
         """
-        known = self.published_count if message.position.term == self.term else self._base_count
+        known = self.published_count if message.position.term == self.term else self._base.count
         sent = min(message.position.count, known)
         effects: list[Effect] = []
         if message.shard and not message.position.count:
@@ -249,13 +265,44 @@ class Primary:
         """It follows no more and waits for nothing; what it proposed keeps its place."""
         self._followers.pop(source, None)
         self._tails = [(waiter, request) for waiter, request in self._tails if waiter != source]
+        if self._replication is not None:
+            self._replication.link_down(source)
+
+    # --- backups ----------------------------------------------------------------------------------
+
+    def backup_received(self, node: NodeId, message: FromBackup) -> list[Effect]:
+        """What a backup says of itself; from a sequencer that is none it means nothing."""
+        replication = self._replication
+        if replication is None or node not in replication:
+            return []
+        match message:
+            case RunsHeld(count=count):
+                replication.told(node, min(count, self.count))
+                return [*self._publish_held(), *self.feed(node)]
+            case ReplicateFrom(count=count):
+                return [*replication.feed_from(node, min(count, self.count)), *self.feed(node)]
+            case CeilingHeld(seqnum=seqnum):
+                self._ceiling = max(self._ceiling, replication.ceiling_held(node, seqnum))
+            case TermConfirmed(round=round_):
+                answered = replication.confirmed(node, round_)
+                if not (self._sealed or self._deposed):
+                    return [self._tell_tail(*waiter) for waiter in answered]
+                self._tails += answered
+            case _:
+                assert_never(message)
+        return []
+
+    def seal(self) -> None:
+        """From here on nothing is ordered, published or confirmed: a promise is being stored, and
+        holds already (P14)."""
+        self._sealed = True
 
     # --- the order --------------------------------------------------------------------------------
 
     def end_batch(self, wall_ms: int, token: int) -> list[Effect]:
         """Everything of this batch becomes one run; at most one commit, named by `token`."""
         effects = self._answer_tails()
-        if self._stopped is not None:
+        if self._stopped is not None or self._sealed:
             return effects
         if len(self._in_flight) < RUNS_IN_FLIGHT_MAX:
             effects += self._order(wall_ms, token)
@@ -263,10 +310,15 @@ class Primary:
         if need + CEILING_STEP // 2 > self._ceiling_asked <= SEQNUM_MAX:
             self._ceiling_asked = min(need + CEILING_STEP, SEQNUM_MAX + 1)
             effects.append(RaiseCeiling(self.space.id, self._ceiling_asked))
+            if self._replication is not None:
+                effects += self._replication.ask_ceiling(self._ceiling_asked)
         return effects
 
     def ceiling_raised(self, seqnum: int) -> None:
-        """Seqnums below `seqnum` may be given from now on (P11)."""
+        """It is synced that seqnums below `seqnum` may be in use: they may be given from now on, or
+        once a majority of the sequencers has synced it (P11)."""
+        if self._replication is not None:
+            seqnum = self._replication.ceiling_held(None, seqnum)
         self._ceiling = max(self._ceiling, seqnum)
 
     def committed(self, token: int) -> bool:
@@ -274,26 +326,26 @@ class Primary:
         return bool(self._in_flight) and self._in_flight[-1].token == token
 
     def persisted(self, token: int) -> list[Effect]:
-        """Entries up to this commit are durable: now, and only now, may others see them (P11)."""
+        """Entries up to this commit are durable here: now, and with backups once a majority holds
+        them too, and only now may others see them (P11)."""
+        if self._replication is not None:
+            self._replication.standing.persisted(token)
+            return self._publish_held()
         published = False
         while self._in_flight and self._in_flight[0].token <= token:
-            _, run, self.published_tail = self._in_flight.popleft()
-            self.published_count = run.until
-            self._recent.append(run)
-            self._deletions += deletions_of(run)
+            self._publish_next()
             published = True
-        while len(self._recent) > RUNS_CACHED:
-            self._recent.popleft()
-        if not published:
-            return []
-        return [effect for source in list(self._followers) for effect in self.feed(source)]
+        return self._published() if published else []
 
     def persist_failed(self, reason: str) -> list[Effect]:
         """Nothing that is in flight is ever published; the order stops here until a new term (P7).
 
         Whether the next start finds it is unknown, so its proposers are told nothing.
         """
-        return self._stop(NotReady(f"sequencing has stopped: {reason}"))
+        effects = self._stop(NotReady(f"sequencing has stopped: {reason}"))
+        if self._replication is not None:  # another sequencer can go on
+            effects.append(EndTerm(f"log space {self.space.id}: {reason}"))
+        return effects
 
     def depose(self, term: Term) -> list[Effect]:
         """The view of a later term is stored: nothing more is ordered or published here (P12)."""
@@ -303,7 +355,9 @@ class Primary:
     def feed(self, source: Address) -> list[Effect]:
         """The next published runs for a follower; more are sent when its timer fires."""
         follower = self._followers.get(source)
-        if follower is None or follower.sent >= self.published_count:
+        if follower is None:
+            return self._feed_backup(source)
+        if follower.sent >= self.published_count:
             return []
         if self._survival.undecided and source in self.space.replicas:
             return []
@@ -334,6 +388,45 @@ class Primary:
         assert self.published_tail <= self.tail <= self._ceiling <= self._ceiling_asked
         assert not self._recent or self._recent[-1].until == self.published_count
         assert all(each.sent <= self.published_count for each in self._followers.values())
+
+    @property
+    def standing(self) -> Standing:
+        """How much of it is durable here."""
+        if self._replication is not None:
+            return self._replication.standing
+        pending = [(each.token, self._end(each.run.until, each.tail)) for each in self._in_flight]
+        return Standing(self._end(self.published_count, self.published_tail), pending)
+
+    def holding(self) -> Holding:
+        """Its metalog, for the next role of this sequencer; asked for before `depose`."""
+        unpublished = [run for each in self._in_flight for run in deletions_of(each.run)]
+        recovered = Recovered(
+            end=self._end(self.count, self.tail),
+            runs=self._runs,
+            deletions=(*self._deletions, *unpublished),
+            starts_at=self._starts_at,
+            starts_before=tuple(self._starts_before),
+        )
+        return Holding(Held(recovered), self.standing)
+
+    @property
+    def runs(self) -> RunIndex:
+        """Where its entries lie in the journal."""
+        return self._runs
+
+    def take_fetched(self, runs: Iterable[Run], until: int) -> list[Effect]:
+        """Nothing: every entry of the term is its own, so there is nothing to fetch (P13)."""
+        return []
+
+    def asked(self) -> list[tuple[Address, FollowMetalog | IndexReport]]:
+        """What others told it that the next primary has to know, as of now."""
+        return [
+            *(
+                (source, FollowMetalog(self.space.id, Position(self.term, each.sent), each.number))
+                for source, each in self._followers.items()
+            ),
+            *self._reports.items(),
+        ]
 
     def stats(self) -> PrimaryStats:
         """A snapshot."""
@@ -369,7 +462,31 @@ class Primary:
         self._proposed.clear()
         self._runs.add(run.first, location)
         self._in_flight.append(InFlight(token, run, self.tail))
-        return [Commit(self.space.id, token)]
+        if self._replication is None:
+            return [Commit(self.space.id, token)]
+        self._replication.standing.committed(token, self._end(run.until, self.tail))
+        return [*self._replication.ordered(run), Commit(self.space.id, token)]
+
+    def _publish_held(self) -> list[Effect]:
+        """Whatever a majority holds; none of it once the term is sealed (P14)."""
+        assert self._replication is not None, "only backups make a majority"
+        held = self._replication.held_count
+        if self._sealed or not self._in_flight or self._in_flight[0].run.until > held:
+            return []
+        while self._in_flight and self._in_flight[0].run.until <= held:
+            self._publish_next()
+        return self._published()
+
+    def _publish_next(self) -> None:
+        _, run, self.published_tail = self._in_flight.popleft()
+        self.published_count = run.until
+        self._recent.append(run)
+        self._deletions += deletions_of(run)
+
+    def _published(self) -> list[Effect]:
+        while len(self._recent) > RUNS_CACHED:
+            self._recent.popleft()
+        return [effect for source in list(self._followers) for effect in self.feed(source)]
 
     def _entries(self, wall_ms: int) -> list[Entry]:
         self.timestamp_ms = timestamp_ms = max(wall_ms, self.timestamp_ms)
@@ -395,6 +512,7 @@ class Primary:
     def _start_over(self, timestamp_ms: int) -> Entry:
         """Every replica is empty: their folds begin at this entry (P20)."""
         self._survival.started_over()
+        self._starts_before.append(self._starts_at)
         self._starts_at, self._empty_until = self.count, self.tail
         for source, follower in self._followers.items():
             if source in self.space.replicas:
@@ -424,16 +542,23 @@ class Primary:
         refused, self._proposed = self._proposed, []
         effects = [self._refuse(source, each.request, error) for source, each in refused]
         if self._deposed:
+            if self._replication is not None:
+                self._tails += self._replication.give_up_rounds()
             effects += [self._refuse(source, request, error) for source, request in self._tails]
             self._tails = []
         return effects
 
     def _answer_tails(self) -> list[Effect]:
+        if not self._tails or self._sealed:
+            return []
+        if self._replication is not None:
+            effects, self._tails = self._replication.begin_round(self._tails)
+            return effects
         waiting, self._tails = self._tails, []
-        return [
-            Send(source, Tail(request, self.space.id, self.published, self.published_tail))
-            for source, request in waiting
-        ]
+        return [self._tell_tail(*waiter) for waiter in waiting]
+
+    def _tell_tail(self, source: Address, request: int) -> Effect:
+        return Send(source, Tail(request, self.space.id, self.published, self.published_tail))
 
     def _tell_position(self, source: Address) -> Effect:
         return Send(source, MetalogPosition(self.space.id, self.published, self.published_tail))
@@ -447,6 +572,27 @@ class Primary:
         for location in self._runs.locations(count, self.published_count):
             yield decode_run(self._journal.read(location))
 
+    def _feed_backup(self, source: Address) -> list[Effect]:
+        """A backup gets every run that was appended, published or not."""
+        replication = self._replication
+        if replication is None or source not in replication or self._sealed or self._stopped:
+            return []
+        return replication.feed(NodeId(str(source)), self.count, self._appended_from)
+
+    def _appended_from(self, count: int) -> Iterator[Run]:
+        if count < self.published_count:
+            yield from self._runs_from(count)
+        for each in self._in_flight:
+            if each.run.until > count:
+                yield each.run
+
+    def _end(self, count: int, tail: int) -> End:
+        """Where this term's metalog stands after so many entries."""
+        position = Position(self.term, count) if count > self._base.count else self._base
+        return End(
+            space=self.space.id, position=position, tail=tail, timestamp_ms=self.timestamp_ms
+        )
+
     def _newest_first(self, count: int) -> Iterator[Run]:
         """Cached runs from the newest back to the one that holds entry `count`."""
         for run in reversed(self._recent):
@@ -456,15 +602,6 @@ class Primary:
 
     def _refuse(self, source: Address, request: int, error: BokilogError) -> Effect:
         return Send(source, RequestFailed(request, to_wire(error), self.published))
-
-
-def deletions_of(run: Run) -> list[Run]:
-    """The run's deletions of LogBooks, each as a run of its own: every engine gets them (P18)."""
-    return [
-        Run(run.space, run.term, run.first + place, (entry,))
-        for place, entry in enumerate(run.entries)
-        if isinstance(entry, DeleteBook)
-    ]
 
 
 def _touches(run: Run, number: int) -> bool:

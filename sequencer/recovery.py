@@ -1,11 +1,13 @@
-"""Where the term before this start ended, read from this sequencer's own journals.
+"""Where a metalog stood when this sequencer stopped, read from its own journals.
 
 With one sequencer its journal is the metalog: what it holds, and P7 has made durable, is the end
 (P13). Classes whose metalog is not synced start again above their ceiling, so that no seqnum is
-given twice, whatever was lost (P11).
+given twice, whatever was lost (P11). With several sequencers it is what this one brings to the next
+view.
 
 Invariant: what is taken for the metalog is one unbroken sequence of runs of this log space; a
-journal that holds anything else has no say (P14).
+journal that holds anything else has no say (P14). A run of a later term that begins where an
+earlier term's run did cuts back to it: what lay past it was left out by that term's end (P13).
 
 Does not know: views, which journal belongs to which log space. Differs from Boki, which keeps the
 metalog in memory only.
@@ -13,12 +15,14 @@ metalog in memory only.
 
 from __future__ import annotations
 
-from bokilog.cut import record_count
+from dataclasses import replace
+
 from bokilog.errors import CorruptJournal
 from bokilog.ids import Position
 from bokilog.journal import Journal, Location
-from bokilog.metalog import Cut, Run, StartOver, decode_run
-from bokilog.sequencer.primary import Recovered, RunIndex, deletions_of
+from bokilog.metalog import Run, decode_run
+from bokilog.sequencer.held import Held, Recovered
+from bokilog.sequencer.runs import RunIndex
 from bokilog.view import End
 
 
@@ -34,38 +38,30 @@ def recover_metalog(journal: Journal, last: End, *, ceiling: int) -> Recovered:
     Raises:
         CorruptJournal: the runs do not follow each other, or are of another log space.
     """
-    runs = RunIndex()
-    deletions: list[Run] = []
-    position, tail, timestamp_ms = last.position, last.tail, last.timestamp_ms
-    starts_at = 0
+    held = Held(Recovered(last, RunIndex(), ()))
+    dropped_until = 0
     for _, location, data in journal.recover():
         run = decode_run(data)
-        if run.space == last.space and run.until <= position.count and run.term <= position.term:
-            continue  # written again by a recovery (P7)
-        _check_continues(run, location, last=last, position=position)
-        runs.add(run.first, location)
-        position = Position(run.term, run.until)
-        for place, entry in enumerate(run.entries):
-            if isinstance(entry, StartOver):
-                starts_at = run.first + place
-            timestamp_ms = max(timestamp_ms, entry.timestamp_ms)
-            if isinstance(entry, Cut):
-                tail = entry.first_seqnum + record_count(entry.spans)
-        deletions += deletions_of(run)
-    end = End(
-        space=last.space,
-        position=position,
-        tail=max(tail, ceiling),
-        timestamp_ms=timestamp_ms,
-    )
-    return Recovered(end, runs, tuple(deletions), starts_at)
+        if run.space == last.space and run.term <= held.position.term:
+            if run.until <= held.count:
+                continue  # written again by a recovery (P7)
+            if run.term < held.position.term and run.until <= dropped_until:
+                continue  # the same, of entries that a term's end left out
+        if run.space == last.space and run.term > held.position.term and run.first < held.count:
+            dropped_until = max(dropped_until, held.count)
+            held.cut(run.first)
+        if (run.space, run.first) != (last.space, held.count) or run.term < held.position.term:
+            raise _does_not_follow(run, location, last=last, position=held.position)
+        held.take(run, location)
+    found = held.recovered()
+    return found._replace(end=replace(found.end, tail=max(found.end.tail, ceiling)))
 
 
-def _check_continues(run: Run, location: Location, *, last: End, position: Position) -> None:
-    if run.space == last.space and run.first == position.count and run.term >= position.term:
-        return
+def _does_not_follow(
+    run: Run, location: Location, *, last: End, position: Position
+) -> CorruptJournal:
     problem = (
         f"entries {run.first}..{run.until} of log space {run.space} and term {run.term} do not"
         f" follow {position} of log space {last.space}"
     )
-    raise CorruptJournal(f"segment {location.segment}", location.offset, problem)
+    return CorruptJournal(f"segment {location.segment}", location.offset, problem)

@@ -19,6 +19,7 @@ from bokilog.metalog import (
     StartOver,
     encode_run,
 )
+from bokilog.sequencer import runs as module
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.view import first_end
 from tests.unit.sequencer.rig import BASE, SPACE, end
@@ -99,7 +100,6 @@ def test_a_fold_of_nothing_begins_where_everything_started_over() -> None:
         run(1, 3, 6),  # entries are missing before it
         run(1, 1, 6, 6),  # it begins inside what was there
         run(2, 1, 6, 6),
-        run(2, 0, 6),  # another term's entries at the same place
         Run(LogSpaceId(7), Term(1), 2, (ForgetKeys(6),)),
         Run(LogSpaceId(7), Term(1), 0, (ForgetKeys(5),)),
     ],
@@ -115,3 +115,43 @@ def test_p14_a_term_does_not_go_back() -> None:
     journal, _ = journal_of(run(2, 0, 5), run(1, 1, 5))
     with pytest.raises(CorruptJournal):
         recover_metalog(journal, FIRST, ceiling=1)
+
+
+# --- entries that a term's end left out -----------------------------------------------------------
+
+
+def test_p13_a_later_term_cuts_back_to_where_it_began() -> None:
+    journal, locations = journal_of(
+        cut(1, 0, 1, 40), cut(1, 1, 41, 5), run(1, 2, 7), cut(3, 1, 41, 2), run(3, 2, 9)
+    )
+    found = recover_metalog(journal, FIRST, ceiling=1)
+    assert found.end == end(Position(Term(3), 3), tail=43, timestamp_ms=9)
+    assert list(found.runs.locations(0, 9)) == [locations[0], *locations[3:]]
+
+
+def test_p13_entries_left_out_may_be_written_again_and_stay_out() -> None:
+    both = [run(1, 0, 5), run(1, 1, 6), run(1, 2, 6), run(2, 1, 7)]
+    journal, locations = journal_of(*both, *both, run(2, 2, 8))
+    found = recover_metalog(journal, FIRST, ceiling=1)
+    assert found.end.position == Position(Term(2), 3)
+    assert list(found.runs.locations(0, 9)) == [locations[0], locations[3], locations[8]]
+
+
+def test_p13_deletions_and_fresh_starts_that_were_left_out_are_forgotten() -> None:
+    deletion = DeleteBook(5, 7, NOBODY)
+    journal, _ = journal_of(
+        Run(SPACE, Term(1), 0, (StartOver(5, 1), deletion)),
+        Run(SPACE, Term(1), 2, (StartOver(6, 1), deletion._replace(book=8))),
+        run(2, 2, 7),
+    )
+    found = recover_metalog(journal, FIRST, ceiling=1)
+    assert found.deletions == (Run(SPACE, Term(1), 1, (deletion,)),)
+    assert found.starts_at == 0
+
+
+def test_p13_the_cut_may_lie_in_a_sealed_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_RUNS", 3)
+    journal, locations = journal_of(*(run(1, first, 5) for first in range(10)), run(2, 4, 6))
+    found = recover_metalog(journal, FIRST, ceiling=1)
+    assert list(found.runs.locations(0, 99)) == [*locations[:4], locations[10]]
+    assert len(found.runs) == 5
