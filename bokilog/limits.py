@@ -37,6 +37,11 @@ KEY_HORIZON_S: Final = 7 * 24 * 3600
 # A hold keeps trims, and so disk, back: nobody may hold for ever by mistake; it can be renewed.
 HOLD_TTL_S_MAX: Final = 366 * 24 * 3600
 
+# Retention: a century is longer than any disk here; less than a second is what timeouts are for.
+RETENTION_S_MIN: Final = 1
+RETENTION_S_MAX: Final = 100 * 366 * 24 * 3600
+RETENTION_BYTES_MAX: Final = 2**53 - 1
+
 # --- reading ---
 
 PAGE_RECORDS_DEFAULT: Final = 100

@@ -365,13 +365,15 @@ class Log(Protocol):
             name: as in `book`.
             durability: "sync" (synced on the write quorum before the ack), "flush" (written to the
                 OS there) or "memory" (in RAM there).
-            retention_s: let go of records older than this; None: keep them.
-            retention_bytes: let go of the oldest beyond this many bytes; None: keep them.
+            retention_s: let go of records older than this, by the time of the log; None: keep
+                them. Holds keep back what this lets go, as they do with trims.
+            retention_bytes: let go of the oldest beyond this many bytes of data; the newest records
+                that have them together stay. None: keep them.
             timeout_s: see the module.
 
         Raises:
             LogBookConflict: it exists with another property.
-            NotSupported: this version has no retention by age or size yet.
+            InvalidRange: a retention outside its limits.
         """
         ...
 

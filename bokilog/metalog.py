@@ -25,7 +25,14 @@ from bokilog.codec import listed, natural, optional_text, pack, row, text, unpac
 from bokilog.cut import CutSpan, record_count
 from bokilog.errors import BokilogError, InvalidRange, InvalidTag, RemoteProtocolError
 from bokilog.ids import SYSTEM_BOOK, LogSpaceId, Position, Term
-from bokilog.limits import HOLD_NAME_BYTES_MAX, HOLD_TTL_S_MAX, SEQNUM_MAX, TAG_BYTES_MAX
+from bokilog.limits import (
+    HOLD_NAME_BYTES_MAX,
+    HOLD_TTL_S_MAX,
+    RETENTION_BYTES_MAX,
+    RETENTION_S_MAX,
+    SEQNUM_MAX,
+    TAG_BYTES_MAX,
+)
 from bokilog.record import SYSTEM_TAG_PREFIX
 
 ITEM_METALOG = 2
@@ -133,6 +140,17 @@ class StartOver(NamedTuple):
     first_seqnum: int
 
 
+class Retain(NamedTuple):
+    """From here on the service lets go of what is older, or lies beyond so many bytes (P25); 0 is
+    no bound. Said again alike it changes nothing."""
+
+    timestamp_ms: int
+    book: int
+    retention_ms: int
+    retention_bytes: int
+    proposer: Proposer
+
+
 Entry = (
     Cut
     | OpenShard
@@ -144,25 +162,26 @@ Entry = (
     | ForgetKeys
     | EndTags
     | StartOver
+    | Retain
 )
-Proposal = Trim | Hold | Release | DeleteBook | EndTags
+Proposal = Trim | Hold | Release | DeleteBook | EndTags | Retain
 """Entries that a client asks for, through its engine."""
 
-_KINDS: tuple[type[Entry], ...] = (
-    Cut,
-    OpenShard,
-    CloseShard,
-    Trim,
-    Hold,
-    Release,
-    DeleteBook,
-    ForgetKeys,
-    EndTags,
-    StartOver,
-)
-"""An entry's number on the wire and on disk is its place here: append only. 10 is kept for `Lost`
-(P24)."""
-_KIND_OF = {kind: number for number, kind in enumerate(_KINDS)}
+_KINDS: dict[int, type[Entry]] = {
+    0: Cut,
+    1: OpenShard,
+    2: CloseShard,
+    3: Trim,
+    4: Hold,
+    5: Release,
+    6: DeleteBook,
+    7: ForgetKeys,
+    8: EndTags,
+    9: StartOver,
+    11: Retain,
+}
+"""An entry's number on the wire and on disk, never used again. 10 is kept for `Lost` (P24)."""
+_KIND_OF = {kind: number for number, kind in _KINDS.items()}
 
 
 class Run(NamedTuple):
@@ -203,8 +222,8 @@ def entry_from_plain(plain: object) -> Entry:
         RemoteProtocolError: not an entry of this version.
     """
     fields = listed(plain)
-    kind = natural(fields[0]) if fields else len(_KINDS)
-    if kind >= len(_KINDS):
+    kind = natural(fields[0]) if fields else -1
+    if kind not in _KINDS:
         raise RemoteProtocolError(problem=f"a metalog entry of unknown kind {kind}")
     checks = _CHECKS[kind]
     if len(fields) != len(checks) + 1:
@@ -274,10 +293,10 @@ def annotation_text(annotation: object) -> str:
     return str(getattr(annotation, "__forward_arg__", annotation))
 
 
-_CHECKS = [
-    [_CHECK_OF[annotation_text(annotation)] for annotation in kind.__annotations__.values()]
-    for kind in _KINDS
-]
+_CHECKS = {
+    number: [_CHECK_OF[annotation_text(annotation)] for annotation in kind.__annotations__.values()]
+    for number, kind in _KINDS.items()
+}
 
 
 # --- what may be proposed -------------------------------------------------------------------------
@@ -312,6 +331,13 @@ def proposal_problem(entry: Entry) -> BokilogError | None:
         case EndTags(prefix=prefix):
             if not _is_short(prefix, TAG_BYTES_MAX) or prefix[0] != SYSTEM_TAG_PREFIX:
                 return InvalidTag(repr(prefix), "is no prefix of the libraries' tags, $...")
+        case Retain(retention_ms=retention_ms, retention_bytes=retention_bytes):
+            if not _is_natural(retention_ms, RETENTION_S_MAX * 1000):
+                problem = f"is over {RETENTION_S_MAX} seconds"
+                return InvalidRange("retention_ms", repr(retention_ms), problem)
+            if not _is_natural(retention_bytes, RETENTION_BYTES_MAX):
+                problem = f"is over {RETENTION_BYTES_MAX}"
+                return InvalidRange("retention_bytes", repr(retention_bytes), problem)
     if not _is_natural(entry.book, (1 << 63) - 1):
         return InvalidRange("book", repr(entry.book), "is not a LogBook's number")
     return None

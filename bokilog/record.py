@@ -40,6 +40,9 @@ from bokilog.limits import (
     PAGE_BYTES_MAX,
     PAGE_RECORDS_MAX,
     RECORD_BYTES_MAX,
+    RETENTION_BYTES_MAX,
+    RETENTION_S_MAX,
+    RETENTION_S_MIN,
     SEQNUM_MAX,
     TAG_BYTES_MAX,
     TAGS_MAX,
@@ -350,6 +353,21 @@ def check_hold_ttl(ttl_s: float) -> float:
     if not 0 < ttl_s <= HOLD_TTL_S_MAX:
         raise InvalidRange("ttl_s", repr(ttl_s), f"is outside (0, {HOLD_TTL_S_MAX}] seconds")
     return ttl_s
+
+
+def check_retention(retention_s: float | None, retention_bytes: int | None) -> None:
+    """How long, and up to how many bytes, a LogBook keeps records; None: no bound."""
+    if retention_s is not None:
+        if isinstance(retention_s, bool) or not isinstance(retention_s, (int, float)):
+            raise InvalidRange("retention_s", repr(retention_s), "is not a number of seconds")
+        if not RETENTION_S_MIN <= retention_s <= RETENTION_S_MAX:
+            problem = f"is outside {RETENTION_S_MIN}..{RETENTION_S_MAX} seconds"
+            raise InvalidRange("retention_s", repr(retention_s), problem)
+    if retention_bytes is not None and (
+        not _is_int(retention_bytes) or not 1 <= retention_bytes <= RETENTION_BYTES_MAX
+    ):
+        problem = f"is not a number of bytes in 1..{RETENTION_BYTES_MAX}"
+        raise InvalidRange("retention_bytes", repr(retention_bytes), problem)
 
 
 def check_durability(durability: str) -> Durability:

@@ -46,9 +46,19 @@ class Hold(NamedTuple):
 class ReferenceBook:
     """One incarnation of a LogBook; number 0 stands for one that does not exist, and is empty."""
 
-    def __init__(self, number: int = 0, durability: Durability = "sync", tail: int = 1) -> None:
+    def __init__(
+        self,
+        number: int = 0,
+        durability: Durability = "sync",
+        tail: int = 1,
+        *,
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
+    ) -> None:
         self.number = number
         self.durability: Durability = durability
+        self.retention_s = retention_s
+        self.retention_bytes = retention_bytes
         self.tail = tail  # first seqnum not yet ordered; grows by appends to other LogBooks too
         self.records: list[Record] = []  # all that were ever visible, by seqnum
         self.last: dict[
@@ -133,6 +143,23 @@ class ReferenceBook:
             lowest, held_by = until, None
         self.trims[tag] = max(self.trims.get(tag, 0), lowest)
         return Trim(self.trim_until(tag), held_by)
+
+    def retain(self, now_ms: int) -> None:
+        """Let go of what retention covers: a trim by the service, like any other.
+
+        An implementation may do it later, and keep a 256th more bytes; never earlier, nor fewer.
+        """
+        due = 0
+        if self.retention_s is not None:
+            due = self.seqnum_at(now_ms - int(self.retention_s * 1000))
+        if self.retention_bytes is not None:
+            kept_bytes = 0
+            for record in reversed(self.visible(None, 0, self.tail)):
+                if kept_bytes >= self.retention_bytes:
+                    due = max(due, record.seqnum + 1)
+                    break
+                kept_bytes += len(record.data)
+        self.trim(due, now_ms=now_ms)
 
     def hold(self, name: str, seqnum: int, *, ttl_s: float, now_ms: int = 0) -> None:
         """Keep trims from passing `seqnum`; the same name again moves and renews the hold."""
@@ -231,7 +258,13 @@ class ReferenceBook:
 
     def copy(self) -> ReferenceBook:
         """The LogBook as it is now, untouched by what happens later."""
-        copied = ReferenceBook(self.number, self.durability, self.tail)
+        copied = ReferenceBook(
+            self.number,
+            self.durability,
+            self.tail,
+            retention_s=self.retention_s,
+            retention_bytes=self.retention_bytes,
+        )
         copied.records, copied.ended = list(self.records), list(self.ended)
         copied.last, copied.keys = dict(self.last), dict(self.keys)
         copied.trims, copied.holds = dict(self.trims), dict(self.holds)
@@ -278,15 +311,39 @@ class ReferenceLog:
         finally:
             self.tail = book.tail
 
-    def create_book(self, name: str, *, durability: Durability = "sync") -> BookInfo:
+    def create_book(
+        self,
+        name: str,
+        *,
+        durability: Durability = "sync",
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
+    ) -> BookInfo:
         """Create a LogBook; again with the same properties is no error."""
+        wanted = ReferenceBook(
+            self.numbers_given + 1,
+            durability,
+            retention_s=retention_s,
+            retention_bytes=retention_bytes,
+        )
         if name not in self.books:
             self.numbers_given += 1
-            self.books[name] = ReferenceBook(self.numbers_given, durability)
-        existing = self.books[name].durability
-        if existing != durability:
-            raise LogBookConflict(name, "durability", existing, durability)
+            self.books[name] = wanted
+        for field in ("durability", "retention_s", "retention_bytes"):
+            existing, requested = getattr(self.books[name], field), getattr(wanted, field)
+            if existing != requested:
+                raise LogBookConflict(name, field, str(existing), str(requested))
         return self.info(name)
+
+    def retain(self, now_ms: int) -> bool:
+        """Let go of what the LogBooks' retention covers by now; whether that was anything."""
+        moved = False
+        for name, book in self.books.items():
+            if book.retention_s is not None or book.retention_bytes is not None:
+                before = book.trim_until(None)
+                self.book(name).retain(now_ms)
+                moved |= book.trim_until(None) > before
+        return moved
 
     def delete_book(self, name: str) -> None:
         """Forget a LogBook and all it holds; its seqnums are never used again."""
@@ -300,8 +357,8 @@ class ReferenceLog:
             book=name,
             number=book.number,
             durability=book.durability,
-            retention_s=None,
-            retention_bytes=None,
+            retention_s=book.retention_s,
+            retention_bytes=book.retention_bytes,
             key_horizon_s=KEY_HORIZON_S,
             trim_until=book.trim_until(None),
             tail=self.tail,

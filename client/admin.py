@@ -19,7 +19,6 @@ from bokilog.client.session import Session
 from bokilog.errors import (
     InvalidToken,
     LogBookConflict,
-    NotSupported,
     UnknownLogBook,
 )
 from bokilog.limits import KEY_HORIZON_S
@@ -31,6 +30,7 @@ from bokilog.record import (
     check_book_name,
     check_durability,
     check_duration,
+    check_retention,
 )
 
 T = TypeVar("T")
@@ -149,32 +149,35 @@ class ClientLog:
             name: as in `book`.
             durability: "sync" (synced on the write quorum before the ack), "flush" (written to the
                 OS there) or "memory" (in RAM there).
-            retention_s: must be None in this version: trim by position instead.
-            retention_bytes: the same.
+            retention_s: records older than this are let go, by the time of the log; None: kept.
+            retention_bytes: the oldest records beyond so many bytes of data are let go; the newest
+                that have them together stay. None: kept.
             timeout_s: bounds the call; None: the connection's default.
 
         Raises:
             LogBookConflict: it exists with another property.
-            NotSupported: retention, or a class that the cluster has no log space for.
+            InvalidRange: a retention outside its limits.
+            NotSupported: a class that the cluster has no log space for.
         """
         check_book_name(name)
         check_durability(durability)
+        check_retention(retention_s, retention_bytes)
         check_duration("timeout_s", timeout_s)
         self.client.check()
-        for setting, value in (("retention_s", retention_s), ("retention_bytes", retention_bytes)):
-            if value is not None:
-                problem = "this version lets records go by `trim` only"
-                raise NotSupported(f"{setting}={value}", problem)
         client, session = self.client, self.client.default_session
         client.core.check(session)
         deadline_s, timeout_s = client.deadline(timeout_s)
-        created = Created(name, durability, KEY_HORIZON_S)
+        created = Created(name, durability, KEY_HORIZON_S, retention_s, retention_bytes)
         route = await routing.find_or_create(
             client, created, session, deadline_s=deadline_s, timeout_s=timeout_s
         )
         client.core.found(client.core.book(name), route)
-        if route.durability != durability:
-            raise LogBookConflict(name, "durability", route.durability, durability)
+        for field in ("durability", "retention_s", "retention_bytes"):
+            existing, wanted = getattr(route, field), getattr(created, field)
+            if existing != wanted:
+                raise LogBookConflict(name, field, str(existing), str(wanted))
+        if retention_s is not None or retention_bytes is not None:
+            await routing.retain(client, route, session, deadline_s=deadline_s, timeout_s=timeout_s)
         return await routing.info(
             client, route, session, deadline_s=deadline_s, timeout_s=timeout_s
         )

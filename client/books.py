@@ -26,7 +26,17 @@ BOOKS_TAG: Final = "$books"
 class Route:
     """Where a LogBook's records go, while this incarnation lives."""
 
-    __slots__ = ("durability", "key_horizon_s", "live", "name", "number", "seen_at", "space")
+    __slots__ = (
+        "durability",
+        "key_horizon_s",
+        "live",
+        "name",
+        "number",
+        "retention_bytes",
+        "retention_s",
+        "seen_at",
+        "space",
+    )
 
     def __init__(
         self,
@@ -36,6 +46,8 @@ class Route:
         space: int,
         durability: Durability,
         key_horizon_s: int = KEY_HORIZON_S,
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
         seen_at: Position = START,
     ) -> None:
         self.name = name
@@ -43,6 +55,8 @@ class Route:
         self.space = space
         self.durability: Durability = durability
         self.key_horizon_s = key_horizon_s
+        self.retention_s = retention_s
+        self.retention_bytes = retention_bytes
         self.seen_at = seen_at
         """Position of the system log space at which it was seen to exist: every session that uses
         it has seen as much, so that whoever gets its token finds the LogBook too.
@@ -64,6 +78,8 @@ class Created(NamedTuple):
     name: str
     durability: Durability
     key_horizon_s: int
+    retention_s: float | None = None
+    retention_bytes: int | None = None
 
 
 class Deleted(NamedTuple):
@@ -86,8 +102,8 @@ def encode_created(created: Created) -> bytes:
             "name": created.name,
             "durability": created.durability,
             "key_horizon_s": created.key_horizon_s,
-            "retention_s": None,
-            "retention_bytes": None,
+            "retention_s": created.retention_s,
+            "retention_bytes": created.retention_bytes,
         }
     )
 
@@ -112,9 +128,15 @@ def decode(data: bytes) -> Created | Deleted:
     if plain.get("op") == "delete" and type(plain.get("number")) is int:
         return Deleted(plain["number"])
     name, horizon_s = plain.get("name"), plain.get("key_horizon_s")
+    kept_s, kept_bytes = plain.get("retention_s"), plain.get("retention_bytes")
+    bounds = (kept_s is None or type(kept_s) in (int, float)) and (
+        kept_bytes is None or type(kept_bytes) is int
+    )
     for durability in DURABILITIES:
-        if durability == plain.get("durability") and type(name) is str and type(horizon_s) is int:
-            return Created(name, durability, horizon_s)
+        if not bounds or durability != plain.get("durability"):
+            continue
+        if type(name) is str and type(horizon_s) is int:
+            return Created(name, durability, horizon_s, kept_s, kept_bytes)
     raise RemoteProtocolError("a record of the system LogBook that is neither form of it")
 
 

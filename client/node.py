@@ -80,6 +80,8 @@ class Client:
         """Set while closing, once no append is under way."""
         self._first_up: asyncio.Future[None] = loop.create_future()
         self._deletions: set[int] = set()
+        self._reminded: set[int] = set()
+        """LogBooks with a retention whose log space was told."""
         _ALIVE.add(self)
         self.core.port = attach(self)
 
@@ -299,6 +301,7 @@ class Client:
             if route is None:
                 return None
             self.core.found(book, route)
+            self._remind(route)
             route = self.route(book) or route
         session.observe(0, route.seen_at)
         return route
@@ -340,6 +343,15 @@ class Client:
             self.core.not_found(book, lambda: again[0](*again[1]) if definite else NotReady(reason))
         else:
             self.core.found(book, route)
+            self._remind(route)
+
+    def _remind(self, route: Route) -> None:
+        """Once per LogBook: its log space may not know yet, or not any more, what it keeps."""
+        if route.retention_s is None and route.retention_bytes is None:
+            return
+        if route.number not in self._reminded and len(self._reminded) < 10_000:
+            self._reminded.add(route.number)
+            self._start(routing.retain_again(self, route))
 
     def _start(self, work: Awaitable[None]) -> None:
         task = self._loop.create_task(_awaited(work))

@@ -40,7 +40,7 @@ from bokilog.frame import Tags
 from bokilog.ids import SYSTEM_BOOK, SYSTEM_SPACE
 from bokilog.limits import PAGE_BYTES_DEFAULT, SEQNUM_MAX
 from bokilog.messages import BookState, Propose, Read, ReadReply, TailRequest
-from bokilog.metalog import DeleteBook, Proposer
+from bokilog.metalog import DeleteBook, Proposer, Retain
 from bokilog.record import BookInfo, Conditions
 
 PAGE_RECORDS = 1_000
@@ -168,6 +168,28 @@ async def find_or_create(
         return _route(client, number, created, session)
 
 
+async def retain(
+    client: Asker, route: Route, session: Session, *, deadline_s: float, timeout_s: float
+) -> None:
+    """Tell a LogBook's log space what it keeps; when this returns it knows. Idempotent."""
+    entry = Retain(
+        timestamp_ms=0,
+        book=route.number,
+        retention_ms=int((route.retention_s or 0) * 1000),
+        retention_bytes=route.retention_bytes or 0,
+        proposer=NOBODY,
+    )
+    proposal = Propose(client.new_number(), route.space, entry)
+    await client.values(proposal, session, deadline_s=deadline_s, timeout_s=timeout_s)
+
+
+async def retain_again(client: Asker, route: Route) -> None:
+    """The same, in case whoever created the LogBook could not, or its log space started over."""
+    deadline_s, timeout_s = client.deadline(None)
+    session = client.system_session
+    await retain(client, route, session, deadline_s=deadline_s, timeout_s=timeout_s)
+
+
 async def delete(
     client: Asker, name: str, session: Session, *, deadline_s: float, timeout_s: float
 ) -> Route:
@@ -258,8 +280,8 @@ async def info(
         book=route.name,
         number=route.number,
         durability=route.durability,
-        retention_s=None,
-        retention_bytes=None,
+        retention_s=route.retention_s,
+        retention_bytes=route.retention_bytes,
         key_horizon_s=route.key_horizon_s,
         trim_until=values[0],
         tail=tail,
@@ -356,5 +378,7 @@ def _route(client: Asker, number: int, said: Created, session: Session) -> Route
         space=space_of(number, said.durability, client.spaces),
         durability=said.durability,
         key_horizon_s=said.key_horizon_s,
+        retention_s=said.retention_s,
+        retention_bytes=said.retention_bytes,
         seen_at=session.position(SYSTEM_SPACE),
     )

@@ -1,4 +1,5 @@
-"""What the fold keeps of each LogBook beside its records: trims, holds, ended tags, its deletion.
+"""What the fold keeps of each LogBook beside its records: trims, holds, ended tags, retention, its
+deletion.
 
 Decides how far a trim gets: to min(until, tail, lowest live hold), never back (P25), at its place
 in the order, by cut timestamps; so every replica answers the caller alike.
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bokilog.errors import BokilogError, Trimmed
-from bokilog.metalog import Hold, Trim
+from bokilog.metalog import Hold, Retain, Trim
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
 from bokilog.storage_nodes.keys import StoredBook
@@ -39,10 +40,17 @@ class HeldSeqnum(NamedTuple):
     expiry_ms: int
 
 
+class Retention(NamedTuple):
+    """What a LogBook keeps at most; 0: no bound."""
+
+    retention_ms: int = 0
+    retention_bytes: int = 0
+
+
 class Book:
     """A LogBook that was trimmed, held, or otherwise acted on."""
 
-    __slots__ = ("_ended", "deleted", "holds", "tag_trims", "trim_until")
+    __slots__ = ("_ended", "deleted", "holds", "retention", "tag_trims", "trim_until")
 
     def __init__(self, stored: StoredBook | None = None) -> None:
         self.trim_until = stored.trim_until if stored else 0
@@ -52,6 +60,7 @@ class Book:
         self.holds = (
             {name: HeldSeqnum(*hold) for name, hold in stored.holds.items()} if stored else {}
         )
+        self.retention = Retention(*stored[4:]) if stored else Retention()
         self._ended: dict[int, dict[str, int]] = {}
         """Ended prefixes by length, shortest first, each with the generation that ended it."""
 
@@ -78,7 +87,7 @@ class Book:
     def delete(self) -> None:
         """Nothing of it counts any more but that."""
         self.deleted, self.trim_until, self.tag_trims = True, 0, False
-        self.holds, self._ended = {}, {}
+        self.holds, self._ended, self.retention = {}, {}, Retention()
 
     def lowest_hold(self, now_ms: int) -> tuple[int, str] | None:
         """Seqnum and name of the live hold that a trim meets first."""
@@ -87,7 +96,8 @@ class Book:
 
     def stored(self) -> StoredBook:
         """What is written of it; ended prefixes have rows of their own."""
-        return StoredBook(self.trim_until, self.deleted, self.tag_trims, dict(self.holds))
+        holds = dict(self.holds)
+        return StoredBook(self.trim_until, self.deleted, self.tag_trims, holds, *self.retention)
 
 
 class Books:
@@ -109,12 +119,15 @@ class Books:
         "_trims",
         "deleted",
         "generation",
+        "retained",
     )
 
     def __init__(self, store: IndexStore) -> None:
         self._store = store
         self._books: dict[int, Book] = {}
         self.deleted: set[int] = set()
+        self.retained: dict[int, Retention] = {}
+        """LogBooks that keep a bounded time, or bounded bytes."""
         self.generation = 1
         """Counts freezes; what was stored before this start belongs to generation 0."""
         self._dirty: set[int] = set()
@@ -139,6 +152,8 @@ class Books:
             self._books[number] = book = Book(keys.decode_book(value))
             if book.deleted:
                 self.deleted.add(number)
+            if any(book.retention):
+                self.retained[number] = book.retention
         for key, _ in self._store.scan(keys.ENDED, prefix_end(keys.ENDED)):
             self._books.setdefault(keys.book_of(key), Book()).end_tags(keys.name_of(key), 0)
 
@@ -224,6 +239,25 @@ class Books:
         book.holds[entry.name] = HeldSeqnum(entry.seqnum, expiry_ms)
         return []
 
+    def retain(self, entry: Retain) -> None:
+        """Bound what a LogBook keeps."""
+        wanted = Retention(entry.retention_ms, entry.retention_bytes)
+        known = self._books.get(entry.book)
+        if entry.book in self.deleted or wanted == (known.retention if known else Retention()):
+            return
+        self._changing(entry.book).retention = wanted
+        if any(wanted):
+            self.retained[entry.book] = wanted
+        else:
+            self.retained.pop(entry.book, None)
+
+    def trim_reach(self, number: int, until: int, *, tail: int, now_ms: int) -> int:
+        """How far a trim of the LogBook would get at that time."""
+        book = self._books.get(number)
+        lowest = book.lowest_hold(now_ms) if book is not None else None
+        reach = min(until, tail, lowest[0] if lowest is not None else tail)
+        return max(reach, self.trim_until(number, None, tail))
+
     def release(self, number: int, name: str) -> None:
         book = self._books.get(number)
         if book is not None and name in book.holds:
@@ -233,6 +267,7 @@ class Books:
         book = self._changing(number)
         book.delete()
         self.deleted.add(number)
+        self.retained.pop(number, None)
         for swept in [swept for swept in self._trims if swept[0] == number]:
             del self._trims[swept]
         for of_tag in [of_tag for of_tag in self._tag_trims if of_tag[0] == number]:
@@ -349,4 +384,5 @@ class Books:
         for number, book in self._books.items():
             assert book.trim_until <= tail, f"LogBook {number} is trimmed past the tail {tail}"
             assert book.deleted == (number in self.deleted)
+            assert any(book.retention) == (number in self.retained)
         assert all(until <= tail for until in self._tag_trims.values()), "a tag past the tail"

@@ -48,6 +48,7 @@ from bokilog.messages import (
     Metalog,
     Read,
     Replicate,
+    RequestFailed,
     ResumeShard,
     SeqnumAt,
     SetAux,
@@ -55,6 +56,7 @@ from bokilog.messages import (
     StatusRequest,
     TermChanged,
 )
+from bokilog.storage_nodes.expiry import BEHIND_LOOK_S, LOOK_S
 from bokilog.storage_nodes.replica import Replica
 from bokilog.term_gate import Admission, TermGate
 from bokilog.view import View
@@ -105,7 +107,7 @@ class StorageCore:
                 self._links.discard(peer)
                 return self._link_down(peer)
             case TimerFired(timer=timer):
-                return self._timer(timer)
+                return self._timer(timer, now_s)
             case LinkClogged() | CeilingRaised():
                 return []
             case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
@@ -128,6 +130,8 @@ class StorageCore:
             return self._gated(source, message, message.run.term)
         if isinstance(message, StatusRequest):
             return [Send(source, Status(message.request, self.facts()))]
+        if isinstance(message, RequestFailed):
+            return []  # a trim for retention was refused: it is proposed again
         if isinstance(message, TermChanged):
             return [LoadView(message.term)] if message.term > self.gate.term else []
         return self._dispatch(source, message)
@@ -186,6 +190,7 @@ class StorageCore:
             effects += self._received(held.source, held.message)
         if first:
             effects.append(SetTimer("checkpoint", self._checkpoint_s))
+            effects.append(SetTimer("retention", LOOK_S))
         for peer in sorted(self._links, key=str):
             effects += self._link_up(peer)
         return effects
@@ -211,7 +216,7 @@ class StorageCore:
 
     # --- time -------------------------------------------------------------------------------------
 
-    def _timer(self, timer: object) -> list[Effect]:
+    def _timer(self, timer: object, now_s: float) -> list[Effect]:
         match timer:
             case ("fold", int() as number):
                 return self._replica(LogSpaceId(number)).fold_timer()
@@ -224,8 +229,19 @@ class StorageCore:
                 for replica in self.replicas.values():
                     replica.checkpoint_timer()
                 return [SetTimer("checkpoint", self._checkpoint_s)]
+            case "retention":
+                return self._look_at_retention(now_s)
             case _:
                 return []
+
+    def _look_at_retention(self, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        behind = False
+        for replica in self.replicas.values():
+            proposed, more = replica.retention_timer(now_s)
+            effects += proposed
+            behind |= more
+        return [*effects, SetTimer("retention", BEHIND_LOOK_S if behind else LOOK_S)]
 
     def _end_batch(self) -> list[Effect]:
         effects: list[Effect] = []

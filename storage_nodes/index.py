@@ -43,6 +43,7 @@ from bokilog.metalog import (
     Hold,
     OpenShard,
     Release,
+    Retain,
     StartOver,
     Trim,
     entry_to_plain,
@@ -50,7 +51,7 @@ from bokilog.metalog import (
 from bokilog.record import SYSTEM_TAG_PREFIX
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.aux_data import AuxData
-from bokilog.storage_nodes.books import Book, Books
+from bokilog.storage_nodes.books import Books, Retention
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
 from bokilog.storage_nodes.key_uses import KeyUses, expiry_ms
 from bokilog.storage_nodes.keys import Meta, StoredShard
@@ -240,13 +241,13 @@ class Index:
         self, frame_seqnum: int, columns: Columns
     ) -> tuple[list[list[object]], tuple[int, ...]]:
         """Decide and index unit by unit, each against the state that the ones before it left."""
-        tests = dict(columns.unless)
         if columns.problem:  # void as a whole, on every replica (P34)
             malformed = range(columns.units)
             return [[n, VERDICT_MALFORMED, None, None] for n in malformed], tuple(malformed)
+        tests = dict(columns.unless)
         uses = {unit: (key, digest, horizon_s) for unit, key, digest, horizon_s in columns.keys}
-        views: dict[int, _View] = {}
         system_units = set(columns.system_units)
+        views: dict[int, _View] = {}
         verdicts: list[list[object]] = []
         void: list[int] = []
         for number, (start, until) in enumerate(columns.unit_bounds()):
@@ -311,6 +312,8 @@ class Index:
                 self._delete_book(entry.book)
             case EndTags():
                 self._books.end_tags(entry.book, entry.prefix)
+            case Retain():
+                self._books.retain(entry)
             case ForgetKeys():
                 self._key_uses.forget(entry.timestamp_ms)
             case OpenShard():
@@ -425,6 +428,15 @@ class Index:
     @property
     def deleted_books(self) -> set[int]:
         return self._books.deleted
+
+    @property
+    def retained(self) -> Mapping[int, Retention]:
+        """LogBooks that keep a bounded time, or bounded bytes."""
+        return self._books.retained
+
+    def trim_reach(self, book: int, until: int, *, now_ms: int) -> int:
+        """How far a trim of the LogBook would get at that time, by its holds and the tail."""
+        return self._books.trim_reach(book, until, tail=self.tail, now_ms=now_ms)
 
     def book_state(self, book: int) -> tuple[int, int, int, list[list[object]]]:
         """`(trim_until, records, last seqnum, [[hold, seqnum, expiry in ms], ...])`.
@@ -677,7 +689,7 @@ def _not_derived(columns: Columns, verdicts: list[list[object]]) -> list[list[ob
 
 def _problem(entry: Entry) -> BokilogError | None:
     """Why a proposal cannot be applied: what a peer sent must not trip the fold up (P34)."""
-    if not isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags):
+    if not isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags | Retain):
         return None
     if type(entry.book) is not int or not 0 <= entry.book < 2**64:
         return InvalidRange("book", repr(entry.book), "is not a LogBook's number")
@@ -700,6 +712,9 @@ def _problem(entry: Entry) -> BokilogError | None:
                 return InvalidTag(
                     repr(prefix), "is no prefix of the libraries' tags, which is $..."
                 )
+        case Retain(retention_ms=retention_ms, retention_bytes=retention_bytes):
+            if type(retention_ms) is not int or type(retention_bytes) is not int:
+                return InvalidRange("retention_ms", repr(retention_ms), "is no retention")
         case Release():
             pass
     return None

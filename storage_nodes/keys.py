@@ -209,6 +209,9 @@ class StoredBook(NamedTuple):
     """Some tag of it was trimmed."""
     holds: Mapping[str, tuple[int, int]]
     """name -> (seqnum, expiry in ms)"""
+    retention_ms: int = 0
+    """0, here and below: no bound."""
+    retention_bytes: int = 0
 
 
 class StoredShard(NamedTuple):
@@ -263,15 +266,15 @@ def decode_closed(value: bytes) -> set[int]:
 def encode_book(book: StoredBook) -> bytes:
     """What is kept of a LogBook."""
     holds = [(name, *hold) for name, hold in book.holds.items()]
-    return pack((book.trim_until, book.deleted, book.tag_trims, holds))
+    retention = (book.retention_ms, book.retention_bytes) if any(book[4:]) else ()
+    return pack((book.trim_until, book.deleted, book.tag_trims, holds, *retention))
 
 
 def decode_book(value: bytes) -> StoredBook:
     """What was kept of a LogBook."""
-    trim_until, deleted, tag_trims, holds = unpack(value)
-    return StoredBook(
-        trim_until, deleted, tag_trims, {name: (seqnum, expiry) for name, seqnum, expiry in holds}
-    )
+    trim_until, deleted, tag_trims, holds, *retention = unpack(value)
+    found = {name: (seqnum, expiry) for name, seqnum, expiry in holds}
+    return StoredBook(trim_until, deleted, tag_trims, found, *retention)
 
 
 def encode_key_use(use: KeyUse) -> bytes:

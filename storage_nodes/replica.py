@@ -43,6 +43,7 @@ from bokilog.messages import (
     FollowMetalog,
     FramesSent,
     IndexReport,
+    Propose,
     Read,
     RequestFailed,
     SeqnumAt,
@@ -60,10 +61,12 @@ from bokilog.metalog import (
     MetalogFollower,
     OpenShard,
     Release,
+    Retain,
     Run,
     StartOver,
     Trim,
 )
+from bokilog.storage_nodes.expiry import Expiry
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
@@ -131,6 +134,7 @@ class Replica:
         self._freeze_token: int | None = None
         self._checkpoint_due = False
         self._stored_by: dict[str, int] = {}
+        self._expiry = Expiry()
         self._ended: dict[Term, End] = {}
         for number, opened in index.open_shards.items():
             shard = Shard(space.id, index.position.term, number)
@@ -221,7 +225,7 @@ class Replica:
         if not self._pending.wanted(frame):
             return []
         try:
-            location = self._journal.append(ITEM_FRAME, frame.buffers())
+            location = self._append(frame)
         except ReadOnly as error:
             self.read_only = str(error)
             return []
@@ -229,6 +233,12 @@ class Replica:
         self._staged.append((frame.shard, frame.first))
         self.index.segments.frame(location.segment)
         return []
+
+    def _append(self, frame: Frame) -> Location:
+        """Embedded, the frame's group holds entries too, and those may use the headroom (P32)."""
+        if self._report_written:
+            return self._journal.append(ITEM_FRAME, frame.buffers(), keep_headroom=True)
+        return self._journal.append(ITEM_FRAME, frame.buffers())
 
     def resume(self, source: Address, shard: Shard) -> list[Effect]:
         return [Send(source, ShardHeld(shard, self._pending.held_of(shard)))]
@@ -416,7 +426,7 @@ class Replica:
         elif isinstance(entry, DeleteBook):
             self._streams.deleted(entry.book)
             self._books_touched.add(entry.book)
-        if isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags):
+        if isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags | Retain):
             self._streams.answer(entry.proposer, result)
 
     def _begin_term(self) -> list[Effect]:
@@ -608,20 +618,43 @@ class Replica:
             case BookState():
                 return self.book_state(source, request)
 
+    # --- retention --------------------------------------------------------------------------------
+
+    def retention_timer(self, now_s: float) -> tuple[list[Effect], bool]:
+        """Trims that retention asks for; and whether to look again soon."""
+        if not self.index.retained or self.node not in self.space.replicas:
+            return [], False
+        rank = self.space.replicas.index(self.node)
+        trims, behind = self._expiry.look(self.index, self._reader, rank=rank, now_s=now_s)
+        primary, number = self.space.primary, self.space.id
+        return [Send(primary, Propose(0, number, trim)) for trim in trims], behind
+
     # --- storing the fold, letting segments go ----------------------------------------------------
 
     def _freeze(self) -> list[Effect]:
         """Starts a checkpoint when it is due: what is frozen is stored once all its frames are
-        durable (P19)."""
-        due = self._checkpoint_due or self.index.full
-        if not due or self.read_only or self._freeze_token is not None or self.index.frozen:
+        durable (P19).
+
+        On a full disk too, from the headroom: segments that trims let go of are free only then
+        (P32). What waits for room there is not folded as a rule, and holds nothing up.
+        """
+        if self._journal.read_only is not None:
+            return []  # what is folded may be ahead of what is durable, for good
+        waits = bool(self._committing)
+        if self.read_only:
+            waits = self._pending.folded_before_durable
+        if self._freeze_token is not None and not waits:
+            self._freeze_token = None
+            return [Checkpoint(self.space.id)]
+        due = self._checkpoint_due or (self.index.full and not self.read_only)
+        if not due or self._freeze_token is not None or self.index.frozen:
             return []
         self._checkpoint_due = False
         if not self.index.freeze(replay_hint=self.replay_hint()):
-            return []
-        if self._committing:
+            return self._release() if self.read_only else []
+        if waits:
             self._freeze_token = self._last_token
-            return []
+            return self._release() if self.read_only else []
         return [Checkpoint(self.space.id)]
 
     def replay_hint(self, *, quiet: bool = False) -> bytes:

@@ -37,7 +37,7 @@ from bokilog.messages import (
     Tail,
     TailRequest,
 )
-from bokilog.metalog import DeleteBook, EndTags, Hold, Proposer, Release, Trim
+from bokilog.metalog import DeleteBook, EndTags, Hold, Proposer, Release, Retain, Trim
 from bokilog.view import View
 
 TIMER = "requests"
@@ -122,7 +122,7 @@ class PrimaryRequests:
         back.
         """
         entry = message.entry
-        if not isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags):
+        if not isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags | Retain):
             problem = f"a client cannot propose {type(entry).__name__}"
             error = to_wire(RemoteProtocolError(problem))
             return [Send(client, RequestFailed(message.request, error, START))]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
 
 from bokilog import record as checks
-from bokilog.errors import Closed, InvalidToken, NotSupported
+from bokilog.errors import Closed, InvalidToken
 from bokilog.limits import PAGE_BYTES_DEFAULT, PAGE_RECORDS_DEFAULT
 from bokilog.logbook import Log, LogBook, Session
 from bokilog.record import (
@@ -325,10 +325,14 @@ class AsyncReferenceLog:
     ) -> BookInfo:
         checks.check_book_name(name)
         checks.check_durability(durability)
-        if retention_s is not None or retention_bytes is not None:
-            raise NotSupported("retention", "the reference lets go by trims only")
+        checks.check_retention(retention_s, retention_bytes)
         with self.change(self._session) as reference:
-            return reference.create_book(name, durability=durability)
+            return reference.create_book(
+                name,
+                durability=durability,
+                retention_s=retention_s,
+                retention_bytes=retention_bytes,
+            )
 
     async def delete_book(self, name: str, *, timeout_s: float | None = None) -> None:
         checks.check_book_name(name)
@@ -363,6 +367,8 @@ class AsyncReferenceLog:
         """Everything up to now, which the session has seen then."""
         if self._closed:
             raise Closed("the log")
+        if self.reference.retain(now_ms()):
+            self._moved(session)
         session.position = self._position
         return self.reference
 

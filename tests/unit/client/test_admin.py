@@ -13,10 +13,10 @@ from bokilog.errors import (
     BokilogError,
     Closed,
     InvalidName,
+    InvalidRange,
     InvalidToken,
     LogBookConflict,
     NodeUnreachable,
-    NotSupported,
     UnknownLogBook,
     WrongLoop,
 )
@@ -88,10 +88,10 @@ async def test_names_sessions_and_retention_are_checked() -> None:
         for name in ("", "$system", "x" * 129):
             with pytest.raises(InvalidName):
                 log.book(name)
-        with pytest.raises(NotSupported, match="retention_s=5"):
-            await log.create_book("a", retention_s=5)
-        with pytest.raises(NotSupported, match="retention_bytes=5"):
-            await log.create_book("a", retention_bytes=5)
+        with pytest.raises(InvalidRange, match="retention_s=0"):
+            await log.create_book("a", retention_s=0)
+        with pytest.raises(InvalidRange, match="retention_bytes=0"):
+            await log.create_book("a", retention_bytes=0)
         with pytest.raises(InvalidToken):
             log.book("a", session=object())  # type: ignore[call-overload]
         assert isinstance(log.session(), Session)
