@@ -187,6 +187,11 @@ def to_json(results: Iterable[Result]) -> str:
     return json.dumps({"results": [_plain(result) for result in results]}, allow_nan=False)
 
 
+def to_line(results: Iterable[Result], *, run: Mapping[str, object]) -> str:
+    """One run as one line of JSON: what it was, then its results as in `to_json`."""
+    return json.dumps({**run, "results": [_plain(result) for result in results]}, allow_nan=False)
+
+
 def _plain(result: Result) -> dict[str, object]:
     return {
         "name": result.name,

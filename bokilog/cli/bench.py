@@ -7,14 +7,18 @@ append is acknowledged before its sync, did not.
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
 
 import click
 
-from bokilog.bench.figures import Result, to_cells, to_json, without_repeats
+from bokilog import __version__
+from bokilog.bench.figures import Result, to_cells, to_json, to_line, without_repeats
 from bokilog.bench.rounds import QUICK, Plan
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ ROUNDS: Final = 5
 SECONDS: Final = 1.0
 _USUAL_SIZES: Final = "128 and 1024 are usual."
 _USUAL_OUTSTANDING: Final = "1, 64 and 256 are usual."
+_HISTORY: Final = "bokilog.bench.history"
 _PAGE_COLUMNS: Final = 160  # where there is no terminal to ask
 _NAMES: Final = ("figure", "value", "against", "ratio", "")
 
@@ -40,9 +45,33 @@ def bench() -> None:
     """
 
 
+def _keep_history(
+    context: click.Context, option: click.Parameter, value: Path | None
+) -> Path | None:
+    """Where `report` will append; seen to be writable before minutes of measuring."""
+    if value is not None:
+        try:
+            value.open("a").close()
+        except OSError as error:
+            raise click.BadParameter(f"{str(value)!r}: {error.strerror}") from error
+        context.meta[_HISTORY] = value
+    return value
+
+
+_history_option = click.option(
+    "--history",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_keep_history,
+    expose_value=False,
+    help="Also append the figures to FILE, as one JSON line per run.",
+)
+
+
 def shared_options(command: Callable[P, T]) -> Callable[P, T]:
-    """--rounds, --seconds, --quick, --dir and --json, for every benchmark."""
+    """--rounds, --seconds, --quick, --dir, --history and --json, for every benchmark."""
     for option in (
+        _history_option,
         click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
         click.option(
             "--dir",
@@ -241,6 +270,7 @@ def follow(
 @_size_option(128)
 @click.option("--quick", is_flag=True, help="Only 20,000 records, to see that it works.")
 @click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False))
+@_history_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def memory(
     records_count: int, size_bytes: int, quick: bool, directory: Path | None, as_json: bool
@@ -330,10 +360,11 @@ def tell(line: str) -> None:
 
 
 def report(results: Sequence[Result], *, as_json: bool) -> None:
-    """Print results, as JSON or as a table."""
+    """Print results, as JSON or as a table; with --history they are also appended to its file."""
     if sys.stderr.isatty():
         click.echo("\r\033[K", err=True, nl=False)
     results = without_repeats(results)
+    _append_history(results)
     if as_json:
         click.echo(to_json(results))
         return
@@ -349,3 +380,23 @@ def report(results: Sequence[Result], *, as_json: bool) -> None:
     console.print(table)
     for note in dict.fromkeys(result.note for result in results if result.note):
         console.print(f"note: {note}", markup=False)
+
+
+def _append_history(results: Sequence[Result]) -> None:
+    context = click.get_current_context(silent=True)
+    if context is None or (history := context.meta.get(_HISTORY)) is None:
+        return
+    run = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "command": context.command_path,
+        "options": {
+            name: value if isinstance(value, int | float) else str(value)
+            for name, value in context.params.items()
+            if value is not None
+        },
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "python": platform.python_version(),
+    }
+    with history.open("a", encoding="utf-8") as file:
+        file.write(to_line(results, run=run) + "\n")

@@ -25,7 +25,7 @@ def books(url: str | None, timeout_s: float, as_json: bool) -> None:
     async def work(log: Log) -> Sequence[BookInfo]:
         return await log.books(timeout_s=timeout_s)
 
-    found = run(url, work)
+    found = run(url, work, timeout_s=timeout_s)
     if as_json:
         for each in found:
             print_json(asdict(each))
@@ -44,7 +44,7 @@ def info(book: str, url: str | None, timeout_s: float, as_json: bool) -> None:
     async def work(log: Log) -> BookInfo:
         return await log.book(book).info(timeout_s=timeout_s)
 
-    _print_info(run(url, work), as_json=as_json)
+    _print_info(run(url, work, timeout_s=timeout_s), as_json=as_json)
 
 
 @click.command()
@@ -84,7 +84,7 @@ def create_book(
             timeout_s=timeout_s,
         )
 
-    _print_info(run(url, work), as_json=as_json)
+    _print_info(run(url, work, timeout_s=timeout_s), as_json=as_json)
 
 
 @click.command()
@@ -102,7 +102,7 @@ def delete_book(book: str, yes: bool, url: str | None, timeout_s: float, as_json
     async def work(log: Log) -> None:
         await log.delete_book(book, timeout_s=timeout_s)
 
-    run(url, work)
+    run(url, work, timeout_s=timeout_s)
     if as_json:
         print_json({"deleted": book})
     else:
@@ -125,7 +125,7 @@ def trim(
     async def work(log: Log) -> Trim:
         return await log.book(book).trim(until, tag, timeout_s=timeout_s)
 
-    done = run(url, work)
+    done = run(url, work, timeout_s=timeout_s)
     if as_json:
         print_json({"until": done.until, "held_by": done.held_by})
     else:
@@ -162,7 +162,7 @@ def hold(
     async def work(log: Log) -> None:
         await log.book(book).hold(name, seqnum, ttl_s, timeout_s=timeout_s)
 
-    run(url, work)
+    run(url, work, timeout_s=timeout_s)
     if as_json:
         print_json({"hold": name, "seqnum": seqnum, "ttl_s": ttl_s})
     else:
@@ -182,7 +182,7 @@ def release(book: str, name: str, url: str | None, timeout_s: float, as_json: bo
     async def work(log: Log) -> None:
         await log.book(book).release(name, timeout_s=timeout_s)
 
-    run(url, work)
+    run(url, work, timeout_s=timeout_s)
     if as_json:
         print_json({"released": name})
     else:

@@ -27,7 +27,7 @@ def log_options(command: Callable[P, None]) -> Callable[P, None]:
             type=click.FloatRange(min=0, min_open=True),
             default=TIMEOUT_S,
             show_default=True,
-            help="Give up after that many seconds.",
+            help="Give up connecting after that many seconds, and so each call.",
         ),
         click.option(
             "--url",
@@ -39,13 +39,14 @@ def log_options(command: Callable[P, None]) -> Callable[P, None]:
     return command
 
 
-def run(url: str | None, work: Callable[[Log], Awaitable[T]]) -> T:
-    """Connect, do `work`, close; for one command."""
-    return asyncio.run(_connected(url, work))
+def run(url: str | None, work: Callable[[Log], Awaitable[T]], *, timeout_s: float) -> T:
+    """Connect within `timeout_s`, do `work`, close; for one command."""
+    return asyncio.run(_connected(url, work, timeout_s))
 
 
-async def _connected(url: str | None, work: Callable[[Log], Awaitable[T]]) -> T:
+async def _connected(url: str | None, work: Callable[[Log], Awaitable[T]], timeout_s: float) -> T:
     from bokilog.client.connect import connect  # here, so that help and usage errors stay fast
 
-    async with connect(url) if url else connect() as log:
+    # Seeds take turns until the time is over; then NodeUnreachable names the URL and the time.
+    async with connect(url or None, connect_timeout_s=timeout_s) as log:
         return await work(log)

@@ -52,7 +52,7 @@ def append(
             content, tags, unless=unless, key=key, timeout_s=timeout_s
         )
 
-    seqnum = run(url, work)
+    seqnum = run(url, work, timeout_s=timeout_s)
     if as_json:
         print_json({"seqnum": seqnum})
     else:
@@ -119,7 +119,7 @@ def read(
             consistency="linearizable",
         )
 
-    record = run(url, work)
+    record = run(url, work, timeout_s=timeout_s)
     if record is None:
         click.echo("(no such record)", err=True)
     elif raw:
@@ -168,7 +168,7 @@ def scan(
         finally:
             await records.aclose()
 
-    run(url, work)
+    run(url, work, timeout_s=timeout_s)
 
 
 @click.command()
@@ -207,7 +207,7 @@ def follow(
         finally:
             await records.aclose()
 
-    run(url, work)
+    run(url, work, timeout_s=timeout_s)
 
 
 async def _print(records: AsyncIterator[Record], *, limit: int | None, as_json: bool) -> None:

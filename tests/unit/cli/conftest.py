@@ -29,12 +29,14 @@ class RecordingLog:
 
     def __init__(self) -> None:
         self.urls: list[str | None] = []
+        self.connect_timeouts_s: list[float] = []
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def connect(self, url: str | None = None) -> "RecordingLog":
+    def connect(self, url: str | None = None, *, connect_timeout_s: float = 10.0) -> "RecordingLog":
         self.urls.append(url)
+        self.connect_timeouts_s.append(connect_timeout_s)
         return self
 
     async def __aenter__(self) -> "RecordingLog":

@@ -1,0 +1,36 @@
+"""Commands reach a log within their time, or say where they looked and for how long."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.cli.conftest import RecordingLog
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_timeout_s_bounds_connecting_too(log: RecordingLog, run: Run) -> None:
+    log.result = []
+    assert run("books", "--timeout-s", "2.5")[0] == 0
+    assert run("books")[0] == 0
+    assert log.connect_timeouts_s == [2.5, 30.0]
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_log_that_does_not_answer_is_named_with_the_time(run: Run, listening: bool) -> None:
+    """Whether nobody listens, or something does that never says a word."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listening:
+            silent.listen()
+        url = f"bokilog://127.0.0.1:{silent.getsockname()[1]}"
+        started_s = time.monotonic()
+        code, out, error = run("read", "orders", "--url", url, "--timeout-s", "0.05")
+        assert time.monotonic() - started_s < 2
+    assert (code, out) == (1, "")
+    assert error.startswith(f"error: NodeUnreachable: cannot reach {url}: ")
+    assert "tried for connect_timeout_s=0.05" in error
