@@ -86,6 +86,8 @@ class Cache:
             facts.learn(read.book, read.tag, lo, hi, reply.seqnums[::-1])
         else:
             facts.learn(read.book, read.tag, read.start, reply.next_seqnum, reply.seqnums)
+        if reply.trim_until:  # of a tag it is kept with the line, which may be new
+            facts.trim(read.book, read.tag, reply.trim_until)
         if records:
             self._keep_records(read.book, reply, records)
 

@@ -49,7 +49,7 @@ class MemoryJournal:
     def __init__(self, *, segment_bytes: int = SEGMENT_BYTES, room_bytes: int = 1 << 40) -> None:
         """An empty journal; `room_bytes` is what `free_bytes` starts from."""
         self.full: str | None = None
-        """While set, `commit` refuses with it."""
+        """While set, `commit` and what keeps the headroom are refused with it."""
         self.broken: str | None = None
         """Once set, syncs fail for good with it: the journal is read-only until `crash`."""
         self._segment_bytes = segment_bytes
@@ -64,6 +64,7 @@ class MemoryJournal:
         self._staged: list[tuple[int, Location, bytes]] = []
         self._staged_at = Place(0, 0)
         self._staged_end = 0
+        self._short = self._untold = ""
 
     def recover(
         self, from_segment: int = 0, *, salvage: Callable[[Damage], None] | None = None
@@ -75,10 +76,15 @@ class MemoryJournal:
             for offset, (kind, data) in list(segment.items.items()):
                 yield kind, Location(number, offset, len(data)), memoryview(data)
 
-    def append(self, kind: int, buffers: Sequence[Buffer]) -> Location:
+    def append(
+        self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
+    ) -> Location:
         """See `Journal.append`; the buffers are copied, unless it is one `bytes`."""
         if self.broken is not None:
             raise ReadOnly(self.broken)
+        if keep_headroom and self.full is not None:
+            self._short = self._untold = self.full
+            raise ReadOnly(self.full)
         data = bytes(buffers[0]) if len(buffers) == 1 else b"".join(buffers)
         encode_word(kind, len(data))  # refuses what a file could not hold
         if not self._staged:
@@ -87,6 +93,13 @@ class MemoryJournal:
         self._staged.append((kind, location, data))
         self._staged_end = location.offset + len(data)
         return location
+
+    def short(self) -> str:
+        """See `Journal.short`."""
+        untold, self._untold = self._untold, ""
+        if self.full is None:
+            self._short = ""
+        return untold or self._short
 
     def _open_group(self, length: int) -> None:
         place = Place(self._next_segment, SEGMENT_HEADER_BYTES)
@@ -101,11 +114,11 @@ class MemoryJournal:
         """See `Journal.commit`."""
         if not self._staged:
             return Written(self._last_group, 0, 0)
-        if self._unsynced is not None:
-            raise RuntimeError("a group is written and not synced: one at a time")
         if self.broken is not None:
             self._staged = []
             return Refused(self.broken, definite=False)
+        if self._unsynced is not None:
+            raise RuntimeError("a group is written and not synced: one at a time")
         if self.full is not None and not use_headroom:
             return Refused(self.full)
         number = self._staged_at.segment

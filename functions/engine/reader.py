@@ -390,6 +390,8 @@ class Reader:
         self.facts.learn(
             read.book, read.tag, lo, min(hi, reply.tail), seqnums, above=above, below=below
         )
+        if reply.trim_until:  # of a tag it is kept with the line, which may be new
+            self.facts.trim(read.book, read.tag, reply.trim_until)
         self._keep_records(read, reply)
 
     def _keep_records(self, read: Read, reply: ReadReply) -> dict[int, CachedRecord]:

@@ -392,6 +392,17 @@ def test_a_trim_that_a_storage_node_reports_is_kept() -> None:
     assert sim.get(CLIENT, read(1, tag="t", start=20)) == [failed(1, Trimmed(50))]
 
 
+def test_a_tags_trim_comes_with_the_reply_that_first_tells_of_the_tag() -> None:
+    """Else a page without records would say "none" of a place that was trimmed."""
+    sim = following()
+    request = request_of(sim.get(CLIENT, read(5, tag="u", position=at(12))))
+    sim.get(
+        S1,
+        reply(request, [], position=at(12), tail=100, next_seqnum=100, trim_until=50),
+    )
+    assert sim.get(CLIENT, read(1, tag="u", start=20)) == [failed(1, Trimmed(50))]
+
+
 def test_a_deleted_book_is_forgotten_and_not_followed_any_more() -> None:
     sim = following()
     sim.get(S1, stream(11, since=10, tail=101, deleted=[BOOK]))
