@@ -116,8 +116,8 @@ class ClientCore:
         """The lanes, the one whose turn it is first."""
         self._room = Room()
         self._books: dict[str, Book] = {}
-        self._restless: set[Book] = set()
-        """LogBooks with units that wait for them."""
+        self._restless: dict[Book, None] = {}
+        """LogBooks with units that wait for them, in the order they began to."""
         self._pumping = False
 
     # --- the connection ---------------------------------------------------------------------------
@@ -287,7 +287,7 @@ class ClientCore:
     def not_found(self, book: Book, error: Callable[[], BokilogError]) -> None:
         """It could be neither found nor created: nothing of what waited was sent."""
         book.finding = False
-        self._restless.discard(book)
+        self._restless.pop(book, None)
         held, book.held = book.held, []
         for _, unit in held:
             if not unit.waiter.done():
@@ -321,7 +321,7 @@ class ClientCore:
         book.held.append((order, unit))
 
     def _look_for(self, book: Book) -> None:
-        self._restless.add(book)
+        self._restless[book] = None
         if not book.finding:
             book.finding = True
             self._find(book)
@@ -355,7 +355,7 @@ class ClientCore:
         if book.barrier is not None and book.barrier[0].unanswered_to(book.barrier[1]):
             return
         book.route, book.next_route, book.barrier = route, None, None
-        self._restless.discard(book)
+        self._restless.pop(book, None)
         held, book.held = book.held, []
         held.sort(key=_order)
         for _, unit in held:

@@ -65,8 +65,8 @@ class ParkedReads:
         return parked
 
     def on(self, keys: Iterable[Key]) -> list[int]:
-        """Who waits on these lines."""
-        return [number for key in keys for number in self._by_key.get(key, ())]
+        """Who waits on these lines, the longest waiting first."""
+        return sorted(number for key in keys for number in self._by_key.get(key, ()))
 
     def on_books(self, books: Iterable[int]) -> list[int]:
         """Who waits on any line of these LogBooks."""
