@@ -469,12 +469,27 @@ class Journal(Protocol):
             FormatTooNew: a newer version wrote this journal.
         """
 
-    def append(self, kind: int, buffers: Sequence[Buffer]) -> Location:
+    def append(
+        self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
+    ) -> Location:
         """Stage an item, the join of `buffers`, into the open group; nothing is written yet.
 
-        The location is final. The buffers must not change until the group is durable. Raises
-        `ReadOnly` once the journal is read-only for good.
+        The location is final. The buffers must not change until the group is durable.
+
+        Args:
+            kind: says what it is, to whoever reads it back.
+            buffers: its bytes.
+            keep_headroom: it may not take of the reserved space (P32). Where a group holds items
+                that may and items that may not, the group can be refused no more for those: so
+                they are refused here.
+
+        Raises:
+            ReadOnly: the journal is read-only for good, or there is room in the reserve only.
         """
+
+    def short(self) -> str:
+        """Why an item was refused to keep the reserve: once after that, and then for as long as
+        there is no room; else empty."""
 
     def commit(self, *, use_headroom: bool = False) -> Written | Refused:
         """Write the staged items as one group; the previous group must have been synced.

@@ -204,6 +204,13 @@ class Pending:
             self._drop(room, held)
             room.staged = min(room.staged, start)
 
+    @property
+    def folded_before_durable(self) -> bool:
+        """Whether something is folded, by others' copies, that is not durable here yet (P19)."""
+        return any(
+            held.folded and not held.durable for room in self for held in room.frames.values()
+        )
+
     def __iter__(self) -> Iterator[ShardFrames]:
         return iter(self.shards.values())
 

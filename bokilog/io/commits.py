@@ -6,7 +6,9 @@ sync, else in the journal's thread, so that the loop goes on filling the next gr
 8).
 
 A disk that is full loses nothing: what is staged stays, is tried again, and the node is told that
-it is read-only meanwhile. A failed sync that could not be repaired is final (P7).
+it is read-only meanwhile. Where one group holds frames and a metalog's entries, frames are refused
+before they are staged, so that entries that let something go, which come behind them in the order,
+still get to the disk (P32). A failed sync that could not be repaired is final (P7).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Committer:
         read_only: Callable[[str], None],
         inline: bool,
         use_headroom: bool = False,
+        watch_room: bool = False,
     ) -> None:
         self._journal = journal
         self._persisted = persisted
@@ -45,11 +48,16 @@ class Committer:
         self._use_headroom = use_headroom
         """Whether groups may take the space that is kept for trims: a metalog's entries are tiny,
         and without them nothing could be trimmed on a full disk (P32)."""
+        self._watch_room = watch_room
+        """Whether items may be refused when they are staged, to keep the headroom: in a group that
+        is shared by a metalog and frames (embedded)."""
         self._loop = asyncio.get_running_loop()
         self._wanted: list[Hashable] = []
         self._syncing: list[Hashable] = []
-        self._refused = ""
+        self._told = ""
+        """Why the node was told to be read-only."""
         self._retry: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._closed = False
         self._progress = asyncio.Event()
 
@@ -69,15 +77,18 @@ class Committer:
 
     def flush(self) -> None:
         """Ends a batch: writes the group, unless one is being synced."""
-        if not self._wanted or self._syncing or self._retry is not None:
-            return
+        if self._wanted and not self._syncing and self._retry is None:
+            self._write()
+        if self._watch_room and self.idle:
+            self._look_for_room()
+
+    def _write(self) -> None:
         written = self._journal.commit(use_headroom=self._use_headroom)
         if isinstance(written, Refused):
             self._refuse(written)
             return
-        if self._refused:
-            self._refused = ""
-            self._read_only("")
+        if self._told and not self._journal.short():
+            self._tell("")
         tokens, self._wanted = self._wanted, []
         shallow = written.item_count <= INLINE_ITEMS_MAX and written.byte_count <= INLINE_BYTES_MAX
         if self._inline and shallow:
@@ -89,8 +100,9 @@ class Committer:
     def close(self) -> None:
         """No callback follows."""
         self._closed = True
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._look):
+            if timer is not None:
+                timer.cancel()
 
     def _synced_in_thread(self, result: SyncResult) -> None:
         if not self._closed:
@@ -114,11 +126,31 @@ class Committer:
             tokens, self._wanted = self._wanted, []
             self._failed(tokens, refused.reason)
             return
-        if not self._refused:
-            self._refused = refused.reason
-            self._read_only(refused.reason)
+        self._tell(refused.reason)
         self._retry = self._loop.call_later(RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
         self.flush()
+
+    def _look_for_room(self) -> None:
+        """Tells that items were refused, and when there is room for them again.
+
+        Only while nothing is under way: what was staged before the one that was refused is told to
+        be durable first.
+        """
+        short = self._journal.short()
+        self._tell(short)
+        if short and self._look is None:
+            self._look = self._loop.call_later(RETRY_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._look = None
+        if self.idle:
+            self._look_for_room()
+
+    def _tell(self, reason: str) -> None:
+        """Once when it begins and once when it is over."""
+        if bool(reason) != bool(self._told):
+            self._told = reason
+            self._read_only(reason)

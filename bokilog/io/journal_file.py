@@ -149,6 +149,7 @@ class JournalFile:
         self._tip = NOWHERE
         self._file: OpenFile | None = None  # of the tip; None: the next group begins a segment
         self._limit = 0  # a group whose first item would end behind it begins a segment
+        self._allocated = 0  # bytes that the tip's file is sure to have
         self._prepare_at = ITEM_BYTES_MAX  # end of a group from which on a next file is allocated
         self._last_group = 0
         self._durable_group = 0
@@ -162,6 +163,8 @@ class JournalFile:
         self._words: list[bytes] = []
         self._staged_at = NOWHERE
         self._staged_end = 0
+        self._lacking = 0  # bytes of an item that was refused, until there is room for it
+        self._untold = ""  # why, until somebody asked
         self._group_count = self._written_bytes = 0
         self._sync_count = self._failed_sync_count = self._refused_count = 0
 
@@ -227,6 +230,7 @@ class JournalFile:
             self._known[self._tip.segment].end = None
             self._limit = max(self._next_size(), self._tip.offset)
             self._prepare_at = self._limit // 2
+            self._allocated = os.fstat(self._file.fd).st_size
             self._open_files.put(self._tip.segment, self._file)
         for number in found.superseded:
             self._files.drop(number)
@@ -258,11 +262,15 @@ class JournalFile:
 
     # --- append ---
 
-    def append(self, kind: int, buffers: Sequence[Buffer]) -> Location:
+    def append(
+        self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
+    ) -> Location:
         """See `Journal.append`."""
         if self._broken is not None:
             raise ReadOnly(self._broken)
         length = sum(map(len, buffers))
+        if keep_headroom:
+            self._check_room(length)
         word = encode_word(kind, length)
         if not self._parts:
             self._open_group(length)
@@ -280,13 +288,49 @@ class JournalFile:
         """
         if self._recovery is None:
             raise RuntimeError("recover() comes before the first append")
+        self._staged_at = self._place_for(length)
+        self._staged_end = self._staged_at.offset + GROUP_HEADER_BYTES
+        self._parts.append(b"")  # the header's place
+
+    def _place_for(self, length: int) -> Place:
+        """Where a group goes that begins with an item of `length` bytes."""
         tip = self._tip
         end = tip.offset + GROUP_HEADER_BYTES + WORD_BYTES + length
         if self._file is None or end > self._limit:
-            tip = Place(self._next_segment + (self._pending is not None), SEGMENT_HEADER_BYTES)
-        self._staged_at = tip
-        self._staged_end = tip.offset + GROUP_HEADER_BYTES
-        self._parts.append(b"")  # the header's place
+            return Place(self._next_segment + (self._pending is not None), SEGMENT_HEADER_BYTES)
+        return tip
+
+    def _check_room(self, length: int) -> None:
+        """Refuse an item for which the reserve would have to be used.
+
+        What its group takes by then is allocated already, or is free. Whoever takes that room
+        until the group is written costs the reserve one group.
+        """
+        place, start = self._staged_at, self._staged_end
+        if not self._parts:
+            place = self._place_for(length)
+            start = place.offset + GROUP_HEADER_BYTES
+        end = start + WORD_BYTES + length
+        new = place.segment not in self._known
+        lacking = end if new else end - max(self._allocated, self._tip.offset)
+        if lacking <= 0 or not (reason := self._files.lacking(lacking, new=new)):
+            return
+        alone = SEGMENT_HEADER_BYTES + GROUP_HEADER_BYTES + WORD_BYTES + length
+        if not (new or self._parts or self._files.lacking(alone, new=True)):
+            self._limit = self._tip.offset  # there is a file for it, though not in this segment
+            return
+        self._lacking, self._untold = alone, reason
+        raise ReadOnly(reason)
+
+    def short(self) -> str:
+        """See `Journal.short`."""
+        if not self._lacking:
+            return ""
+        reason, self._untold = self._untold, ""
+        reason = reason or self._files.lacking(self._lacking, new=True)
+        if not reason:
+            self._lacking = 0
+        return reason
 
     def commit(self, *, use_headroom: bool = False) -> Written | Refused:
         """See `Journal.commit`."""
@@ -362,6 +406,7 @@ class JournalFile:
         self._open_files.put(number, file)
         self._limit = max(self._files.segment_bytes, size)
         self._prepare_at = self._limit // 2
+        self._allocated = os.fstat(file.fd).st_size
         self._file = file
         self._tip = Place(number, size)
 

@@ -203,6 +203,21 @@ class SegmentFiles:
             self._free.append(draft)
             raise
 
+    def lacking(self, needed_bytes: int, *, new: bool) -> str:
+        """Why so many bytes do not fit beside the reserve; empty if they do.
+
+        Args:
+            needed_bytes: of a segment, or behind the end of what was allocated for one.
+            new: they begin a segment, for which a file may stand ready.
+        """
+        if new:
+            with suppress(IndexError, FileNotFoundError):  # the thread may take it just now
+                needed_bytes -= os.stat(self._free[0]).st_size
+        if needed_bytes <= 0:
+            return ""
+        room = self.free_bytes() - self._headroom_bytes
+        return "" if needed_bytes <= room else _no_room(needed_bytes, room)
+
     def draft(self, needed_bytes: int, *, use_headroom: bool) -> str:
         """Path of a free file with room for `needed_bytes`; it does not count until adopted."""
         try:
@@ -331,14 +346,13 @@ class SegmentFiles:
         wanted = max(self.segment_bytes, needed_bytes)
         if size >= wanted:
             return
-        room = self.free_bytes() - (0 if use_headroom else self._headroom_bytes)
+        room = self.free_bytes() - self._headroom_bytes
         if room < wanted - size:
-            wanted = needed_bytes
+            wanted = needed_bytes  # also of the reserve no more than that: others would write to it
+        if use_headroom:
+            room += self._headroom_bytes
         if room < wanted - size:
-            raise OSError(
-                errno.ENOSPC,
-                f"{needed_bytes} bytes are needed and {max(room, 0)} are free beside the reserve",
-            )
+            raise OSError(errno.ENOSPC, _no_room(needed_bytes, room))
         _fallocate(file.fd, wanted)
 
     def _new_free_path(self) -> str:
@@ -368,6 +382,11 @@ class StoppedSegments:
     def open(self, number: int) -> OpenFile:
         """An existing segment."""
         return OpenFile(self.path(number), os.O_RDONLY)
+
+
+def _no_room(needed_bytes: int, room_bytes: int) -> str:
+    free_bytes = max(room_bytes, 0)
+    return f"{needed_bytes} bytes are needed and {free_bytes} are free beside the reserve"
 
 
 def _fallocate(fd: int, size: int) -> None:

@@ -78,6 +78,8 @@ CHECKPOINT_S = 10.0
 CACHE_BYTES = 64 << 20
 PENDING_BYTES = 256 << 20
 INDEX_BYTES = 64 << 20
+HEADROOM_BYTES = 16 << 20
+"""A checkpoint of a full generation takes a few MiB, a trim a few hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,9 @@ class EmbeddedSettings:
     """At least this often the fold is stored, so that a restart has little to fold again (P19)."""
     cache_bytes: int = CACHE_BYTES
     """Frames kept decoded per log space, for those who read what was just appended."""
+    headroom_bytes: int = HEADROOM_BYTES
+    """Left free on the disk for trims and checkpoints: with less than that, nothing is appended
+    until there is room again (P32)."""
 
 
 class Storage:
@@ -152,6 +157,7 @@ class Storage:
             self._path / f"journal-{space}",
             sync=self.sync_policy(durability),
             verify=verify_item,
+            headroom_bytes=self.settings.headroom_bytes,
         )
 
     def _store(self, space: LogSpaceId, durability: Durability) -> IndexStore:
@@ -228,8 +234,8 @@ class EmbeddedNode:
                 report_written=True,
                 lost_until=self._storage.ceilings[space] if durability == "memory" else 0,
             )
-            views = [] if durability == "memory" else self._storage.past
-            replay(replica, journal, views)
+            if durability != "memory":  # that class starts over, empty (P20)
+                replay(replica, journal, self._storage.past)
             replicas[space] = replica
         return replicas
 
@@ -288,6 +294,8 @@ class EmbeddedNode:
             failed=failed,
             read_only=read_only,
             inline=not self._storage.settings.sync_delay_ms,
+            use_headroom=True,  # frames are refused before: they keep it
+            watch_room=True,
         )
 
     # --- the client's port ------------------------------------------------------------------------

@@ -700,6 +700,94 @@ def test_headroom_is_kept_for_those_who_may_use_it(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_p32_what_keeps_the_headroom_is_refused_when_it_is_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [1 << 30]
+    monkeypatch.setattr(SegmentFiles, "free_bytes", lambda _: free[0])
+    journal, _ = start(tmp_path, headroom_bytes=1 << 20)
+    put(journal, b"one")
+    free[0] = 1 << 20
+    kept = journal.append(1, [sealed(b"two")], keep_headroom=True)
+    with pytest.raises(ReadOnly, match="are needed and 0 are free beside the reserve"):
+        journal.append(1, [sealed(b"three" * 5000)], keep_headroom=True)
+    (trim,) = stage(journal, b"trim")
+    assert isinstance(journal.commit(use_headroom=True), Written), "without what was refused"
+    journal.sync_now()
+    assert [journal.read(place)[8:] for place in (kept, trim)] == [b"two", b"trim"]
+    assert "are needed" in journal.short()
+    free[0] = 2 << 20
+    assert journal.short() == ""
+    journal.append(1, [sealed(b"three" * 5000)], keep_headroom=True)
+    journal.commit(use_headroom=True)
+    journal.sync_now()
+    journal.close()
+    whole = [b"one", b"two", b"trim", b"three" * 5000]
+    assert bodies(start(tmp_path)[1]) == whole
+
+
+def test_p32_a_refusal_is_told_once_also_if_there_is_room_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was refused waits to be told that it is over, which follows the news of it."""
+    free = [0]
+    monkeypatch.setattr(SegmentFiles, "free_bytes", lambda _: free[0])
+    journal, _ = start(tmp_path)
+    with pytest.raises(ReadOnly):
+        journal.append(1, [sealed(b"one")], keep_headroom=True)
+    free[0] = 1 << 30
+    assert journal.short() != ""
+    assert journal.short() == ""
+    journal.close()
+
+
+def test_p32_a_free_file_takes_what_the_open_segment_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trims began a segment in the reserve, and then let another one go."""
+    free = [1 << 30]
+    monkeypatch.setattr(SegmentFiles, "free_bytes", lambda _: free[0])
+    journal, _ = start(tmp_path, headroom_bytes=1 << 20, recycle_max=1)
+    for _ in range(3):
+        put(journal, b"x" * 12_000)
+    while journal.stats().free_file_count:
+        put(journal, b"x" * 12_000)
+    free[0] = 1 << 20
+    stage(journal, b"trim" * 2000)
+    assert isinstance(journal.commit(use_headroom=True), Written)
+    journal.sync_now()
+    with pytest.raises(ReadOnly):
+        journal.append(1, [sealed(b"frame" * 1000)], keep_headroom=True)
+    journal.release(1)
+    journal._files._background.stop()
+    assert journal.short() != "" and journal.short() == ""
+    before = journal.segments()[-1].number
+    place = journal.append(1, [sealed(b"frame" * 1000)], keep_headroom=True)
+    assert isinstance(journal.commit(use_headroom=True), Written)
+    journal.sync_now()
+    assert place.segment > before and journal.read(place)[8:] == b"frame" * 1000
+    journal.close()
+
+
+def test_p32_of_the_reserve_no_more_is_allocated_than_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is allocated is anybody's: frames would be written to what was kept for trims."""
+    monkeypatch.setattr(SegmentFiles, "free_bytes", lambda _: 1 << 20)
+    journal, _ = start(tmp_path, headroom_bytes=1 << 20)
+    stage(journal, b"trim")
+    journal.commit(use_headroom=True)
+    journal.sync_now()
+    with pytest.raises(ReadOnly):
+        journal.append(1, [sealed(b"frame")], keep_headroom=True)
+    assert segment_path(tmp_path, 1).stat().st_size < SEGMENT_BYTES
+    put_kept = stage(journal, b"trim")
+    assert isinstance(journal.commit(use_headroom=True), Written)
+    journal.sync_now()
+    assert journal.read(put_kept[0])[8:] == b"trim"
+    journal.close()
+
+
 # --- segments ---
 
 
