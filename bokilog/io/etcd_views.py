@@ -31,7 +31,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import aetcd
@@ -353,7 +353,7 @@ class EtcdViews:
             client = self._client(self._endpoints[turn % len(self._endpoints)])
             try:
                 await self._follow(client)
-            except (aetcd.ClientError, aetcd.rpc.RpcError, TimeoutError) as error:
+            except (aetcd.ClientError, TimeoutError) as error:
                 _log.debug("the watch on %s ended: %s", self.where, error)
             finally:
                 await client.close()
@@ -361,20 +361,13 @@ class EtcdViews:
             await asyncio.sleep(_WATCH_RETRY_S)
 
     async def _follow(self, client: aetcd.Client) -> None:
-        """Tell terms until the watch ends. On the bare stub: aetcd's own watcher does not get over
-        a connection that breaks."""
         key = self._key("term")
-        await client.connect()
-        responses = aiter(aetcd.rpc.WatchStub(client.channel).Watch(_watch_requests(key)))
         async with asyncio.timeout(_ATTEMPT_TIMEOUT_S):
-            await anext(responses)  # it stands
-            found = await client.get(key)  # from here on, so that nothing falls between
+            events = await client.watch(key)
+            found = await client.get(key)  # after the watch stands, so that nothing falls between
         self._note(b"-1" if found is None else found.value)
-        async for response in responses:
-            if response.canceled:
-                return
-            for event in response.events:
-                self._note(event.kv.value)
+        async for event in events:
+            self._note(event.kv.value)
 
     def _note(self, value: bytes) -> None:
         if value.lstrip(b"-").isdigit():  # damage is told by whoever reads the key
@@ -422,6 +415,7 @@ class EtcdViews:
         self, operation: Callable[[aetcd.Client], Awaitable[T]], timeout_s: float
     ) -> T:
         deadline_s = time.monotonic() + timeout_s
+        told: Exception | None = None
         while True:
             endpoint = self._endpoints[self._at]
             if endpoint not in self._clients:
@@ -431,8 +425,10 @@ class EtcdViews:
                 async with asyncio.timeout(min(_ATTEMPT_TIMEOUT_S, left_s)):
                     return await operation(self._clients[endpoint])
             except (aetcd.ClientError, TimeoutError) as error:
+                # An attempt that the deadline cut short says less than the one before it.
+                told = error if str(error) or told is None else told
                 if isinstance(error, _FINAL) or time.monotonic() + _RETRY_S > deadline_s:
-                    raise self._failure(error, timeout_s) from None
+                    raise self._failure(told, timeout_s) from None
             self._at = (self._at + 1) % len(self._endpoints)
             await asyncio.sleep(_RETRY_S)
 
@@ -469,12 +465,6 @@ class EtcdViews:
 def _value(answer: list[tuple[bytes, object]]) -> bytes | None:
     """What a read inside a transaction found."""
     return answer[0][0] if answer else None
-
-
-async def _watch_requests(key: bytes) -> AsyncIterator[object]:
-    """The one request of a watch; the stream of requests then stays open, as the watch does."""
-    yield aetcd.rpc.WatchRequest(create_request=aetcd.rpc.WatchCreateRequest(key=key))
-    await asyncio.Event().wait()
 
 
 class _Loop:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from bokilog.errors import BokilogError, Closed, UnavailableError
+from bokilog.errors import Closed, UnavailableError
 from bokilog.ids import Term
 from bokilog.io.view_store import ViewStore
 from bokilog.view import View
@@ -73,7 +73,7 @@ class ViewLoader:
         """Begin with a remote store, asked each `poll_s` at the latest; called on the loop."""
         if self._store.remote and self._thread is None:
             self._thread = threading.Thread(
-                target=self._follow,
+                target=self._run,
                 args=(asyncio.get_running_loop(), poll_s),
                 name="bokilog-views",
                 daemon=True,
@@ -104,6 +104,13 @@ class ViewLoader:
 
     # --- the thread of a remote store -------------------------------------------------------------
 
+    def _run(self, loop: asyncio.AbstractEventLoop, poll_s: float) -> None:
+        """The thread: what ends it before its time ends the node, which would not see views."""
+        try:
+            self._follow(loop, poll_s)
+        except BaseException as error:
+            self._post(loop, self._failed, error)
+
     def _follow(self, loop: asyncio.AbstractEventLoop, poll_s: float) -> None:
         sent = self._installed()
         while not self._stop.is_set():
@@ -114,10 +121,6 @@ class ViewLoader:
                 self._note(str(error))
                 self._stop.wait(poll_s)
                 continue
-            except BokilogError as error:
-                self._note(str(error))
-                self._post(loop, self._failed, error)
-                return
             self._note("")
             for view in views:
                 self._post(loop, self._install_next, view)

@@ -16,9 +16,11 @@ from bokilog.errors import NodeUnreachable
 from bokilog.ids import NodeId, Term
 from bokilog.io.etcd_views import EtcdViews
 from bokilog.io.open_views import open_views
+from bokilog.view import View
 from tests.etcd import EtcdServer
 
 ONE = NodeId("sequencer-1")
+FIRST = View(cluster_id="c", history_id="h", term=Term(0), nodes=(), spaces=(), ends=())
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,10 @@ def test_an_etcd_that_is_started_again_is_found_with_what_it_had(tmp_path: Path)
         server.kill()
         server.start()
         assert store.latest_incarnation(ONE) == 1
+        with closing(open_views(server.url("again"))) as other:
+            assert other.compare_and_swap(None, FIRST)
+        store.wait_changed(None, 15)  # and is made anew
+        assert store._seen == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.service("etcd")
