@@ -330,6 +330,8 @@ class World:
                 self.soon(lambda: self.restart(node))
             case Disconnect():
                 raise AssertionError(f"{node} sends {effect.peer} away: {effect.reason}")
+            case _:
+                raise AssertionError(f"{node} asks for {effect}: this world has one sequencer")
 
     def _fire(self, node: NodeId, life: int, timer: Hashable, number: int) -> None:
         process = self.processes.get(node)

@@ -1,0 +1,607 @@
+"""A cluster of real cores: sequencer, storage nodes and engines on simulated machines.
+
+Decides what the shells decide (`bokilog/io/node.py` and the `node.py` of each role): when a core
+runs, what it is started from, who dials whom. The driver, the committer, the greeting of clients
+and all recovery are the product's own; only sockets, files and clocks are this world's.
+
+Invariant: a process that died is never heard of again, and what its next life knows it read from
+its disk and from the view store.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from bokilog.effects import (
+    Address,
+    CeilingRaised,
+    Checkpoint,
+    CheckpointStored,
+    Commit,
+    Core,
+    Disconnect,
+    Effect,
+    EndTerm,
+    Event,
+    LinkClogged,
+    LinkDown,
+    LinkUp,
+    LoadView,
+    Persisted,
+    PersistFailed,
+    RaiseCeiling,
+    ReadOnlyChanged,
+    Received,
+    Send,
+    ViewInstalled,
+)
+from bokilog.errors import BokilogError
+from bokilog.frame import decode_frame
+from bokilog.functions.engine.core import EngineCore
+from bokilog.functions.engine.node import GreetingCore
+from bokilog.functions.engine.settings import EngineSettings
+from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.io.commits import Committer
+from bokilog.io.driver import Driver
+from bokilog.journal import Journal
+from bokilog.messages import Message, Welcome
+from bokilog.sequencer.core import SequencerCore
+from bokilog.sequencer.recovery import recover_metalog
+from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.view import LogSpace, Node, View, first_end
+from tests.sim.disk import Disk
+from tests.sim.loop import ProcessLoop, World
+from tests.sim.network import Network, Wire
+from tests.sim.oracle import WatchedIndex, space_oracles
+from tests.sim.swarm import Knobs
+
+SPACE = LogSpaceId(0)
+VIEW_POLL_S = 0.25
+REDIAL_S = 0.05
+CLUSTER_ID = "sim"
+
+
+class Views:
+    """The view store: views in order, and who started last."""
+
+    def __init__(self, first: View) -> None:
+        self._views = [first]
+        self._incarnations = itertools.count(1)
+
+    def latest(self) -> View:
+        return self._views[-1]
+
+    def load(self, term: int) -> View:
+        return self._views[term]
+
+    def compare_and_swap(self, expected: Term, view: View) -> bool:
+        if self._views[-1].term != expected:
+            return False
+        assert view.term == expected + 1
+        self._views.append(view)
+        return True
+
+    def register_incarnation(self) -> int:
+        return next(self._incarnations)
+
+
+class Scheduler:
+    """A process takes a while to look at its inbox, so that several messages make a batch."""
+
+    def __init__(self, world: World, knobs: Knobs, loop: ProcessLoop) -> None:
+        self._lag_s = knobs.lag_s
+        self._chance = world.chance(f"lag {loop.name}")
+        self._loop = loop
+
+    def call_soon(self, callback: Callable[[], object], /) -> object:
+        return self._loop.call_later(self._lag_s * self._chance.random(), callback)
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> _Cancellable:
+        return self._loop.call_later(delay, callback)
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> object: ...
+
+
+class NodeClock:
+    """A node's clocks; its wall clock may be wrong."""
+
+    def __init__(self, cluster: Cluster, node: str) -> None:
+        self._cluster = cluster
+        self._node = node
+
+    def now_s(self) -> float:
+        return self._cluster.world.now_s
+
+    def wall_ms(self) -> int:
+        return self._cluster.wall_ms(self._node)
+
+
+class Process:
+    """One life of one node: what `NodeShell` and `Network` are to a real one."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        name: NodeId,
+        core: Core,
+        *,
+        loop: ProcessLoop,
+        journals: Mapping[LogSpaceId, Journal],
+        perform: Callable[[Effect], None],
+        use_headroom: bool = False,
+        greet: Callable[[int], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.core = core
+        self.loop = loop
+        self.installed = Term(0)
+        self.links: dict[Address, Wire] = {}
+        self._cluster = cluster
+        self._perform_own = perform
+        self._greet = greet
+        self._names: dict[Wire, Address] = {}
+        self._dialled: dict[Wire, tuple[NodeId, bool]] = {}
+        self._connections = itertools.count(1)
+        self.driver: Driver[Event, Effect] = Driver(
+            core,
+            perform=self._perform,
+            end_of_batch=self._end_of_batch,
+            clock=NodeClock(cluster, name),
+            on_bug=self._on_bug,
+            scheduler=Scheduler(cluster.world, cluster.knobs, loop),
+        )
+        self._committers = {
+            space: self._committer(space, journal, use_headroom=use_headroom)
+            for space, journal in journals.items()
+        }
+        loop.call_later(VIEW_POLL_S, self._poll)
+
+    # --- what happens to it -----------------------------------------------------------------------
+
+    def deliver(self, event: Event) -> None:
+        if not self.loop.dead:
+            self.driver.deliver(event)
+
+    def install(self, view: View) -> None:
+        self.installed = view.term
+        self.deliver(ViewInstalled(view))
+
+    def load_views(self) -> None:
+        views = self._cluster.views
+        while self.installed < views.latest().term:
+            self.install(views.load(self.installed + 1))
+
+    def _poll(self) -> None:
+        self.load_views()
+        self.loop.call_later(VIEW_POLL_S, self._poll)
+
+    def end(self) -> None:
+        """The process dies: its connections end."""
+        self.loop.end()
+        self.driver.stop()
+        for committer in self._committers.values():
+            committer.close()
+        for wire in list(self._names):
+            self._cluster.network.reset(wire, silent_to=self)
+        for wire in list(self._dialled):
+            self._cluster.network.reset(wire, silent_to=self)
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def dial(self, peer: NodeId, *, bulk: bool = False) -> None:
+        """Keep a link to a peer: one try now, more whenever it is lost."""
+        if self.loop.dead:
+            return
+        other = self._cluster.processes.get(peer)
+        network = self._cluster.network
+        delay_s = network.delay_s(self.name, peer)
+        if (
+            other is None
+            or other.loop.paused
+            or network.is_cut(self.name, peer)
+            or network.is_cut(peer, self.name)
+        ):
+            self.loop.call_later(REDIAL_S + delay_s, self.dial_again, peer, bulk)
+            return
+        wire = network.connect(self, other, bulk=bulk)
+        self._dialled[wire] = peer, bulk
+        self.loop.call_later(delay_s, self._say_hello, other, wire)
+
+    def dial_again(self, peer: NodeId, bulk: bool) -> None:
+        self.dial(peer, bulk=bulk)
+
+    def _say_hello(self, other: Process, wire: Wire) -> None:
+        if other.loop.dead:
+            self._cluster.network.reset(wire, silent_to=other)
+        elif not wire.broken:
+            name: Address = ("bulk", self.name) if wire.bulk else self.name
+            wire.greet(other, other.installed)
+            other.linked(name, wire, self.installed)
+
+    def accept_client(self, wire: Wire) -> None:
+        """A client said hello."""
+        assert self._greet is not None, f"{self.name} is no engine"
+        connection = next(self._connections)
+        self.links[connection] = wire
+        self._names[wire] = connection
+        self._greet(connection)
+
+    def welcome_client(self, connection: int, positions: list[list[int]]) -> None:
+        wire = self.links.get(connection)
+        if wire is None:
+            return
+        view = self._cluster.views.load(self.installed)
+        spaces: list[list[object]] = [[space.id, space.durability] for space in view.spaces]
+        welcome = Welcome(
+            self.name, 0, view.cluster_id, view.history_id, view.term, positions, spaces
+        )
+        wire.send(self, welcome)
+        self.deliver(LinkUp(connection))
+
+    def linked(self, name: Address, wire: Wire, term: int) -> None:
+        """Both greetings were said; a newer connection of a peer takes the place of the older."""
+        older = self.links.get(name)
+        if older is not None and older is not wire:
+            self.lost(older)
+            self._cluster.network.reset(older, silent_to=self)
+        self.links[name] = wire
+        self._names[wire] = name
+        if term > self.installed:
+            self.load_views()
+        self.deliver(LinkUp(name))
+
+    def up(self, wire: Wire, term: int) -> None:
+        if self.loop.dead:
+            return
+        peer, bulk = self._dialled[wire]
+        self.linked(("bulk", peer) if bulk else peer, wire, term)
+
+    def arrived(self, wire: Wire, message: Message) -> None:
+        name = self._names.get(wire)
+        if name is not None and not self.loop.dead:
+            self.deliver(Received(name, message))
+
+    def lost(self, wire: Wire) -> None:
+        if self.loop.dead:
+            return
+        name = self._names.pop(wire, None)
+        if name is not None and self.links.get(name) is wire:
+            del self.links[name]
+            self.deliver(LinkDown(name))
+        dialled = self._dialled.pop(wire, None)
+        if dialled is not None:
+            self.loop.call_later(REDIAL_S, self.dial_again, *dialled)
+
+    def clogged(self, wire: Wire, *, clear: bool) -> None:
+        name = self._names.get(wire)
+        if name is not None:
+            self.deliver(LinkClogged(name, clear=clear))
+
+    def send(self, to: Address, message: Message) -> None:
+        wire = self.links.get(to)
+        if wire is not None:
+            wire.send(self, message)
+
+    # --- effects ----------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(to=to, message=message):
+                self.send(to, message)
+            case Commit(space=space, token=token):
+                self._committers[LogSpaceId(space)].request(token)
+            case LoadView():
+                self.load_views()
+            case EndTerm(reason=reason):
+                self._cluster.restart_later(self.name, reason)
+            case Disconnect(peer=peer, reason=reason):
+                self._cluster.world.violation(f"{self.name} sends {peer} away: {reason}")
+            case _:
+                self._perform_own(effect)
+
+    def _end_of_batch(self) -> None:
+        check = getattr(self.core, "check", None)
+        if check is not None:
+            check()
+        for committer in self._committers.values():
+            committer.flush()
+
+    def _on_bug(self, error: Exception) -> None:
+        self._cluster.bug(self.name, error)
+
+    def _committer(self, space: int, journal: Journal, *, use_headroom: bool) -> Committer:
+        def persisted(tokens: list[Hashable]) -> None:
+            for token in tokens:
+                assert isinstance(token, int)
+                self.deliver(Persisted(token))
+
+        def failed(tokens: list[Hashable], reason: str) -> None:
+            for token in tokens:
+                assert isinstance(token, int)
+                self.deliver(PersistFailed(token, reason))
+
+        return Committer(
+            journal,
+            persisted=persisted,
+            failed=failed,
+            read_only=lambda reason: self.deliver(ReadOnlyChanged(space, reason)),
+            inline=self._cluster.knobs.inline_sync,
+            use_headroom=use_headroom,
+        )
+
+
+class Cluster:
+    """Machines, processes, the view store, and the oracle that sees every fold."""
+
+    def __init__(self, world: World, knobs: Knobs) -> None:
+        self.world = world
+        self.knobs = knobs
+        self.network = Network(world, knobs)
+        self.sequencers = (NodeId("sequencer-1"),)
+        self.storage = tuple(NodeId(f"storage-{i + 1}") for i in range(knobs.storage_count))
+        self.engines = tuple(NodeId(f"engine-{i + 1}") for i in range(knobs.engine_count))
+        self.spaces = (SPACE,)
+        self.views = Views(self._first_view())
+        self.oracles = space_oracles(world, self.spaces)
+        self.disks = {
+            node: Disk(world, knobs, node, self.spaces)
+            for node in (*self.sequencers, *self.storage)
+        }
+        self.processes: dict[NodeId, Process] = {}
+        self._chance = world.chance("cluster")
+        self._wall_offsets_ms: dict[str, int] = {}
+
+    @property
+    def nodes(self) -> tuple[NodeId, ...]:
+        return (*self.sequencers, *self.storage, *self.engines)
+
+    def wall_ms(self, node: str) -> int:
+        offset_ms = self._wall_offsets_ms.get(node, 0)
+        return 1_700_000_000_000 + int(self.world.now_s * 1000) + offset_ms
+
+    def set_clock(self, node: str, offset_ms: int) -> None:
+        self._wall_offsets_ms[node] = offset_ms
+
+    def bug(self, node: NodeId, error: Exception) -> None:
+        """A core raised: that is never right."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place else "?"
+        self.world.violation(f"{node} raised {type(error).__name__}: {error} ({where})")
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def start(self, node: NodeId) -> None:
+        if node in self.processes:
+            return
+        self.world.note(f"start {node}")
+        loop = ProcessLoop(self.world, node)
+        try:
+            loop.inside(lambda: self._start(node, loop))
+        except (BokilogError, AssertionError) as error:
+            self.bug(node, error)
+
+    def _start(self, node: NodeId, loop: ProcessLoop) -> None:
+        if node in self.sequencers:
+            self._start_sequencer(node, loop)
+        elif node in self.storage:
+            self._start_storage(node, loop)
+        else:
+            self._start_engine(node, loop)
+
+    def crash(self, node: NodeId, *, power: bool) -> None:
+        """The process dies, or with `power` the machine."""
+        process = self.processes.pop(node, None)
+        if process is None:
+            return
+        self.world.note(f"crash {node}{' power' if power else ''}")
+        process.end()
+        disk = self.disks.get(node)
+        if disk is not None:
+            disk.crash(power=power)
+
+    def restart_later(self, node: NodeId, reason: str) -> None:
+        """What a supervisor does about a process that cannot go on."""
+        self.world.note(f"{node} ends: {reason}")
+        self.world.later(0.0, lambda: self.crash(node, power=False))
+        self.world.later(self.knobs.down_s, lambda: self.start(node))
+
+    def _start_sequencer(self, node: NodeId, loop: ProcessLoop) -> None:
+        """A start is a new term (P12): the end of the last one is in its view (P13)."""
+        disk, last = self.disks[node], self.views.latest()
+        disk.incarnation += 1
+        recovered = {
+            space: recover_metalog(disk.journals[space], first_end(space), ceiling=1)
+            for space in self.spaces
+        }
+        ends = tuple(known.end for known in recovered.values())
+        view = replace(last, term=Term(last.term + 1), ends=ends)
+        self.store_view(last.term, view)
+        core = SequencerCore(node=node, view=view, recovered=recovered, journals=disk.journals)
+
+        def perform(effect: Effect) -> None:
+            assert isinstance(effect, RaiseCeiling), f"a sequencer cannot carry out {effect}"
+            loop.call_later(self.knobs.sync_s, raised, effect)
+
+        def raised(effect: RaiseCeiling) -> None:
+            disk.ceilings[LogSpaceId(effect.space)] = effect.seqnum
+            process.deliver(CeilingRaised(effect.space, effect.seqnum))
+
+        process = self.processes[node] = Process(
+            self,
+            node,
+            core,
+            loop=loop,
+            journals=disk.journals,
+            perform=perform,
+            use_headroom=True,
+        )
+        process.installed = view.term
+
+    def store_view(self, expected: Term, view: View) -> None:
+        """What a view says of ends is what terms of the one history begin with."""
+        assert self.views.compare_and_swap(expected, view), "nobody else stores views"
+        for end in view.ends:
+            self.oracles[end.space].starts[view.term] = end.position.count, end.tail
+
+    def _start_storage(self, node: NodeId, loop: ProcessLoop) -> None:
+        disk, latest, knobs = self.disks[node], self.views.latest(), self.knobs
+        disk.incarnation += 1
+        replicas = {}
+        for space in self.spaces:
+            replica = Replica(
+                node=node,
+                space=latest.space(space),
+                identity=Identity(disk.disk_id, 0),
+                journal=disk.journals[space],
+                index=WatchedIndex(
+                    space,
+                    disk.stores[space],
+                    postings_max=knobs.postings_max,
+                    node=node,
+                    oracle=self.oracles[space],
+                ),
+                cache_bytes_max=knobs.node_cache_bytes,
+                pending_bytes_max=knobs.pending_bytes,
+            )
+            for _, location, data in disk.journals[space].recover(replica.replay_from):
+                replica.recover_frame(decode_frame(bytes(data)), location)
+            replicas[space] = replica
+        first_term = min(replica.index.position.term for replica in replicas.values()) + 1
+
+        def perform(effect: Effect) -> None:
+            assert isinstance(effect, Checkpoint), f"a storage node cannot carry out {effect}"
+            space = LogSpaceId(effect.space)
+            _Checkpoint(self, process, replicas[space], space).step()
+
+        core = StorageCore(node=node, replicas=replicas, checkpoint_s=knobs.checkpoint_s)
+        process = self.processes[node] = Process(
+            self, node, core, loop=loop, journals=disk.journals, perform=perform
+        )
+        for term in range(first_term, latest.term):
+            process.install(self.views.load(term))
+        process.install(latest)
+        for peer in self.sequencers:
+            process.dial(peer)
+        for peer in self.storage:
+            if peer > node:
+                process.dial(peer)
+
+    def _start_engine(self, node: NodeId, loop: ProcessLoop) -> None:
+        knobs, view = self.knobs, self.views.latest()
+        settings = EngineSettings(
+            facts_bytes=1 << 20 if knobs.facts else 0,
+            cache_bytes=knobs.cache_bytes,
+            followed_books_max=knobs.followed_books_max,
+            unordered_frames_max=knobs.unordered_frames_max,
+            retry_s=knobs.retry_s,
+        )
+        engine = EngineCore(settings, node, self.views.register_incarnation())
+
+        def greeted(connection: int, positions: list[list[int]]) -> None:
+            process.welcome_client(connection, positions)
+
+        def greet(connection: int) -> None:
+            for event in core.greet(connection):
+                process.deliver(event)
+
+        def perform(effect: Effect) -> None:
+            raise AssertionError(f"an engine cannot carry out {effect}")
+
+        core = GreetingCore(engine, spaces=view.spaces, greeted=greeted)
+        process = self.processes[node] = Process(
+            self, node, core, loop=loop, journals={}, perform=perform, greet=greet
+        )
+        process.install(view)
+        for peer in self.sequencers:
+            process.dial(peer)
+        for peer in self.storage:
+            process.dial(peer)
+            process.dial(peer, bulk=True)
+
+    def _first_view(self) -> View:
+        roles = {"sequencer": self.sequencers, "storage": self.storage, "engine": self.engines}
+        nodes = [
+            Node(id=node, role=role, address="")  # type: ignore[arg-type]  # one of the three
+            for role, names in roles.items()
+            for node in names
+        ]
+        space = LogSpace(
+            id=SPACE,
+            durability="sync",
+            primary=self.sequencers[0],
+            replicas=self.storage,
+            write_quorum=self.knobs.write_quorum,
+        )
+        return View(
+            cluster_id=CLUSTER_ID,
+            history_id=CLUSTER_ID,
+            term=Term(0),
+            nodes=tuple(nodes),
+            spaces=(space,),
+            ends=(first_end(SPACE),),
+        )
+
+    # --- looking in -------------------------------------------------------------------------------
+
+    def replica(self, node: NodeId, space: LogSpaceId = SPACE) -> Replica | None:
+        process = self.processes.get(node)
+        if process is None:
+            return None
+        assert isinstance(process.core, StorageCore)
+        return process.core.replicas[space]
+
+    def published(self, space: LogSpaceId = SPACE) -> int | None:
+        """Count of published entries, if a primary is there."""
+        for node in self.sequencers:
+            process = self.processes.get(node)
+            if process is not None:
+                assert isinstance(process.core, SequencerCore)
+                return process.core.primaries[space].published_count
+        return None
+
+    @property
+    def together(self) -> bool:
+        """Every replica stands where the primary is."""
+        for space in self.spaces:
+            published = self.published(space)
+            replicas = [self.replica(node, space) for node in self.storage]
+            if any(each is None or each.index.position.count != published for each in replicas):
+                return False
+        return True
+
+
+class _Checkpoint:
+    """Builds a checkpoint a slice at a time, then writes it, as `checkpoints.py` does."""
+
+    def __init__(
+        self, cluster: Cluster, process: Process, replica: Replica, space: LogSpaceId
+    ) -> None:
+        self._cluster = cluster
+        self._process = process
+        self._index = replica.index
+        self._space = space
+        self._steps = replica.index.checkpoint_steps()
+
+    def step(self) -> None:
+        loop, sync_s = self._process.loop, self._cluster.knobs.sync_s
+        for _ in self._steps:
+            loop.call_later(sync_s / 4, self.step)
+            return
+        disk = self._cluster.disks[self._process.name]
+        if disk.journals[self._space].inner.full is not None:
+            self._steps = self._index.checkpoint_steps()
+            loop.call_later(2.0, self.step)
+            return
+        loop.call_later(2 * sync_s, self._write)
+
+    def _write(self) -> None:
+        self._index.write_checkpoint()
+        self._process.deliver(CheckpointStored(self._space))

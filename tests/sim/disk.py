@@ -1,0 +1,228 @@
+"""Disks: what they forget, damage and refuse, and an atlas that keeps one good copy.
+
+A `SimJournal` is a `MemoryJournal` whose syncs take time and may fail. A process that dies leaves
+what it wrote; a machine that dies takes with it what was not synced: a group counts whole or not at
+all (P30), so a torn one is one that is not there.
+
+Invariant of the atlas: at most W-1 disks of a replica set are ever damaged or emptied before their
+records are whole again, so every acknowledged record has a good copy. Disks that only forget what
+was not synced are nobody's fault, and all may do so at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from bokilog.ids import LogSpaceId
+from bokilog.io.journal_memory import MemoryJournal
+from bokilog.journal import (
+    Buffer,
+    Damage,
+    Location,
+    Refused,
+    SegmentInfo,
+    SyncResult,
+    Written,
+)
+from bokilog.storage_nodes.memory_store import MemoryStore
+from tests.sim.loop import World
+from tests.sim.swarm import Knobs
+
+
+class SimJournal:
+    """A `Journal` on a disk of this world."""
+
+    def __init__(self, world: World, knobs: Knobs, chance: random.Random) -> None:
+        self.inner = MemoryJournal(segment_bytes=knobs.segment_bytes)
+        self.flipped = False
+        """Some item is not what was written."""
+        self.fail_next_sync = False
+        self._world = world
+        self._knobs = knobs
+        self._chance = chance
+        self._life = 0
+        self._syncing = False
+
+    # --- what a process calls ---------------------------------------------------------------------
+
+    def recover(
+        self, from_segment: int = 0, *, salvage: Callable[[Damage], None] | None = None
+    ) -> Iterator[tuple[int, Location, memoryview]]:
+        return self.inner.recover(from_segment, salvage=salvage)
+
+    def append(
+        self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
+    ) -> Location:
+        return self.inner.append(kind, buffers, keep_headroom=keep_headroom)
+
+    def short(self) -> str:
+        return self.inner.short()
+
+    def commit(self, *, use_headroom: bool = False) -> Written | Refused:
+        return self.inner.commit(use_headroom=use_headroom)
+
+    def sync_now(self) -> SyncResult:
+        self._maybe_fail()
+        return self.inner.sync_now()
+
+    def sync_in_thread(self, on_done: Callable[[SyncResult], None]) -> None:
+        life = self._life
+        self._syncing = True
+
+        def done() -> None:
+            if life == self._life:
+                self._syncing = False
+                on_done(self.sync_now())
+
+        self._world.later(self._sync_delay_s(), done)
+
+    @property
+    def syncing(self) -> bool:
+        return self._syncing
+
+    @property
+    def read_only(self) -> str | None:
+        return self.inner.read_only
+
+    def read(self, location: Location, start: int = 0, length: int | None = None) -> bytes:
+        return self.inner.read(location, start, length)
+
+    def resolve(self, location: Location) -> Location:
+        return self.inner.resolve(location)
+
+    def segments(self) -> tuple[SegmentInfo, ...]:
+        return self.inner.segments()
+
+    def release(self, segment: int) -> None:
+        if self._knobs.releases:
+            self.inner.release(segment)
+
+    def free_bytes(self) -> int:
+        return self.inner.free_bytes()
+
+    def close(self, *, clean: bool = True) -> None:
+        self.inner.close(clean=clean)
+
+    # --- what the world does to it ----------------------------------------------------------------
+
+    def crash(self, *, power: bool) -> None:
+        """The process died; with `power`, the machine too."""
+        self._life += 1
+        self._syncing = False
+        self.fail_next_sync = False
+        failed = self.inner.broken is not None
+        kept = not (power or failed) or self._chance.random() < 0.5
+        self._lose(keep_unsynced=kept)
+
+    def _lose(self, *, keep_unsynced: bool) -> None:
+        self.inner.crash(keep_unsynced=keep_unsynced)
+
+    def flip(self) -> bool:
+        """Flip a bit of something that is written; False if there is nothing."""
+        places = [
+            (number, offset)
+            for number, segment in self.inner._segments.items()
+            for offset in segment.items
+        ]
+        if not places:
+            return False
+        number, offset = self._chance.choice(places)
+        items = self.inner._segments[number].items
+        kind, data = items[offset]
+        at = self._chance.randrange(len(data))
+        damaged = bytes((data[at] ^ (1 << self._chance.randrange(8)),))
+        items[offset] = kind, data[:at] + damaged + data[at + 1 :]
+        self.flipped = True
+        return True
+
+    def _sync_delay_s(self) -> float:
+        knobs, chance = self._knobs, self._chance
+        delay_s = knobs.sync_s * (0.5 + chance.random())
+        if chance.random() < knobs.sync_slow_share:
+            delay_s += chance.expovariate(1 / (20 * knobs.sync_s))
+        return delay_s
+
+    def _maybe_fail(self) -> None:
+        if self.fail_next_sync:
+            self.fail_next_sync = False
+            self.inner.broken = "the disk failed a sync"
+
+
+class Disk:
+    """One node's machine: what survives its processes."""
+
+    def __init__(self, world: World, knobs: Knobs, node: str, spaces: Sequence[LogSpaceId]) -> None:
+        self._world = world
+        self._knobs = knobs
+        self._node = node
+        self._chance = world.chance(f"disk {node}")
+        self._spaces = tuple(spaces)
+        self._wiped_count = 0
+        self.incarnation = 0
+        """Starts of its process."""
+        self.boots = 1
+        self.journals: dict[LogSpaceId, SimJournal] = {}
+        self.stores: dict[LogSpaceId, MemoryStore] = {}
+        self.ceilings: dict[LogSpaceId, int] = {}
+        self._empty()
+
+    @property
+    def disk_id(self) -> str:
+        return f"{self._node}-disk-{self._wiped_count}"
+
+    def _empty(self) -> None:
+        for space in self._spaces:
+            self.journals[space] = SimJournal(self._world, self._knobs, self._chance)
+            self.stores[space] = MemoryStore()
+        self.ceilings = {}
+
+    def crash(self, *, power: bool) -> None:
+        if power:
+            self.boots += 1
+        for space in self._spaces:
+            self.journals[space].crash(power=power)
+            self.stores[space].crash()
+
+    def wipe(self) -> None:
+        """Another disk, an empty one, takes its place."""
+        self._wiped_count += 1
+        self._empty()
+
+    def flip(self) -> bool:
+        space = self._chance.choice(self._spaces)
+        return self.journals[space].flip()
+
+    @property
+    def damaged(self) -> bool:
+        return any(journal.flipped for journal in self.journals.values())
+
+    @property
+    def failed(self) -> bool:
+        return any(journal.read_only is not None for journal in self.journals.values())
+
+    def fill(self) -> None:
+        for journal in self.journals.values():
+            journal.inner.full = "the disk is full"
+
+    def free(self) -> None:
+        for journal in self.journals.values():
+            journal.inner.full = None
+
+    def heal(self) -> None:
+        """No fault is on its way any more."""
+        self.free()
+        for journal in self.journals.values():
+            journal.fail_next_sync = False
+
+    def fail_next_sync(self) -> None:
+        self._chance.choice(list(self.journals.values())).fail_next_sync = True
+
+
+class Atlas:
+    """Which disks may be damaged: always the same W-1 of a replica set, so that all others are
+    whole whatever happens to these."""
+
+    def __init__(self, world: World, replicas: Sequence[str], write_quorum: int) -> None:
+        chance = world.chance("atlas")
+        self.victims = frozenset(chance.sample(sorted(replicas), write_quorum - 1))

@@ -1,0 +1,245 @@
+"""Virtual time: one heap of what happens next, and an event loop per process that lives on it.
+
+Decides the order in which things happen: by time, and at one time by the order in which they were
+asked for. Everything random comes from generators named by the seed, one per concern, so that a
+change of the workload does not move the faults.
+
+Invariants: nothing here reads a clock, and nothing runs in a thread; one action at a time; a dead
+process runs nothing more, a paused one runs later what it would have run, in order.
+
+Does not know: nodes, messages, what is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+import random
+from asyncio import events
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+
+from xxhash import xxh3_64
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+if TYPE_CHECKING:
+    _Loop = asyncio.BaseEventLoop  # only a type checker minds what is left out here
+else:
+    _Loop = asyncio.AbstractEventLoop
+
+
+class World:
+    """Time, chance, and what was seen."""
+
+    def __init__(self, seed: int, *, traced: bool = False) -> None:
+        self.seed = seed
+        self.now_s = 0.0
+        self.violations: list[str] = []
+        self.lines: list[str] = []
+        """The trace; kept only if asked for. Its digest is always."""
+        self.steps = 0
+        self._digest = xxh3_64()
+        self._traced = traced
+        self._heap: list[tuple[float, int, Callable[[], object]]] = []
+        self._order = itertools.count()
+
+    def chance(self, concern: str) -> random.Random:
+        """A generator of its own for a concern."""
+        return random.Random(f"{self.seed} {concern}")
+
+    def at(self, time_s: float, action: Callable[[], object]) -> None:
+        """Have something happen at a time, or now if that is past."""
+        heapq.heappush(self._heap, (max(time_s, self.now_s), next(self._order), action))
+
+    def later(self, delay_s: float, action: Callable[[], object]) -> None:
+        self.at(self.now_s + delay_s, action)
+
+    def step(self) -> None:
+        self.now_s, _, action = heapq.heappop(self._heap)
+        self.steps += 1
+        action()
+
+    def run(self, until: Callable[[], bool], *, limit_s: float) -> bool:
+        """Let things happen until something holds; False if it does not within `limit_s`, or a
+        rule was broken."""
+        end_s = self.now_s + limit_s
+        while not self.violations and not until():
+            if not self._heap or self._heap[0][0] > end_s:
+                self.now_s = end_s
+                return False
+            self.step()
+        return not self.violations
+
+    def note(self, line: str) -> None:
+        """What happened, for people and for comparing two runs."""
+        line = f"{self.now_s:10.6f} {line}"
+        self._digest.update(line.encode())
+        if self._traced:
+            self.lines.append(line)
+
+    def violation(self, text: str) -> None:
+        """A rule was broken."""
+        self.note(f"VIOLATION {text}")
+        self.violations.append(f"at {self.now_s:.6f} s: {text}")
+
+    @property
+    def digest(self) -> str:
+        """Of the whole trace."""
+        return self._digest.hexdigest()
+
+
+class ProcessLoop(_Loop):
+    """The event loop of one life of one process, as far as our shells and clients use one."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.name = name
+        self.dead = False
+        self._world = world
+        self._paused = False
+        self._stalled: list[asyncio.Handle] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._task_order = itertools.count()
+        self._ending: list[asyncio.Handle] | None = None
+
+    # --- what asyncio and our shells call ---------------------------------------------------------
+
+    def time(self) -> float:
+        return self._world.now_s
+
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        return self._call(0.0, callback, args, context)
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        return self._call(0.0, callback, args, context)
+
+    def call_later(  # type: ignore[override]  # a plain handle is all that is needed of it
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        return self._call(delay, callback, args, context)
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        return self._call(when - self._world.now_s, callback, args, context)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: object = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[T]:
+        task: asyncio.Task[T] = asyncio.Task(
+            coro,
+            loop=self,
+            name=str(name or "") or f"{self.name} {next(self._task_order):06}",
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return not self.dead
+
+    def is_closed(self) -> bool:
+        return self.dead
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if self.dead:
+            return
+        error = context.get("exception")
+        self._world.violation(f"{self.name}: {context.get('message')}: {error!r}")
+
+    # --- what the world does to it ----------------------------------------------------------------
+
+    def inside(self, action: Callable[[], T]) -> T:
+        """Do something as if in a callback of this loop."""
+        before = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            return action()
+        finally:
+            events._set_running_loop(before)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        stalled, self._stalled = self._stalled, []
+        for handle in stalled:
+            self._world.later(0.0, partial(self._run, handle))
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    def end(self) -> None:
+        """The process is gone: its tasks are cancelled here and now, so that whatever cleaning up
+        they do has no part in what happens later."""
+        self.dead = True
+        ending: list[asyncio.Handle] = []
+        self._ending = ending
+        for task in sorted(self._tasks, key=lambda task: task.get_name()):
+            task.cancel()
+        for handle in ending:  # grows
+            if not handle.cancelled():
+                self.inside(handle._run)
+        self._ending = None
+
+    def _call(
+        self,
+        delay_s: float,
+        callback: Callable[[*Ts], object],
+        args: tuple[*Ts],
+        context: contextvars.Context | None,
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if self.dead:
+            if self._ending is not None and delay_s <= 0:
+                self._ending.append(handle)
+            return handle
+        self._world.later(max(delay_s, 0.0), partial(self._run, handle))
+        return handle
+
+    def _run(self, handle: asyncio.Handle) -> None:
+        if self.dead or handle.cancelled():
+            return
+        if self._paused:
+            self._stalled.append(handle)
+            return
+        before = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            handle._run()
+        finally:
+            events._set_running_loop(before)

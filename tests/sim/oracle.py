@@ -1,0 +1,424 @@
+"""What the order says, worked out once more: the reference folded over the entries as they come.
+
+Every index of every life of every storage node tells the oracle what it applied and what came of
+it. The first to reach a position extends the one history; all others must agree with it, down to
+the chained hash. What an entry has to do is decided by `bokilog/reference.py`, which knows nothing
+of frames, replicas, checkpoints or crashes.
+
+Beside the reference, which stands at the end of the order, a `Timeline` per LogBook knows since
+when each record is visible and trimmed, so that a read can be judged at any position.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bokilog.errors import (
+    BokilogError,
+    ConditionFailed,
+    KeyReused,
+    TagsEnded,
+    Trimmed,
+)
+from bokilog.frame import Frame
+from bokilog.ids import LogSpaceId, Position, Term
+from bokilog.messages import (
+    VERDICT_BOOK_DELETED,
+    VERDICT_CONDITION_FAILED,
+    VERDICT_DUPLICATE,
+    VERDICT_KEY_REUSED,
+    VERDICT_TAGS_ENDED,
+    VERDICT_VISIBLE,
+)
+from bokilog.metalog import Cut, DeleteBook, EndTags, Entry, ForgetKeys, Hold, Release, Trim
+from bokilog.record import Unit
+from bokilog.reference import ReferenceBook
+from bokilog.storage_nodes.index import FrameOutcome, Index
+from bokilog.storage_nodes.index_store import IndexStore
+from tests.sim.loop import World
+
+Verdict = list[object]
+
+
+class Seen(NamedTuple):
+    """A record that is or was visible."""
+
+    seqnum: int
+    data: bytes
+    tags: tuple[str, ...]
+    timestamp_ms: int
+    born: int
+    """Count of the entry that ordered it."""
+
+
+class OrderedUnit(NamedTuple):
+    """A unit at its place, and what has to become of it."""
+
+    book: int
+    at: int
+    """Count of the entry that ordered it."""
+    seqnum: int
+    datas: tuple[bytes, ...]
+    tags: tuple[tuple[str, ...], ...]
+    verdict: Verdict
+
+
+class EntryRecord(NamedTuple):
+    """An entry of the one history."""
+
+    term: Term
+    entry: Entry
+    checksums: tuple[int, ...]
+    outcomes: tuple[tuple[int, list[Verdict], tuple[int, ...]], ...]
+    """Of a cut: (first seqnum, verdicts, void units) of each frame."""
+    answer: object
+    """Of a proposal."""
+    tail: int
+    chained_hash: int
+
+
+class Timeline:
+    """One LogBook over all positions."""
+
+    def __init__(self) -> None:
+        self.records: list[Seen] = []
+        self.trims: list[tuple[int, str | None, int]] = []
+        """(count, tag or None, first kept seqnum from there on)"""
+        self.changes: list[int] = []
+        """Counts of entries that changed anything."""
+        self.deleted_at: int | None = None
+
+    def changed(self, count: int) -> None:
+        if not self.changes or self.changes[-1] < count:
+            self.changes.append(count)
+
+    def points(self, low: int, high: int) -> list[int]:
+        """Positions that tell all states from `low` to `high` apart."""
+        first, after = bisect_right(self.changes, low), bisect_right(self.changes, high)
+        return [low, *self.changes[first:after]]
+
+    def trim_until(self, tag: str | None, at: int) -> int:
+        """First kept seqnum for readers of a tag."""
+        found = 0
+        for count, of, until in self.trims:
+            if count > at:
+                break
+            if of is None or of == tag:
+                found = max(found, until)
+        return found
+
+    def gone(self, record: Seen, at: int) -> bool:
+        if record.seqnum < self.trim_until(None, at):
+            return True
+        return bool(record.tags) and all(
+            record.seqnum < self.trim_until(tag, at) for tag in record.tags
+        )
+
+    def visible(self, tag: str | None, start: int, until: int, at: int) -> list[Seen]:
+        """What readers of a tag find in `[start, until)` at a position."""
+        start = max(start, self.trim_until(tag, at))
+        first = bisect_left(self.records, start, key=_seqnum)
+        after = bisect_left(self.records, until, key=_seqnum)
+        trimmed = any(of is not None for _, of, _ in self.trims)
+        return [
+            record
+            for record in self.records[first:after]
+            if record.born <= at
+            and (tag is None or tag in record.tags)
+            and not (trimmed and self.gone(record, at))
+        ]
+
+    def record(self, seqnum: int) -> Seen | None:
+        """The record that is or was at a seqnum."""
+        place = bisect_left(self.records, seqnum, key=_seqnum)
+        if place < len(self.records) and self.records[place].seqnum == seqnum:
+            return self.records[place]
+        return None
+
+
+def _seqnum(record: Seen) -> int:
+    return record.seqnum
+
+
+class SpaceOracle:
+    """The one history of one log space."""
+
+    def __init__(self, space: int, world: World) -> None:
+        self.space = space
+        self.entries: list[EntryRecord] = []
+        self.units: list[OrderedUnit] = []
+        self.by_data: dict[bytes, list[OrderedUnit]] = {}
+        """By the data of a unit's first record."""
+        self.tail = 1
+        self.timelines: dict[int, Timeline] = {}
+        self.books: dict[int, ReferenceBook] = {}
+        self.starts: dict[Term, tuple[int, int]] = {}
+        """Where each term began: (count, tail), as the views say."""
+        self._world = world
+        self._timestamp_ms = 0
+        self._deleted: set[int] = set()
+
+    @property
+    def count(self) -> int:
+        return len(self.entries)
+
+    def timeline(self, book: int) -> Timeline:
+        return self.timelines.setdefault(book, Timeline())
+
+    def tail_at(self, count: int) -> int:
+        return self.entries[count - 1].tail if count else 1
+
+    # --- what indexes tell ------------------------------------------------------------------------
+
+    def cut(
+        self,
+        node: str,
+        position: Position,
+        cut: Cut,
+        frames: Sequence[Frame],
+        outcomes: Sequence[FrameOutcome],
+        chained_hash: int,
+    ) -> None:
+        """A cut was applied by some index."""
+        checksums = tuple(frame.checksum for frame in frames)
+        if position.count == self.count + 1:
+            self._extend_by_cut(position, cut, frames, checksums, chained_hash)
+        found = tuple((each.first_seqnum, each.verdicts, each.void_units) for each in outcomes)
+        self._compare(node, position, cut, checksums, found, None, chained_hash)
+
+    def other(
+        self, node: str, position: Position, entry: Entry, answer: object, chained_hash: int
+    ) -> None:
+        """Another entry was applied by some index."""
+        if isinstance(answer, BokilogError):
+            answer = (type(answer).__name__, answer.args)
+        if position.count == self.count + 1:
+            self._enter(position, entry.timestamp_ms)
+            expected = self._apply(position.count, entry)
+            self.entries.append(
+                EntryRecord(position.term, entry, (), (), expected, self.tail, chained_hash)
+            )
+        self._compare(node, position, entry, (), (), answer, chained_hash)
+
+    def _compare(
+        self,
+        node: str,
+        position: Position,
+        entry: Entry,
+        checksums: tuple[int, ...],
+        outcomes: tuple[tuple[int, list[Verdict], tuple[int, ...]], ...],
+        answer: object,
+        chained_hash: int,
+    ) -> None:
+        if position.count > self.count:
+            self._broken(f"{node} folded {position}, after {self.count} entries")
+            return
+        known = self.entries[position.count - 1]
+        name = f"{node} at {position}"
+        if known.term != position.term or known.entry != entry:
+            self._broken(f"{name} folded {entry}; it was {known.entry} of term {known.term}")
+        elif known.checksums != checksums:
+            self._broken(f"{name} folded other frames")
+        elif known.outcomes != outcomes:
+            self._broken(f"{name} decided {outcomes}, right is {known.outcomes}")
+        elif known.answer != answer:
+            self._broken(f"{name} answered {answer} to {entry}, right is {known.answer}")
+        elif known.chained_hash != chained_hash:
+            self._broken(f"{name} has another chained hash")
+
+    def _broken(self, text: str) -> None:
+        self._world.violation(f"log space {self.space}: {text}")
+
+    # --- the reference ----------------------------------------------------------------------------
+
+    def _enter(self, position: Position, timestamp_ms: int) -> None:
+        last = self.entries[-1].term if self.entries else Term(0)
+        if position.term < last:
+            self._broken(f"{position} follows an entry of term {last}")
+        if position.term > last:
+            count, tail = self.starts.get(position.term, (-1, 0))
+            if count != self.count:
+                self._broken(f"term {position.term} began at {count}, its entries at {self.count}")
+            if tail < self.tail:
+                self._broken(f"term {position.term} begins at {tail}, ordered is {self.tail}")
+            self.tail = max(self.tail, tail)
+        if timestamp_ms < self._timestamp_ms:
+            self._broken(f"{position} is of {timestamp_ms}, before it came {self._timestamp_ms}")
+        self._timestamp_ms = max(self._timestamp_ms, timestamp_ms)
+
+    def _extend_by_cut(
+        self,
+        position: Position,
+        cut: Cut,
+        frames: Sequence[Frame],
+        checksums: tuple[int, ...],
+        chained_hash: int,
+    ) -> None:
+        self._enter(position, cut.timestamp_ms)
+        if cut.first_seqnum != self.tail:
+            self._broken(f"{position} orders from {cut.first_seqnum}, the tail is {self.tail}")
+        seqnum = cut.first_seqnum
+        outcomes = []
+        for frame in frames:
+            outcomes.append(self._frame(position.count, seqnum, frame, cut.timestamp_ms))
+            seqnum += frame.records
+        self.tail = seqnum
+        self.entries.append(
+            EntryRecord(
+                position.term, cut, checksums, tuple(outcomes), None, self.tail, chained_hash
+            )
+        )
+
+    def _frame(
+        self, count: int, frame_seqnum: int, frame: Frame, now_ms: int
+    ) -> tuple[int, list[Verdict], tuple[int, ...]]:
+        columns = frame.columns
+        payload = b"".join(bytes(part) for part in frame.payload)
+        offsets = [0]
+        for length in columns.lengths:
+            offsets.append(offsets[-1] + length)
+        tests, keys = dict(columns.unless), {unit: key for unit, key, _, _ in columns.keys}
+        verdicts: list[Verdict] = []
+        void: list[int] = []
+        for number, (start, until) in enumerate(columns.unit_bounds()):
+            datas = tuple(payload[offsets[i] : offsets[i + 1]] for i in range(start, until))
+            tags = tuple(_tags(columns.tags[i]) for i in range(start, until))
+            conditions = tuple((tag, after) for tag, after in tests.get(number, ()))
+            verdict = self._unit(
+                OrderedUnit(columns.book_of(number), count, frame_seqnum + start, datas, tags, []),
+                number,
+                conditions,
+                keys.get(number),
+                now_ms,
+            )
+            if verdict[1] != VERDICT_VISIBLE:
+                void.append(number)
+            if verdict[1] != VERDICT_VISIBLE or number in keys or number in tests:
+                verdicts.append(verdict)
+        return frame_seqnum, verdicts, tuple(void)
+
+    def _book(self, number: int) -> ReferenceBook:
+        book = self.books.get(number)
+        if book is None:
+            book = self.books[number] = ReferenceBook(number)
+        return book
+
+    def _unit(
+        self,
+        unit: OrderedUnit,
+        number: int,
+        conditions: tuple[tuple[str | None, int], ...],
+        key: str | None,
+        now_ms: int,
+    ) -> Verdict:
+        verdict = self._verdict(unit, number, conditions, key, now_ms)
+        ordered = unit._replace(verdict=verdict)
+        self.units.append(ordered)
+        self.by_data.setdefault(unit.datas[0], []).append(ordered)
+        if verdict[1] == VERDICT_VISIBLE:
+            timeline = self.timeline(unit.book)
+            timeline.changed(unit.at)
+            for place, (data, tags) in enumerate(zip(unit.datas, unit.tags, strict=True)):
+                seen = Seen(unit.seqnum + place, data, tags, self._timestamp_ms, unit.at)
+                timeline.records.append(seen)
+        return verdict
+
+    def _verdict(
+        self,
+        unit: OrderedUnit,
+        number: int,
+        conditions: tuple[tuple[str | None, int], ...],
+        key: str | None,
+        now_ms: int,
+    ) -> Verdict:
+        if unit.book in self._deleted:
+            return [number, VERDICT_BOOK_DELETED, None, None]
+        book = self._book(unit.book)
+        book.tail = max(book.tail, unit.seqnum)
+        try:
+            span = book.append(
+                Unit(list(unit.datas), list(unit.tags), 0),
+                conditions=conditions,
+                key=key,
+                now_ms=now_ms,
+                seqnum=unit.seqnum,
+            )
+        except KeyReused as error:
+            return [number, VERDICT_KEY_REUSED, error.seqnum, key]
+        except ConditionFailed as error:
+            return [number, VERDICT_CONDITION_FAILED, error.tag, error.winner]
+        except TagsEnded as error:
+            return [number, VERDICT_TAGS_ENDED, error.prefix, None]
+        if span.start != unit.seqnum:
+            return [number, VERDICT_DUPLICATE, span.start, len(span)]
+        return [number, VERDICT_VISIBLE, unit.seqnum, None]
+
+    def _apply(self, count: int, entry: Entry) -> object:
+        """Another entry's effect; what its proposer has to be told."""
+        if isinstance(entry, ForgetKeys):
+            for book in self.books.values():
+                book.forget_keys(entry.timestamp_ms)
+            return []
+        if not isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags):
+            return []
+        book = self._book(entry.book)
+        book.tail = self.tail
+        timeline = self.timeline(entry.book)
+        timeline.changed(count)
+        match entry:
+            case Trim():
+                trim = book.trim(entry.until, tag=entry.tag, now_ms=entry.timestamp_ms)
+                timeline.trims.append((count, entry.tag, book.trim_until(entry.tag)))
+                return [trim.until, trim.held_by]
+            case Hold():
+                try:
+                    book.hold(
+                        entry.name,
+                        entry.seqnum,
+                        ttl_s=entry.ttl_ms / 1000,
+                        now_ms=entry.timestamp_ms,
+                    )
+                except Trimmed as error:
+                    return (type(error).__name__, error.args)
+            case Release():
+                book.release(entry.name)
+            case EndTags():
+                book.end_tags(entry.prefix)
+            case DeleteBook():
+                self._deleted.add(entry.book)
+                timeline.deleted_at = timeline.deleted_at or count
+        return []
+
+
+def _tags(column: str | list[str] | None) -> tuple[str, ...]:
+    return () if column is None else (column,) if isinstance(column, str) else tuple(column)
+
+
+class WatchedIndex(Index):
+    """An index whose every step the oracle sees."""
+
+    __slots__ = ("_node", "_oracle")
+
+    def __init__(
+        self, space: int, store: IndexStore, *, postings_max: int, node: str, oracle: SpaceOracle
+    ) -> None:
+        super().__init__(space, store, postings_max=postings_max)
+        self._node = node
+        self._oracle = oracle
+
+    def apply_cut(self, position, cut, frames):  # type: ignore[no-untyped-def]  # as in Index
+        outcomes = super().apply_cut(position, cut, frames)
+        applied = [frame for _, frame, _ in frames]
+        self._oracle.cut(self._node, position, cut, applied, outcomes, self.chained_hash)
+        return outcomes
+
+    def apply(self, position: Position, entry: Entry) -> list[object] | BokilogError:
+        answer = super().apply(position, entry)
+        self._oracle.other(self._node, position, entry, answer, self.chained_hash)
+        return answer
+
+
+def space_oracles(world: World, spaces: Sequence[LogSpaceId]) -> dict[LogSpaceId, SpaceOracle]:
+    return {space: SpaceOracle(space, world) for space in spaces}

@@ -1,0 +1,372 @@
+"""One run: a cluster, its clients, and a nemesis; then everything heals and has to catch up.
+
+Decides which fault strikes when, from the seed. First phase: safety under faults. Second phase: a
+write quorum works, and every append has to complete; then all nodes do, and every replica and every
+follow has to come to the end of the order.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from bokilog.errors import BokilogError
+from bokilog.functions.engine.core import EngineCore
+from bokilog.ids import NodeId
+from bokilog.sequencer.core import SequencerCore
+from bokilog.storage_nodes.core import StorageCore
+from tests.sim.cluster import SPACE, Cluster
+from tests.sim.disk import Atlas
+from tests.sim.history import History, Track
+from tests.sim.loop import World
+from tests.sim.swarm import Knobs, draw
+from tests.sim.verdicts import Judge, broken_rules, first, unlike_the_order
+from tests.sim.workload import Calls, SimClient
+
+CLOCK_JUMPS_MS = (-600_000, -5_000, 300, 5_000, 600_000, 3_700_000, 8 * 24 * 3_600_000)
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of a run."""
+
+    seed: int
+    knobs: Knobs
+    violations: list[str]
+    digest: str
+    steps: int
+    messages: int
+    appends: int
+    """Acknowledged."""
+    reads: int
+    """Answered."""
+    faults: dict[str, int]
+    lines: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.violations
+
+
+class Simulation:
+    """Everything of one run."""
+
+    def __init__(self, seed: int, knobs: Knobs | None = None, *, traced: bool = False) -> None:
+        self.knobs = knobs or draw(seed)
+        self.world = World(seed, traced=traced)
+        self.cluster = Cluster(self.world, self.knobs)
+        self.oracle = self.cluster.oracles[SPACE]
+        self.history = History(self.world, lambda: self.oracle.count)
+        self.clients: dict[int, SimClient] = {}
+        self.nemesis = Nemesis(self)
+        self._lives = 0
+
+    def run(self) -> Report:
+        """Both phases and all checks."""
+        world = self.world
+        for node in self.cluster.nodes:
+            self.cluster.start(node)
+        for number in range(self.knobs.client_count):
+            self.start_client(number)
+        self.nemesis.start()
+        world.run(lambda: world.now_s >= self.knobs.duration_s, limit_s=self.knobs.duration_s)
+        if not world.violations:
+            self._settle()
+        if not world.violations:
+            self._check()
+        for client in self.clients.values():
+            client.die()
+        for process in list(self.cluster.processes.values()):
+            process.end()
+        return self._report()
+
+    def start_client(self, number: int) -> None:
+        self._lives += 1
+        client = SimClient(self.cluster, self.knobs, self.history, number, self._lives)
+        self.clients[number] = client
+        client.start()
+
+    # --- the second phase -------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """No more faults: a write quorum, then everybody, and nothing may be left waiting."""
+        self.nemesis.heal()
+        for client in self.clients.values():
+            client.stopping = True
+        auditor = self._auditor()
+        self._demand("every call is answered", lambda: self.history.unanswered == 0)
+        self._demand("an append goes through", lambda: auditor.stopping)
+        self.nemesis.start_all()
+        self._demand("every replica stands at the end", lambda: self.cluster.together)
+        judge = Judge(self.history, self.oracle)
+        followings = [each for each in self.history.followings if not each.over]
+        self._demand("every follow is at the end", lambda: not any(map(judge.behind, followings)))
+        auditor.die()
+
+    def _demand(self, what: str, holds: Callable[[], bool]) -> None:
+        if self.world.violations or self.world.run(holds, limit_s=self.knobs.settle_s):
+            return
+        if not self.world.violations:
+            self.world.violation(f"within {self.knobs.settle_s} s not: {what}\n{self.stuck()}")
+
+    def _auditor(self) -> SimClient:
+        """A new client: appends once to each LogBook, and reads all of it."""
+        self._lives += 1
+        auditor = SimClient(self.cluster, self.knobs, self.history, 99, self._lives)
+        auditor.spawn(self._audit(auditor))
+        return auditor
+
+    async def _audit(self, auditor: SimClient) -> None:
+        await auditor._up()
+        session = auditor._log.client.default_session
+        track = Track(auditor.life)
+        for number in range(self.knobs.books):
+            book = auditor._log.book(f"book-{number}", session=session)
+            calls = Calls(auditor, book, track, session, auditor._chance)
+            done = await calls._append_one(auditor.data(), "t0")
+            for _ in range(50):
+                if done.ok:
+                    break
+                done = await calls._append_one(auditor.data(), "t0")
+            if not done.ok:
+                self.world.violation(f"no append goes through: {done}\n{self.stuck()}")
+            await calls._page(linearizable=True)
+        auditor.stopping = True
+
+    def stuck(self) -> str:
+        """What everybody says of itself, for people."""
+        lines = [f"{len(self.history.operations)} calls"]
+        lines += [str(each) for each in self.history.operations if each.ended is None][-10:]
+        for node, process in self.cluster.processes.items():
+            core = getattr(process.core, "_engine", process.core)
+            assert isinstance(core, SequencerCore | StorageCore | EngineCore)
+            lines.append(f"{node}: {core.facts()}")
+        return "\n".join(lines)
+
+    # --- the checks -------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        for reason in first(broken_rules(self.history, self.oracle)):
+            self.world.violation(reason)
+        for node in self.cluster.storage:
+            replica = self.cluster.replica(node)
+            assert replica is not None
+            for reason in first(unlike_the_order(node, replica, self.oracle)):
+                self.world.violation(reason)
+
+    def _report(self) -> Report:
+        operations = self.history.operations
+        return Report(
+            seed=self.world.seed,
+            knobs=self.knobs,
+            violations=self.world.violations,
+            digest=self.world.digest,
+            steps=self.world.steps,
+            messages=self.cluster.network.messages_count,
+            appends=sum(each.kind == "append" and each.ok for each in operations),
+            reads=sum(each.kind != "append" and each.ok for each in operations),
+            faults=self.nemesis.struck,
+            lines=self.world.lines,
+        )
+
+
+class Nemesis:
+    """Faults, as often as the knobs say."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.struck: dict[str, int] = {}
+        self._simulation = simulation
+        self._cluster = simulation.cluster
+        self._world = simulation.world
+        self._knobs = simulation.knobs
+        self._chance = simulation.world.chance("nemesis")
+        self._atlas = Atlas(self._world, self._cluster.storage, self._knobs.write_quorum)
+        self._over = False
+        self._strikes: dict[str, Callable[[], None]] = {
+            "kill_storage": lambda: self._kill(self._cluster.storage),
+            "kill_sequencer": lambda: self._kill(self._cluster.sequencers),
+            "kill_engine": lambda: self._kill(self._cluster.engines),
+            "kill_client": self._kill_client,
+            "reset": self._reset,
+            "cut_one_way": lambda: self._cut(both=False),
+            "cut": lambda: self._cut(both=True),
+            "clog": self._clog,
+            "pause": self._pause,
+            "full": self._fill,
+            "failed_sync": self._fail_sync,
+            "wipe": self._wipe,
+            "flip": self._flip,
+            "clock": self._jump,
+            "checkpoint": self._checkpoint,
+        }
+
+    def start(self) -> None:
+        for name, often in sorted(self._knobs.faults.items()):
+            if often > 0:
+                self._next(name, often)
+
+    def _next(self, name: str, often: float) -> None:
+        self._world.later(self._chance.expovariate(often), lambda: self._strike(name, often))
+
+    def _strike(self, name: str, often: float) -> None:
+        if self._over:
+            return
+        self.struck[name] = self.struck.get(name, 0) + 1
+        self._world.note(f"fault {name}")
+        self._strikes[name]()
+        self._next(name, often)
+
+    # --- the end of it ----------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """No fault is left; a node that may stay away does so for now."""
+        self._over = True
+        cluster = self._cluster
+        cluster.network.heal()
+        for process in list(cluster.processes.values()):
+            process.loop.resume()
+        for node in cluster.nodes:
+            disk = cluster.disks.get(node)
+            if disk is not None:
+                disk.heal()
+                if disk.failed or disk.damaged:
+                    cluster.crash(node, power=False)
+        spare = len(cluster.storage) - self._knobs.write_quorum
+        away = self._chance.sample(cluster.storage, spare) if self._chance.random() < 0.3 else []
+        for node in away:
+            cluster.crash(node, power=True)
+        for node in cluster.nodes:
+            if node not in away:
+                self._start(node)
+
+    def start_all(self) -> None:
+        for node in self._cluster.nodes:
+            self._start(node)
+
+    # --- faults -----------------------------------------------------------------------------------
+
+    def _start(self, node: NodeId) -> None:
+        """A node whose journal is damaged does not start: its disk is replaced by an empty one."""
+        cluster = self._cluster
+        if node in cluster.processes:
+            return
+        disk = cluster.disks.get(node)
+        if disk is not None and disk.damaged:
+            self._world.note(f"{node} gets another disk")
+            disk.wipe()
+        cluster.start(node)
+
+    def _start_later(self, node: NodeId) -> None:
+        delay_s = self._chance.expovariate(1 / self._knobs.down_s)
+        self._world.later(delay_s, lambda: None if self._over else self._start(node))
+
+    def _kill(self, nodes: tuple[NodeId, ...]) -> None:
+        node = self._chance.choice(nodes)
+        power = self._chance.random() < self._knobs.power_share
+        if node in self._cluster.processes:
+            self._cluster.crash(node, power=power)
+            self._start_later(node)
+
+    def _kill_client(self) -> None:
+        simulation = self._simulation
+        number = self._chance.choice(sorted(simulation.clients))
+        simulation.clients[number].die()
+        simulation.start_client(number)
+
+    def _two(self) -> tuple[str, str]:
+        cluster = self._cluster
+        clients = [f"client-{number}" for number in self._simulation.clients]
+        ends: list[tuple[str, str]] = [
+            (node, peer)
+            for node in (*cluster.storage, *cluster.engines)
+            for peer in (*cluster.sequencers, *cluster.storage)
+            if node != peer
+        ]
+        ends += [(client, engine) for client in clients for engine in cluster.engines]
+        first_end, second = self._chance.choice(ends)
+        return (first_end, second) if self._chance.random() < 0.5 else (second, first_end)
+
+    def _reset(self) -> None:
+        wires = self._cluster.network.wires_of(*self._two())
+        if wires:
+            self._cluster.network.reset(self._chance.choice(wires))
+
+    def _cut(self, *, both: bool) -> None:
+        source, target = self._two()
+        network = self._cluster.network
+        lasting_s = self._chance.expovariate(1 / 0.2)
+        for a, b in ((source, target), (target, source)) if both else ((source, target),):
+            network.cut(a, b)
+            self._world.later(lasting_s, partial(self._mend, a, b))
+        if self._chance.random() < 0.5:
+            for wire in network.wires_of(source, target):
+                network.reset(wire)
+
+    def _mend(self, source: str, target: str) -> None:
+        if not self._over:
+            self._cluster.network.mend(source, target)
+
+    def _clog(self) -> None:
+        source, target = self._two()
+        until_s = self._world.now_s + self._chance.expovariate(1 / 0.2)
+        self._cluster.network.clog(source, target, until_s)
+
+    def _pause(self) -> None:
+        node = self._chance.choice(self._cluster.nodes)
+        process = self._cluster.processes.get(node)
+        if process is not None and not process.loop.paused:
+            process.loop.pause()
+            self._world.later(self._chance.expovariate(1 / 0.2), process.loop.resume)
+
+    def _fill(self) -> None:
+        disk = self._cluster.disks[self._chance.choice(sorted(self._cluster.disks))]
+        disk.fill()
+        self._world.later(self._chance.expovariate(1 / 0.3), disk.free)
+
+    def _fail_sync(self) -> None:
+        """The node is read-only from then on, until somebody starts it again."""
+        node = self._chance.choice(sorted(self._cluster.disks))
+        self._cluster.disks[node].fail_next_sync()
+
+        def look() -> None:
+            if not self._over and self._cluster.disks[node].failed:
+                self._cluster.crash(node, power=False)
+                self._start_later(node)
+
+        self._simulation.history.damaged = True  # what was folded and not synced is nowhere
+        self._world.later(0.2 + self._chance.expovariate(1 / self._knobs.down_s), look)
+
+    def _wipe(self) -> None:
+        node = NodeId(self._chance.choice(sorted(self._atlas.victims)))
+        self._cluster.crash(node, power=True)
+        self._cluster.disks[node].wipe()
+        self._start_later(node)
+
+    def _flip(self) -> None:
+        node = NodeId(self._chance.choice(sorted(self._atlas.victims)))
+        if self._cluster.disks[node].flip():
+            self._simulation.history.damaged = True
+
+    def _jump(self) -> None:
+        node = self._chance.choice(self._cluster.sequencers)
+        self._cluster.set_clock(node, self._chance.choice(CLOCK_JUMPS_MS))
+
+    def _checkpoint(self) -> None:
+        node = self._chance.choice(self._cluster.storage)
+        replica = self._cluster.replica(node)
+        if replica is not None:
+            replica.checkpoint_timer()
+
+
+def simulate(seed: int, knobs: Knobs | None = None, *, traced: bool = False) -> Report:
+    """One seed from its start to its verdict."""
+    simulation = Simulation(seed, knobs, traced=traced)
+    try:
+        return simulation.run()
+    except (BokilogError, AssertionError) as error:
+        simulation.world.violation(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        gc.collect(0)

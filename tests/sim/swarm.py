@@ -1,0 +1,165 @@
+"""Every knob of a run, drawn from its seed.
+
+A fault of a kind is off in many runs altogether: what hides behind a common fault shows only where
+that one is missing. Sizes are tiny, so that bounds are met within a second of virtual time.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(slots=True, kw_only=True)
+class Knobs:
+    """One run. The defaults are a calm world; `draw` makes the others."""
+
+    duration_s: float = 3.0
+    """Of the first phase, under faults."""
+    settle_s: float = 40.0
+    """Of the second, at most: everything works, and everybody has to catch up."""
+
+    # the cluster
+    storage_count: int = 3
+    write_quorum: int = 2
+    engine_count: int = 2
+    client_count: int = 3
+    facts: bool = True
+    followed_books_max: int = 4096
+    cache_bytes: int = 1 << 20
+    unordered_frames_max: int = 16_384
+    retry_s: float = 0.5
+    segment_bytes: int = 1 << 26
+    releases: bool = False
+    """Whether segments that nobody needs go. Until snapshots can be sent to a node that comes back
+    empty it needs them all: so either that, or wiped disks."""
+    node_cache_bytes: int = 1 << 20
+    pending_bytes: int = 1 << 20
+    checkpoint_s: float = 0.3
+    postings_max: int = 200
+
+    # time
+    latency_s: float = 0.0005
+    slow_share: float = 0.0
+    slow_s: float = 0.05
+    clog_s: float = 0.01
+    sync_s: float = 0.001
+    sync_slow_share: float = 0.0
+    inline_sync: bool = False
+    lag_s: float = 0.0002
+    """How long a process takes to look at its inbox."""
+
+    # faults: how often per second of the first phase
+    faults: dict[str, float] = field(default_factory=dict)
+    down_s: float = 0.2
+    """How long a crashed process stays away, on average."""
+    power_share: float = 0.5
+    """Of crashes that take the machine with them."""
+
+    # the workload
+    workers: int = 2
+    """Per client."""
+    pause_s: float = 0.02
+    """Between two operations of a worker, on average."""
+    followers: int = 1
+    """Per client."""
+    timeout_s: float = 5.0
+    tags: int = 3
+    books: int = 2
+    data_bytes: int = 40
+    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+
+    def described(self) -> str:
+        """What differs from the calm world."""
+        calm = Knobs()
+        changed = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != getattr(calm, each.name)
+        }
+        return " ".join(f"{name}={value!r}" for name, value in changed.items())
+
+
+WEIGHTS: dict[str, float] = {
+    "append": 10,
+    "burst": 2,
+    "batch": 3,
+    "unless": 4,
+    "key": 3,
+    "read_next": 4,
+    "read_prev": 4,
+    "read": 2,
+    "page": 2,
+    "linearizable": 3,
+    "tail": 2,
+    "trim": 0.5,
+    "trim_tag": 0.3,
+    "hold": 0.4,
+    "release": 0.2,
+    "token": 1,
+}
+
+FAULTS: dict[str, float] = {
+    "kill_storage": 0.6,
+    "kill_sequencer": 0.25,
+    "kill_engine": 0.3,
+    "kill_client": 0.3,
+    "reset": 2.0,
+    "cut_one_way": 0.5,
+    "cut": 0.3,
+    "clog": 0.5,
+    "pause": 0.4,
+    "full": 0.3,
+    "failed_sync": 0.15,
+    "wipe": 0.2,
+    "flip": 0.6,
+    "clock": 0.3,
+    "checkpoint": 1.0,
+}
+"""How often per second, where they are on."""
+
+
+def draw(seed: int) -> Knobs:
+    """The knobs of a seed."""
+    chance = random.Random(f"{seed} swarm")
+    knobs = Knobs(
+        duration_s=chance.choice((0.5, 1.0, 2.0)),
+        facts=chance.random() < 0.75,
+        followed_books_max=chance.choice((1, 2, 4096)),
+        cache_bytes=chance.choice((0, 500, 4_000, 1 << 20)),
+        unordered_frames_max=chance.choice((2, 16, 16_384, 16_384)),
+        retry_s=chance.choice((0.1, 0.5, 1.0)),
+        node_cache_bytes=chance.choice((0, 2_000, 1 << 20)),
+        pending_bytes=chance.choice((300, 2_000, 1 << 20)),
+        checkpoint_s=chance.choice((0.03, 0.2, 1.0, 10.0)),
+        postings_max=chance.choice((10, 100, 100_000)),
+        latency_s=chance.choice((0.0001, 0.0005, 0.002)),
+        slow_share=chance.choice((0.0, 0.01, 0.1)),
+        slow_s=chance.choice((0.005, 0.05, 0.2)),
+        sync_s=chance.choice((0.0002, 0.001, 0.005)),
+        sync_slow_share=chance.choice((0.0, 0.02, 0.2)),
+        inline_sync=chance.random() < 0.25,
+        lag_s=chance.choice((0.0, 0.0002, 0.002)),
+        down_s=chance.choice((0.02, 0.2, 0.5)),
+        power_share=chance.choice((0.0, 0.5, 1.0)),
+        workers=chance.choice((1, 2, 4)),
+        pause_s=chance.choice((0.015, 0.04, 0.1)),
+        followers=chance.choice((0, 1, 2)),
+        timeout_s=chance.choice((0.3, 2.0, 10.0)),
+        tags=chance.choice((1, 3, 6)),
+        books=chance.choice((1, 2, 3)),
+        data_bytes=chance.choice((4, 40, 400)),
+    )
+    knobs.weights = {
+        name: weight * chance.choice((0.0, 0.5, 1.0, 1.0, 3.0)) for name, weight in WEIGHTS.items()
+    }
+    knobs.weights["append"] = WEIGHTS["append"]
+    amount = chance.choice((0.0, 0.5, 1.0, 1.0, 2.0))
+    knobs.faults = {
+        name: often * amount * chance.choice((0.0, 0.5, 1.0, 2.0)) for name, often in FAULTS.items()
+    }
+    if chance.random() < 0.4:
+        knobs.releases = True
+        knobs.segment_bytes = chance.choice((1 << 12, 1 << 14))
+        knobs.faults["wipe"] = knobs.faults["flip"] = 0.0
+    return knobs

@@ -1,0 +1,42 @@
+"""One seed is one run: else no failure could be replayed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sim.simulation import simulate
+
+ROOT = Path(__file__).parents[2]
+SEED = 17
+
+
+@pytest.mark.slow
+def test_the_same_seed_twice_is_the_same_trace() -> None:
+    first, second = simulate(SEED, traced=True), simulate(SEED, traced=True)
+    assert first.lines == second.lines
+    assert first.digest == second.digest
+    assert len(first.lines) > 1_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_another_process_with_other_hashes_runs_the_same() -> None:
+    """Nothing may depend on the order of a set or on where objects lie in memory."""
+    digests = set()
+    for hash_seed in ("1", "2"):
+        code = f"from tests.sim.simulation import simulate; print(simulate({SEED}).digest)"
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(ran.stdout)
+    assert len(digests) == 1
