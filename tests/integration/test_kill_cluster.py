@@ -3,7 +3,8 @@
 Per round two writers append through both engines; once 1,000 appends were acknowledged, processes
 are killed at one instant, then the supervisor's restarts heal the cluster, and both writers have to
 get further. Everything acknowledged is then read back linearizably, through each of the engines.
-`BOKILOG_KILL_ROUNDS=50` for more rounds, `BOKILOG_KILL_SEED` for those of a failure.
+`BOKILOG_KILL_ROUNDS=50` for more rounds, `BOKILOG_KILL_ACKED=25000` for longer ones,
+`BOKILOG_KILL_SEED` for those of a failure.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from tests.integration.writer import Spec, Writer, repeats_of
 
 ROUNDS = int(os.environ.get("BOKILOG_KILL_ROUNDS", "5"))
 SEED = int(os.environ.get("BOKILOG_KILL_SEED", str(time.time_ns() % 1_000_000)))
-ACKED_MIN = 1_000
-ACKED_MAX = 1_500
+ACKED_MIN = int(os.environ.get("BOKILOG_KILL_ACKED", "1000"))
+ACKED_MAX = ACKED_MIN * 3 // 2
 ACKED_AFTER = 150
 """Per writer, once everything has healed."""
 HEAL_TIMEOUT_S = 30.0
@@ -50,7 +51,11 @@ VICTIMS: Sequence[Sequence[str]] = (
     ("storage-3", "engine-1"),
 )
 """Of the first rounds; later ones choose at random."""
-pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(60 + 40 * ROUNDS)]
+pytestmark = [
+    pytest.mark.kill,
+    pytest.mark.slow,
+    pytest.mark.timeout(60 + (40 + ACKED_MIN / 50) * ROUNDS),
+]
 
 
 class Rounds:

@@ -2,7 +2,8 @@
 
 Nothing acknowledged is lost, doubled or altered, whatever the process was doing: appending, syncing
 in its thread, storing its fold, recycling segments, or reading all that back at its start.
-`BOKILOG_KILL_ROUNDS=50` for more rounds, `BOKILOG_KILL_SEED` for those of a failure.
+`BOKILOG_KILL_ROUNDS=50` for more rounds, `BOKILOG_KILL_ACKED=25000` for longer ones,
+`BOKILOG_KILL_SEED` for those of a failure.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from tests.integration.writer import Spec, Writer, repeats_of, small_segments
 
 ROUNDS = int(os.environ.get("BOKILOG_KILL_ROUNDS", "8"))
 SEED = int(os.environ.get("BOKILOG_KILL_SEED", str(time.time_ns() % 1_000_000)))
-ACKED_MIN = 1_000
-ACKED_MAX = 2_000
-ROUND_TIMEOUT_S = 60.0
+ACKED_MIN = int(os.environ.get("BOKILOG_KILL_ACKED", "1000"))
+ACKED_MAX = 2 * ACKED_MIN
+ROUND_TIMEOUT_S = 60.0 + ACKED_MIN / 200
 
-pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(60 + 20 * ROUNDS)]
+pytestmark = [
+    pytest.mark.kill,
+    pytest.mark.slow,
+    pytest.mark.timeout(60 + (20 + ACKED_MIN / 100) * ROUNDS),
+]
 
 
 class Rounds:
