@@ -185,7 +185,11 @@ class Judgement:
     def has_stand_in(self, one: NodeId) -> bool:
         """Whether another sequencer could do a node's work."""
         return any(
-            node != one and self.is_alive(node) and not self.leaves(node) and self.votes(node)
+            node != one
+            and self.is_alive(node)
+            and not self.leaves(node)
+            and not self.vitals.is_cut_off(node)
+            and self.votes(node)
             for node in self.sequencers
         )
 

@@ -1,19 +1,18 @@
-"""The sequencer process: ends its last term, stores the next view, then orders (P12, P13)."""
+"""The sequencer process. The only one of its cluster ends its last term, stores the next view, then
+orders (P12, P13); one of several takes part (`member_node.py`).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
 
 from bokilog.effects import CeilingRaised, Effect, RaiseCeiling
 from bokilog.errors import NotReady
-from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.ids import NodeId
 from bokilog.io.clock import SystemClock
-from bokilog.io.directory import claim, write_synced
+from bokilog.io.directory import claim
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
@@ -21,29 +20,13 @@ from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
 from bokilog.io.view_store import check_versions
 from bokilog.metalog import ITEM_METALOG, verify_run
+from bokilog.sequencer.ceilings import CEILINGS, Ceilings
 from bokilog.sequencer.core import SequencerCore
-from bokilog.sequencer.primary import Recovered
+from bokilog.sequencer.member_node import run_member
+from bokilog.sequencer.next_view import Start, next_view, sequencers_of
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
-from bokilog.view import LogSpace, View, first_end
-
-CEILINGS = "ceilings.json"
-
-
-class Ceilings:
-    """Seqnum ceilings of the log spaces whose metalog is not synced (P11), in one synced file."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._values: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
-
-    def of(self, space: LogSpaceId) -> int:
-        return self._values.get(str(space), 1)
-
-    def raise_to(self, space: int, seqnum: int) -> None:
-        """Synced when this returns."""
-        self._values[str(space)] = seqnum
-        write_synced(self._file, json.dumps(self._values).encode())
+from bokilog.view import LogSpace, first_end
 
 
 async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyncio.Event) -> None:
@@ -55,16 +38,39 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
     check_versions(last)
     directory = claim(settings.data_dir, last.cluster_id, settings.node_id)
     node = NodeId(settings.node_id)
-    spaces = [space for space in last.spaces if space.primary == node]
+    spaces = [space for space in last.spaces if node in space.sequencers]
     journals = {space.id: _journal(settings, space) for space in spaces}
     ceilings = Ceilings(settings.data_dir / CEILINGS)
+    if len(sequencers_of(last)) > 1:
+        try:
+            await run_member(
+                settings,
+                views=views,
+                latest=last,
+                directory=directory,
+                journals=journals,
+                ceilings=ceilings,
+                ready=ready,
+                stop=stop,
+            )
+        finally:
+            for journal in journals.values():
+                journal.close()
+            directory.close()
+        return
     recovered = {
         space.id: recover_metalog(
             journals[space.id], first_end(space.id), ceiling=_start(ceilings, space)
         )
         for space in spaces
     }
-    view = _next_view(last, recovered)
+    incarnation = views.register_incarnation(node)
+    view = next_view(
+        last,
+        ends=[known.end for known in recovered.values()],
+        primary={space.id: node for space in spaces},
+        starts={node: Start(incarnation=incarnation, disk_id=directory.disk_id)},
+    )
     if not views.compare_and_swap(last.term, view):
         raise NotReady(f"another sequencer stored term {view.term} first")
     disk = ThreadPoolExecutor(1, thread_name_prefix="bokilog-disk")
@@ -83,7 +89,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         identity=Identity(
             role="sequencer",
             node=node,
-            incarnation=directory.next_incarnation(),
+            incarnation=incarnation,
             cluster_id=view.cluster_id,
             history_id=view.history_id,
             term=view.term,
@@ -123,8 +129,3 @@ def _journal(settings: SequencerSettings, space: LogSpace) -> JournalFile:
 
 def _start(ceilings: Ceilings, space: LogSpace) -> int:
     return ceilings.of(space.id) if space.durability != "sync" else 1
-
-
-def _next_view(last: View, recovered: dict[LogSpaceId, Recovered]) -> View:
-    ends = tuple(known.end for known in recovered.values())
-    return replace(last, term=Term(last.term + 1), ends=ends)

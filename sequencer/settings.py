@@ -13,10 +13,11 @@ from bokilog.io.addresses import parse_address
 from bokilog.io.open_views import check_views
 from bokilog.io.settings import SyncName, check_setting
 from bokilog.limits import MIB
+from bokilog.sequencer.controller_settings import ControllerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequencerSettings:
+class SequencerSettings(ControllerSettings):
     """One sequencer process."""
 
     node_id: str
@@ -43,6 +44,7 @@ class SequencerSettings:
     long a deposed primary believes in itself while nobody talks to it."""
 
     def __post_init__(self) -> None:
+        ControllerSettings.__post_init__(self)
         check_views(self.views_url, self.views_dir)
         parse_address(self.address)
         check_setting("sync_delay_ms", self.sync_delay_ms, least=0, most=10_000)

@@ -133,6 +133,11 @@ class Vitals:
         what = "silent" if peer.heard else "not heard of"
         return peer.since_s, f"it is {what} for {silent_s:.1f} s"
 
+    def is_cut_off(self, node: str) -> bool:
+        """Its link is down, for however short a time."""
+        peer = self._peers.get(node)
+        return peer is not None and peer.link_down_s is not None
+
     def is_awaited(self, node: str, now_s: float) -> bool:
         """It may still come: neither alive nor suspected."""
         peer = self._peers.get(node)

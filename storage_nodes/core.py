@@ -56,6 +56,7 @@ from bokilog.messages import (
     StatusRequest,
     TermChanged,
 )
+from bokilog.pulse import PULSE, Pulse
 from bokilog.storage_nodes.expiry import BEHIND_LOOK_S, LOOK_S
 from bokilog.storage_nodes.replica import Replica
 from bokilog.term_gate import Admission, TermGate
@@ -68,9 +69,16 @@ class StorageCore:
     """`handle(event, now_s) -> effects` of one storage node."""
 
     def __init__(
-        self, *, node: NodeId, replicas: Mapping[LogSpaceId, Replica], checkpoint_s: float
+        self,
+        *,
+        node: NodeId,
+        replicas: Mapping[LogSpaceId, Replica],
+        checkpoint_s: float,
+        incarnation: int = 0,
+        disk_id: str = "",
     ) -> None:
         self.node = node
+        self._pulse = Pulse(node, "storage", incarnation=incarnation, disk_id=disk_id)
         self.replicas = dict(replicas)
         self.gate = TermGate(Term(0))
         self.view: View | None = None
@@ -193,7 +201,7 @@ class StorageCore:
             effects.append(SetTimer("retention", LOOK_S))
         for peer in sorted(self._links, key=str):
             effects += self._link_up(peer)
-        return effects
+        return [*effects, *self._pulse.install(view)]
 
     def _link_up(self, peer: Address) -> list[Effect]:
         effects: list[Effect] = []
@@ -229,6 +237,8 @@ class StorageCore:
                 for replica in self.replicas.values():
                     replica.checkpoint_timer()
                 return [SetTimer("checkpoint", self._checkpoint_s)]
+            case _ if timer == PULSE:
+                return self._pulse.beat()
             case "retention":
                 return self._look_at_retention(now_s)
             case _:

@@ -70,6 +70,7 @@ class _Storage:
         self.journals: dict[LogSpaceId, Journal] = {}
         self.replicas: dict[LogSpaceId, Replica] = {}
         self.incarnation = directory.next_incarnation()
+        self.disk_id = directory.disk_id
         self._stores: list[IndexStore] = []
         node = NodeId(settings.node_id)
         spaces = [space for space in view.spaces if node in space.replicas]
@@ -126,6 +127,8 @@ def _shell(
             node=NodeId(settings.node_id),
             replicas=storage.replicas,
             checkpoint_s=settings.checkpoint_s,
+            incarnation=storage.incarnation,
+            disk_id=storage.disk_id,
         ),
         identity=network.Identity(
             role="storage",

@@ -30,7 +30,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
-from bokilog.errors import DirectoryInUse, InvalidSettings, NotSupported
+from bokilog.errors import DirectoryInUse, InvalidSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Term
 from bokilog.io.directory import make_directory, write_synced
 from bokilog.io.open_views import open_views, parse_views_url
@@ -132,7 +132,7 @@ def lay_out(
         directory: made if it is not there.
         storage_nodes: processes that hold records; None, here and below: as the directory has it,
             and the default of `ClusterSettings` in a new one.
-        sequencers: processes that order them.
+        sequencers: processes that order them; with three, one may fail.
         function_nodes: engines, which clients connect to.
         port: of the first engine.
         sync: `fdatasync` or `none`.
@@ -142,7 +142,6 @@ def lay_out(
     Raises:
         InvalidSettings: a value is out of range, or cannot change any more.
         NodeUnreachable: the etcd does not answer.
-        NotSupported: more than one sequencer.
     """
     directory = Path(directory).expanduser().absolute()
     said = {
@@ -155,11 +154,10 @@ def lay_out(
         "views_url": views_url,
     }
     settings = _cluster_settings(directory, said)
-    if settings.sequencers != 1:
-        raise NotSupported(
-            f"a cluster with {settings.sequencers} sequencers",
-            "fail-over between sequencers comes with the next version; use --sequencers 1",
-        )
+    if settings.sequencers % 2 == 0:
+        fewer = settings.sequencers - 1
+        problem = f"is even: a majority of it survives no more failures than one of {fewer}"
+        raise InvalidSettings("sequencers", str(settings.sequencers), problem)
     make_directory(directory)
     for folder in _FOLDERS:
         make_directory(directory / folder)
@@ -329,7 +327,7 @@ def _check_own_view(layout: Layout, latest: View, where: str) -> None:
 def first_view(layout: Layout) -> View:
     """The view of term 0: all nodes, and log spaces that hold nothing yet."""
     storage = [node.id for node in layout.nodes if node.role == "storage"]
-    sequencer = next(node.id for node in layout.nodes if node.role == "sequencer")
+    sequencer, *backups = (node.id for node in layout.nodes if node.role == "sequencer")
     count = min(REPLICAS_MAX, len(storage))
     return View(
         cluster_id=secrets.token_hex(8),
@@ -349,6 +347,7 @@ def first_view(layout: Layout) -> View:
                 id=LogSpaceId(number),
                 durability=durability,
                 primary=sequencer,
+                backups=tuple(backups),
                 replicas=tuple(storage[(number + place) % len(storage)] for place in range(count)),
                 write_quorum=count // 2 + 1,
             )

@@ -75,6 +75,7 @@ from bokilog.messages import (
     TailRequest,
     TermChanged,
 )
+from bokilog.pulse import PULSE, Pulse
 from bokilog.term_gate import CURRENT, FUTURE, TermGate
 from bokilog.view import View
 
@@ -128,6 +129,7 @@ class EngineCore:
         self.trace: deque[tuple[float, Address, str]] = deque(maxlen=settings.trace_events)
         """(now_s, source, what) of the last events, without payloads."""
         self.ignored_count = 0
+        self._pulse = Pulse(node_id, "engine", incarnation=incarnation)
         self.producers: dict[int, SpaceProducer] = {}
         self._horizons: dict[int, Horizon] = {}
         self._clients: set[Address] = set()
@@ -381,7 +383,7 @@ class EngineCore:
         effects += self.requests.install(view)
         for message in held:
             effects += self.handle(Received(message.source, message.message), self._now_s)
-        return effects
+        return [*effects, *self._pulse.install(view)]
 
     def _timer(self, timer: object) -> list[Effect]:
         match timer:
@@ -398,6 +400,8 @@ class EngineCore:
                 return self.reader.timer(number, self._now_s)
             case _ if timer == TIMER:
                 return self.requests.timer()
+            case _ if timer == PULSE:
+                return self._pulse.beat()
             case _:
                 return []
 

@@ -19,6 +19,7 @@ SHELLS = {
     "bokilog": {"__init__", "pytest_plugin", "sync"},
     "bokilog/sequencer": {
         *("__init__", "__main__", "node", "settings"),
+        *("ceilings", "member_node"),
     },
     "bokilog/storage_nodes": {
         *("__init__", "__main__", "node", "settings"),

@@ -108,10 +108,10 @@ def test_up_fails_in_words_when_a_process_cannot_start(
     assert errors.startswith("error: NotReady: ")
 
 
-def test_more_sequencers_are_refused_in_one_line(tmp_path: Path, run: Run) -> None:
-    code, _, errors = run("up", "--dir", str(tmp_path / "d"), "--sequencers", "3")
+def test_an_even_number_of_sequencers_is_refused_in_one_line(tmp_path: Path, run: Run) -> None:
+    code, _, errors = run("up", "--dir", str(tmp_path / "d"), "--sequencers", "2")
     assert code == 2
-    assert errors.startswith("error: NotSupported: a cluster with 3 sequencers is not supported")
+    assert errors.startswith("error: InvalidSettings: sequencers=2 is even")
     assert not (tmp_path / "d").exists()
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bokilog.errors import InvalidSettings, NotSupported
+from bokilog.errors import InvalidSettings
 from bokilog.ids import START, Term
 from bokilog.io.file_views import FileViews
 from bokilog.io.open_views import open_views
 from bokilog.io.settings import nodes_in, read_settings
 from bokilog.sequencer.settings import SequencerSettings
-from bokilog.shapes.cluster_layout import MARKER, Layout, lay_out, read_layout
+from bokilog.shapes.cluster_layout import MARKER, Layout, first_view, lay_out, read_layout
 from bokilog.storage_nodes.settings import StorageSettings
 from bokilog.view import View
 from tests.etcd import EtcdServer
@@ -138,10 +138,21 @@ def test_storage_nodes_cannot_change_any_more(
         lay_out(tmp_path)
 
 
-def test_more_than_one_sequencer_is_not_supported_yet(tmp_path: Path) -> None:
-    with pytest.raises(NotSupported, match="a cluster with 3 sequencers is not supported"):
-        lay_out(tmp_path / "d", sequencers=3)
+def test_an_even_number_of_sequencers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"sequencers=2 is even: .* no more failures than"):
+        lay_out(tmp_path / "d", sequencers=2)
     assert not (tmp_path / "d").exists()
+
+
+def test_of_three_sequencers_one_is_primary_first_and_the_others_its_backups(
+    tmp_path: Path,
+) -> None:
+    view = first_view(lay_out(tmp_path, sequencers=3))
+    assert view.term == 0
+    for space in view.spaces:
+        assert space.sequencers == ("sequencer-1", "sequencer-2", "sequencer-3")
+        assert space.metalog_quorum == 2
+    assert {node.incarnation for node in view.nodes} == {0}, "nobody orders in term 0"
 
 
 def test_somebodys_folder_is_left_alone(tmp_path: Path) -> None:
