@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from bokilog.effects import (
+    AcquireLease,
     Address,
     CeilingRaised,
     Checkpoint,
@@ -26,17 +26,26 @@ from bokilog.effects import (
     Effect,
     EndTerm,
     Event,
+    IntentStored,
+    LeaseHeld,
+    LeaseLost,
     LinkClogged,
     LinkDown,
     LinkUp,
     LoadView,
     Persisted,
     PersistFailed,
+    PromiseStored,
     RaiseCeiling,
     ReadOnlyChanged,
     Received,
+    ReleaseLease,
     Send,
+    StoreIntent,
+    StorePromise,
+    SwapView,
     ViewInstalled,
+    ViewSwapped,
 )
 from bokilog.errors import BokilogError
 from bokilog.frame import decode_frame
@@ -48,7 +57,11 @@ from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
 from bokilog.journal import Journal
 from bokilog.messages import Message, Welcome
+from bokilog.sequencer.controller import ControllerCore
+from bokilog.sequencer.controller_settings import ControllerSettings
 from bokilog.sequencer.core import SequencerCore
+from bokilog.sequencer.member import MemberCore
+from bokilog.sequencer.next_view import Start, next_view
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.replica import Identity, Replica
@@ -65,12 +78,21 @@ REDIAL_S = 0.05
 CLUSTER_ID = "sim"
 
 
-class Views:
-    """The view store: views in order, and who started last."""
+LEASE_S = 0.6
+"""Without renewal another controller gets it, although the one before may not know."""
 
-    def __init__(self, first: View) -> None:
+
+class Views:
+    """The view store: views in order, who started last, what is intended, who may act."""
+
+    def __init__(self, world: World, first: View, stored: Callable[[View], None]) -> None:
+        self.holder: NodeId | None = None
+        self._world = world
         self._views = [first]
+        self._stored = stored
         self._incarnations = itertools.count(1)
+        self._intent: tuple[Term, str] | None = None
+        self._renewed_s = 0.0
 
     def latest(self) -> View:
         return self._views[-1]
@@ -82,8 +104,32 @@ class Views:
         if self._views[-1].term != expected:
             return False
         assert view.term == expected + 1
+        self._world.note(f"view {view.term}")
         self._views.append(view)
+        self._stored(view)
         return True
+
+    def store_intent(self, term: Term, reason: str) -> bool:
+        """False: a later view is stored."""
+        if self._views[-1].term != term:
+            return False
+        self._intent = term, reason
+        return True
+
+    def intent(self) -> tuple[Term, str] | None:
+        known = self._intent
+        return known if known is not None and known[0] == self._views[-1].term else None
+
+    def try_lease(self, node: NodeId) -> bool:
+        now_s = self._world.now_s
+        if self.holder not in (None, node) and now_s < self._renewed_s + LEASE_S:
+            return False
+        self.holder, self._renewed_s = node, now_s
+        return True
+
+    def release_lease(self, node: NodeId) -> None:
+        if self.holder == node:
+            self.holder = None
 
     def register_incarnation(self) -> int:
         return next(self._incarnations)
@@ -343,12 +389,12 @@ class Cluster:
         self.world = world
         self.knobs = knobs
         self.network = Network(world, knobs)
-        self.sequencers = (NodeId("sequencer-1"),)
+        self.sequencers = tuple(NodeId(f"sequencer-{i + 1}") for i in range(knobs.sequencer_count))
         self.storage = tuple(NodeId(f"storage-{i + 1}") for i in range(knobs.storage_count))
         self.engines = tuple(NodeId(f"engine-{i + 1}") for i in range(knobs.engine_count))
         self.spaces = (SPACE,)
-        self.views = Views(self._first_view())
         self.oracles = space_oracles(world, self.spaces)
+        self.views = Views(world, self._first_view(), self._view_stored)
         self.disks = {
             node: Disk(world, knobs, node, self.spaces)
             for node in (*self.sequencers, *self.storage)
@@ -389,7 +435,9 @@ class Cluster:
             self.bug(node, error)
 
     def _start(self, node: NodeId, loop: ProcessLoop) -> None:
-        if node in self.sequencers:
+        if node in self.sequencers and len(self.sequencers) > 1:
+            self._start_member(node, loop)
+        elif node in self.sequencers:
             self._start_sequencer(node, loop)
         elif node in self.storage:
             self._start_storage(node, loop)
@@ -421,9 +469,14 @@ class Cluster:
             space: recover_metalog(disk.journals[space], first_end(space), ceiling=1)
             for space in self.spaces
         }
-        ends = tuple(known.end for known in recovered.values())
-        view = replace(last, term=Term(last.term + 1), ends=ends)
-        self.store_view(last.term, view)
+        incarnation = self.views.register_incarnation()
+        view = next_view(
+            last,
+            ends=[known.end for known in recovered.values()],
+            primary=dict.fromkeys(self.spaces, node),
+            starts={node: Start(incarnation=incarnation, disk_id=disk.disk_id)},
+        )
+        assert self.views.compare_and_swap(last.term, view), "nobody else stores views"
         core = SequencerCore(node=node, view=view, recovered=recovered, journals=disk.journals)
 
         def perform(effect: Effect) -> None:
@@ -445,9 +498,69 @@ class Cluster:
         )
         process.installed = view.term
 
-    def store_view(self, expected: Term, view: View) -> None:
+    def _start_member(self, node: NodeId, loop: ProcessLoop) -> None:
+        """One of several sequencers: as `member_node.py` does."""
+        disk, knobs = self.disks[node], self.knobs
+        disk.incarnation += 1
+        incarnation = self.views.register_incarnation()
+        recovered = {
+            space: recover_metalog(disk.journals[space], first_end(space), ceiling=1)
+            for space in self.spaces
+        }
+        reached = min(known.end.position.term for known in recovered.values())
+        sequencer = SequencerCore(
+            node=node,
+            view=self.views.load(reached),
+            recovered=recovered,
+            journals=disk.journals,
+            incarnation=incarnation,
+            disk_id=disk.disk_id,
+            promised=disk.promised,
+            ceilings={space: disk.ceilings.get(space, 1) for space in self.spaces},
+        )
+        settings = ControllerSettings(
+            heartbeat_s=knobs.heartbeat_s,
+            suspicion_s=8 * knobs.heartbeat_s,
+            link_down_suspicion_s=knobs.heartbeat_s,
+            retry_s=0.05,
+            retry_max_s=0.5,
+        )
+        controller = ControllerCore(
+            settings, node=node, incarnation=incarnation, disk_id=disk.disk_id
+        )
+        store = _StoreCalls(self, node, lambda: process)
+
+        def perform(effect: Effect) -> None:
+            if isinstance(effect, RaiseCeiling | StorePromise):
+                loop.call_later(knobs.sync_s, on_disk, effect)
+            else:
+                store.perform(effect)
+
+        def on_disk(effect: RaiseCeiling | StorePromise) -> None:
+            if isinstance(effect, RaiseCeiling):
+                disk.ceilings[LogSpaceId(effect.space)] = effect.seqnum
+                process.deliver(CeilingRaised(effect.space, effect.seqnum))
+            else:
+                disk.promised = effect.term
+                process.deliver(PromiseStored(effect.term))
+
+        process = self.processes[node] = Process(
+            self,
+            node,
+            MemberCore(sequencer, controller),
+            loop=loop,
+            journals=disk.journals,
+            perform=perform,
+            use_headroom=True,
+        )
+        for term in range(reached, self.views.latest().term + 1):
+            process.install(self.views.load(term))
+        for peer in self.sequencers:
+            if peer > node:
+                process.dial(peer)
+
+    def _view_stored(self, view: View) -> None:
         """What a view says of ends is what terms of the one history begin with."""
-        assert self.views.compare_and_swap(expected, view), "nobody else stores views"
         for end in view.ends:
             self.oracles[end.space].starts[view.term] = end.position.count, end.tail
 
@@ -481,13 +594,18 @@ class Cluster:
             space = LogSpaceId(effect.space)
             _Checkpoint(self, process, replicas[space], space).step()
 
-        core = StorageCore(node=node, replicas=replicas, checkpoint_s=knobs.checkpoint_s)
+        core = StorageCore(
+            node=node,
+            replicas=replicas,
+            checkpoint_s=knobs.checkpoint_s,
+            incarnation=disk.incarnation,
+            disk_id=disk.disk_id,
+        )
         process = self.processes[node] = Process(
             self, node, core, loop=loop, journals=disk.journals, perform=perform
         )
-        for term in range(first_term, latest.term):
+        for term in range(max(1, min(first_term, latest.term)), latest.term + 1):
             process.install(self.views.load(term))
-        process.install(latest)
         for peer in self.sequencers:
             process.dial(peer)
         for peer in self.storage:
@@ -537,6 +655,7 @@ class Cluster:
             id=SPACE,
             durability="sync",
             primary=self.sequencers[0],
+            backups=self.sequencers[1:],
             replicas=self.storage,
             write_quorum=self.knobs.write_quorum,
         )
@@ -560,12 +679,13 @@ class Cluster:
 
     def published(self, space: LogSpaceId = SPACE) -> int | None:
         """Count of published entries, if a primary is there."""
-        for node in self.sequencers:
-            process = self.processes.get(node)
-            if process is not None:
-                assert isinstance(process.core, SequencerCore)
-                return process.core.primaries[space].published_count
-        return None
+        process = self.processes.get(self.views.latest().space(space).primary)
+        if process is None:
+            return None
+        core = process.core.sequencer if isinstance(process.core, MemberCore) else process.core
+        assert isinstance(core, SequencerCore)
+        primary = core.primaries.get(space)
+        return primary.published_count if primary is not None else None
 
     @property
     def together(self) -> bool:
@@ -576,6 +696,51 @@ class Cluster:
             if any(each is None or each.index.position.count != published for each in replicas):
                 return False
         return True
+
+
+class _StoreCalls:
+    """A controller's calls on the view store: they take a while, and some answers get lost."""
+
+    def __init__(self, cluster: Cluster, node: NodeId, process: Callable[[], Process]) -> None:
+        self._cluster = cluster
+        self._node = node
+        self._process = process
+        self._chance = cluster.world.chance(f"store {node}")
+
+    def perform(self, effect: Effect) -> None:
+        delay_s = self._cluster.network.delay_s(self._node, "views")
+        self._cluster.world.later(delay_s, lambda: self._call(effect))
+
+    def _call(self, effect: Effect) -> None:
+        process = self._process()
+        if process.loop.dead and self._chance.random() < 0.5:
+            return  # it was sent before the process died, or not
+        answer = self._answer(effect)
+        if answer is not None:
+            delay_s = self._cluster.network.delay_s("views", self._node)
+            process.loop.call_later(delay_s, process.deliver, answer)
+
+    def _answer(self, effect: Effect) -> Event | None:
+        views = self._cluster.views
+        lost = self._chance.random() < self._cluster.knobs.store_lost_share
+        match effect:
+            case AcquireLease():
+                if lost or not views.try_lease(self._node):
+                    return LeaseLost("" if lost else str(views.holder))
+                return LeaseHeld(views.intent())
+            case ReleaseLease():
+                views.release_lease(self._node)
+                return None
+            case StoreIntent(term=term, reason=reason):
+                if not views.store_intent(term, reason):
+                    self._process().load_views()
+                    return None
+                return None if lost else IntentStored(term)
+            case SwapView(expected_term=expected, view=view):
+                swapped = views.compare_and_swap(expected, view)
+                return ViewSwapped(view.term, swapped and not lost)
+            case _:
+                raise AssertionError(f"a sequencer cannot carry out {effect}")
 
 
 class _Checkpoint:

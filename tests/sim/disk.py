@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from bokilog.ids import LogSpaceId
+from bokilog.ids import LogSpaceId, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.journal import (
     Buffer,
@@ -165,6 +165,7 @@ class Disk:
         self.journals: dict[LogSpaceId, SimJournal] = {}
         self.stores: dict[LogSpaceId, MemoryStore] = {}
         self.ceilings: dict[LogSpaceId, int] = {}
+        self.promised: Term | None = None
         self._empty()
 
     @property
@@ -176,6 +177,7 @@ class Disk:
             self.journals[space] = SimJournal(self._world, self._knobs, self._chance)
             self.stores[space] = MemoryStore()
         self.ceilings = {}
+        self.promised = None
 
     def crash(self, *, power: bool) -> None:
         if power:

@@ -16,6 +16,7 @@ from bokilog.errors import BokilogError
 from bokilog.functions.engine.core import EngineCore
 from bokilog.ids import NodeId
 from bokilog.sequencer.core import SequencerCore
+from bokilog.sequencer.member import MemberCore
 from bokilog.storage_nodes.core import StorageCore
 from tests.sim.cluster import SPACE, Cluster
 from tests.sim.disk import Atlas
@@ -141,7 +142,7 @@ class Simulation:
         lines += [str(each) for each in self.history.operations if each.ended is None][-10:]
         for node, process in self.cluster.processes.items():
             core = getattr(process.core, "_engine", process.core)
-            assert isinstance(core, SequencerCore | StorageCore | EngineCore)
+            assert isinstance(core, SequencerCore | MemberCore | StorageCore | EngineCore)
             lines.append(f"{node}: {core.facts()}")
         return "\n".join(lines)
 
@@ -280,7 +281,7 @@ class Nemesis:
         clients = [f"client-{number}" for number in self._simulation.clients]
         ends: list[tuple[str, str]] = [
             (node, peer)
-            for node in (*cluster.storage, *cluster.engines)
+            for node in (*cluster.sequencers, *cluster.storage, *cluster.engines)
             for peer in (*cluster.sequencers, *cluster.storage)
             if node != peer
         ]

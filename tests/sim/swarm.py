@@ -20,6 +20,10 @@ class Knobs:
     """Of the second, at most: everything works, and everybody has to catch up."""
 
     # the cluster
+    sequencer_count: int = 1
+    heartbeat_s: float = 0.05
+    store_lost_share: float = 0.0
+    """Of answers of the view store."""
     storage_count: int = 3
     write_quorum: int = 2
     engine_count: int = 2
@@ -124,6 +128,9 @@ def draw(seed: int) -> Knobs:
     chance = random.Random(f"{seed} swarm")
     knobs = Knobs(
         duration_s=chance.choice((0.5, 1.0, 2.0)),
+        sequencer_count=chance.choice((1, 3, 3)),
+        heartbeat_s=chance.choice((0.02, 0.05, 0.1)),
+        store_lost_share=chance.choice((0.0, 0.0, 0.1)),
         facts=chance.random() < 0.75,
         followed_books_max=chance.choice((1, 2, 4096)),
         cache_bytes=chance.choice((0, 500, 4_000, 1 << 20)),
