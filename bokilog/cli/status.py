@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -61,6 +61,7 @@ async def collect(layout: Layout) -> dict[str, object]:
         "supervisor": _supervisor(state),
         "views": views,
         "view": _view(view),
+        "control": _control(answers.values()),
         "processes": [_process(each, answers[each], view) for each in processes],
         "log_spaces": [] if view is None else _log_spaces(view, answers),
         "disk": _disk(layout),
@@ -142,6 +143,23 @@ def _view(view: View | None) -> dict[str, object] | None:
     if view is None:
         return None
     return {"term": view.term, "cluster_id": view.cluster_id, "history_id": view.history_id}
+
+
+def _control(answers: Iterable[dict[str, object] | str]) -> dict[str, object] | None:
+    """What the active controller of view changes says, or one that says why there is none; None:
+    with one sequencer there is none to be."""
+    found = [
+        _table(answer["controller"])
+        for answer in answers
+        if isinstance(answer, dict) and "controller" in answer
+    ]
+    if not found:
+        return None
+    last = [_table(each["last_change"]) for each in found if each["last_change"]]
+    reasons = [each for each in last if each["reason"]] or last
+    known = max(reasons, key=lambda each: (each["term"], bool(each["reason"])), default=None)
+    chosen = next((each for each in found if each["active"]), found[0])
+    return {str(name): value for name, value in chosen.items()} | {"last_change": known}
 
 
 def _process(
@@ -240,8 +258,26 @@ def show(facts: dict[str, object]) -> None:
     click.echo(f"{facts['directory']}: {supervisor.get('state')}{since}, term {_or_dash(term)}")
     click.echo(f"{facts['url']}; {_size(disk.get('free_bytes'))} free on disk")
     _print_views(_table(facts["views"]))
+    _print_control(_table(facts["control"]))
     _print_processes(_items(facts["processes"]), _table(disk.get("used_bytes")))
     _print_log_spaces(_items(facts["log_spaces"]))
+
+
+def _print_control(control: Mapping[object, object]) -> None:
+    """What changed last, who is suspected, and what a change waits for."""
+    if not control:
+        return
+    last = _table(control["last_change"])
+    if last.get("reason"):
+        took = f"in {last['took_s']} s"
+        click.echo(f"term {last['term']} began {took} with {last['primary']} ({last['reason']})")
+    if not control["active"]:
+        click.echo("no sequencer can change the view: a majority of them has to hear each other")
+    for node, said in _table(control["nodes"]).items():
+        if _table(said)["why"]:
+            click.echo(f"{node} is suspected: {_table(said)['why']}")
+    if control["blocked"]:
+        click.echo(f"a change of view ({control['reason']}) is blocked: {control['blocked']}")
 
 
 def _print_views(views: Mapping[object, object]) -> None:

@@ -31,14 +31,16 @@ def free_port() -> int:
     raise AssertionError("no two free ports in a row in 100 tries")
 
 
-def new_cluster(directory: Path) -> LocalCluster:
+def new_cluster(directory: Path, *, sequencers: int = 1) -> LocalCluster:
     """Enter it to start it."""
-    return LocalCluster(directory, function_nodes=FUNCTION_NODES, port=free_port())
+    return LocalCluster(
+        directory, sequencers=sequencers, function_nodes=FUNCTION_NODES, port=free_port()
+    )
 
 
-def small_cluster(directory: Path) -> LocalCluster:
+def small_cluster(directory: Path, *, sequencers: int = 1) -> LocalCluster:
     """One that a few seconds of appends take through checkpoints and many journal segments."""
-    cluster = new_cluster(directory)
+    cluster = new_cluster(directory, sequencers=sequencers)
     file = cluster.layout.settings_file
     if SMALL not in file.read_text():
         file.write_text(SMALL + file.read_text())
