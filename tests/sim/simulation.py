@@ -101,9 +101,7 @@ class Simulation:
         self._demand("an append goes through", lambda: auditor.stopping)
         self.nemesis.start_all()
         self._demand("every replica stands at the end", lambda: self.cluster.together)
-        judge = Judge(self.history, self.oracle)
-        followings = [each for each in self.history.followings if not each.over]
-        self._demand("every follow is at the end", lambda: not any(map(judge.behind, followings)))
+        self._demand("every follow is at the end", lambda: not any(self._behind()))
         auditor.die()
 
     def _demand(self, what: str, holds: Callable[[], bool]) -> None:
@@ -111,6 +109,12 @@ class Simulation:
             return
         if not self.world.violations:
             self.world.violation(f"within {self.knobs.settle_s} s not: {what}\n{self.stuck()}")
+
+    def _behind(self) -> list[str]:
+        """What follows that go on have still to yield."""
+        judge = Judge(self.history, self.oracle)
+        reasons = [judge.behind(each) for each in self.history.followings if not each.over]
+        return [reason for reason in reasons if reason is not None]
 
     def _auditor(self) -> SimClient:
         """A new client: appends once to each LogBook, and reads all of it."""
@@ -139,6 +143,7 @@ class Simulation:
     def stuck(self) -> str:
         """What everybody says of itself, for people."""
         lines = [f"{len(self.history.operations)} calls"]
+        lines += self._behind()
         lines += [str(each) for each in self.history.operations if each.ended is None][-10:]
         for node, process in self.cluster.processes.items():
             core = getattr(process.core, "_engine", process.core)
@@ -234,8 +239,11 @@ class Nemesis:
                 disk.heal()
                 if disk.failed or disk.damaged:
                     cluster.crash(node, power=False)
+        # A disk that was lost is whole again once its node has caught up: no other may go before.
+        lost = self._simulation.history.damaged or self.struck.get("wipe")
+        candidates = sorted(self._atlas.victims) if lost else cluster.storage
         spare = len(cluster.storage) - self._knobs.write_quorum
-        away = self._chance.sample(cluster.storage, spare) if self._chance.random() < 0.3 else []
+        away = self._chance.sample(candidates, spare) if self._chance.random() < 0.3 else []
         for node in away:
             cluster.crash(node, power=True)
         for node in cluster.nodes:
