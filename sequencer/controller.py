@@ -541,6 +541,7 @@ class ControllerCore:
             "holder": self.lease.holder,
             "reason": self._reason,
             "blocked": self._blocked,
+            "missing": self.judgement.missing() if self.judgement.view is not None else "",
             "changes": self._changes,
             "last_change": None if last is None else last._asdict(),
             "nodes": {peer.node: self.judgement.facts(peer.node) for peer in self.judgement.vitals},

@@ -156,8 +156,7 @@ def _control(answers: Iterable[dict[str, object] | str]) -> dict[str, object] | 
     if not found:
         return None
     last = [_table(each["last_change"]) for each in found if each["last_change"]]
-    reasons = [each for each in last if each["reason"]] or last
-    known = max(reasons, key=lambda each: (each["term"], bool(each["reason"])), default=None)
+    known = max(last, key=lambda each: (each["term"], bool(each["reason"])), default=None)
     chosen = next((each for each in found if each["active"]), found[0])
     return {str(name): value for name, value in chosen.items()} | {"last_change": known}
 
@@ -272,7 +271,8 @@ def _print_control(control: Mapping[object, object]) -> None:
         took = f"in {last['took_s']} s"
         click.echo(f"term {last['term']} began {took} with {last['primary']} ({last['reason']})")
     if not control["active"]:
-        click.echo("no sequencer can change the view: a majority of them has to hear each other")
+        why = control["missing"] or "the view store gives nobody the lease"
+        click.echo(f"no sequencer can change the view now: {why}")
     for node, said in _table(control["nodes"]).items():
         if _table(said)["why"]:
             click.echo(f"{node} is suspected: {_table(said)['why']}")

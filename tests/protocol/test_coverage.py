@@ -25,7 +25,9 @@ NOW = {
     10: "timestamps of cuts",
     11: "when an entry may be published",
     12: "a start is a new term",
-    13: "ends of terms (one sequencer)",
+    13: "ends of terms",
+    14: "promises of replicated sequencers",
+    15: "sealing by a stored intent",
     17: "the term gate",
     18: "which entries an engine gets",
     19: "one position after a crash",
@@ -44,8 +46,6 @@ NOW = {
     34: "garbage columns",
 }
 NEXT = {
-    14: "promises of replicated sequencers",
-    15: "sealing by a stored intent, recovery with loss",
     16: "dropping metalog, index snapshots",
     24: "index data of a unit from any replica, `Lost`",
     33: "wiped storage nodes",
