@@ -198,7 +198,7 @@ class StorageCore:
             effects += self._received(held.source, held.message)
         if first:
             effects.append(SetTimer("checkpoint", self._checkpoint_s))
-            effects.append(SetTimer("retention", LOOK_S))
+            effects.append(SetTimer("upkeep", LOOK_S))
         for peer in sorted(self._links, key=str):
             effects += self._link_up(peer)
         return [*effects, *self._pulse.install(view)]
@@ -239,19 +239,22 @@ class StorageCore:
                 return [SetTimer("checkpoint", self._checkpoint_s)]
             case _ if timer == PULSE:
                 return self._pulse.beat()
-            case "retention":
-                return self._look_at_retention(now_s)
+            case "upkeep":
+                return self._upkeep(now_s)
             case _:
                 return []
 
-    def _look_at_retention(self, now_s: float) -> list[Effect]:
+    def _upkeep(self, now_s: float) -> list[Effect]:
+        """What nobody waits for, a bounded part at a time: retention, compaction."""
         effects: list[Effect] = []
         behind = False
-        for replica in self.replicas.values():
+        for number, replica in self.replicas.items():
             proposed, more = replica.retention_timer(now_s)
             effects += proposed
-            behind |= more
-        return [*effects, SetTimer("retention", BEHIND_LOOK_S if behind else LOOK_S)]
+            if busy := replica.compact(now_s):
+                self._touched.add(number)
+            behind |= more or busy
+        return [*effects, SetTimer("upkeep", BEHIND_LOOK_S if behind else LOOK_S)]
 
     def _end_batch(self) -> list[Effect]:
         effects: list[Effect] = []

@@ -54,7 +54,7 @@ from bokilog.storage_nodes.aux_data import AuxData
 from bokilog.storage_nodes.books import Books, Retention
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
 from bokilog.storage_nodes.key_uses import KeyUses, expiry_ms
-from bokilog.storage_nodes.keys import Meta, StoredShard
+from bokilog.storage_nodes.keys import Lacking, Meta, StoredShard
 from bokilog.storage_nodes.locations import Locations, Row
 from bokilog.storage_nodes.postings import WHOLE_BOOK, Postings
 from bokilog.storage_nodes.retention import SegmentBooks
@@ -133,6 +133,7 @@ class Index:
         "_checkpoints",
         "_frozen",
         "_frozen_closed",
+        "_frozen_lacking",
         "_frozen_shards",
         "_key_uses",
         "_locations",
@@ -142,6 +143,7 @@ class Index:
         "chained_hash",
         "closed_shards",
         "empty",
+        "lacking",
         "open_shards",
         "position",
         "replay_hint",
@@ -153,7 +155,17 @@ class Index:
     )
 
     def __init__(self, space: int, store: IndexStore, *, postings_max: int = POSTINGS_MAX) -> None:
+        self._store = store
+        self._postings_max = postings_max
+        self._checkpoints = 0
+        self.segments = _stored_segments(store)
+        self._load(space)
+
+    def _load(self, space: int) -> None:
+        store = self._store
         found = store.get(keys.META)
+        if found is None:
+            _discard_rows(store)
         meta = Meta(space, START, FIRST_SEQNUM, 0, 0, 0, b"")
         if found is not None:
             meta = keys.decode_meta(found)
@@ -173,20 +185,46 @@ class Index:
         self.open_shards = _stored_shards(store)
         self.closed_shards = _stored_closed(store)
         """Of the position's term: a frame of one that is not ordered never will be (P2)."""
-        self._store = store
-        self._postings_max = postings_max
         self._postings = Postings(store, meta.tail if found is not None else 0)
         self._locations = Locations(store, meta.tail if found is not None else 0)
         self._key_uses = KeyUses(store, meta.forgotten_ms)
         self._books = Books(store)
         self._aux = AuxData(store)
-        self.segments = _stored_segments(store)
+        value = store.get(keys.LACKING)
+        self.lacking: Lacking | None = None if value is None else keys.decode_lacking(value)
+        """Frames that are still to be copied here, after a load from a peer."""
+        self._frozen_lacking = self.lacking
         self._frozen: Meta | None = None
         """Where the checkpoint under way stands."""
         self._frozen_shards: dict[int, StoredShard] = {}
         self._frozen_closed: frozenset[int] = frozenset()
         self._batch: Batch | None = None
-        self._checkpoints = 0
+
+    # --- a fold from a peer ---
+
+    @property
+    def store(self) -> IndexStore:
+        """Where checkpoints go; a peer's fold is read from it, and written to it."""
+        return self._store
+
+    def places(self) -> Iterator[tuple[int, Location]]:
+        """First seqnum and place of every ordered frame, in order."""
+        return self._locations.places()
+
+    def store_segments(self, batch: Batch) -> None:
+        """Put what is known of this journal's segments, which outlives the fold it came from."""
+        self.segments.freeze()
+        for _ in self.segments.steps(batch):
+            pass
+
+    def reload(self) -> None:
+        """Another fold has been written to the store: go on with that one.
+
+        It may not be flushed yet, so it counts as stored only once a checkpoint is through (P19).
+        """
+        self.segments.done()
+        self._load(self.space)
+        self.stored_position = START
 
     # --- the fold: cuts ---
 
@@ -234,7 +272,13 @@ class Index:
                 self._key_uses.add_verdicts(first_seqnum, kept, self.timestamp_ms)
         row = Row(first_seqnum, frame.records, location, self.timestamp_ms, void_units)
         self._locations.add(row)
-        self.segments.ordered(location[0], books, first_seqnum + frame.records - 1)
+        self.segments.ordered(
+            location[0],
+            books,
+            first_seqnum + frame.records - 1,
+            first_seqnum=first_seqnum,
+            size_bytes=location[2],
+        )
         return FrameOutcome(first_seqnum, frame, verdicts, void_units)
 
     def _decide_units(
@@ -465,11 +509,25 @@ class Index:
         """Up to `limit` ordered frames that hold a seqnum in `[start, until)`, in order."""
         return self._locations.locate_range(start, until, limit=limit)
 
-    def relocate(self, first_seqnum: int, location: Location) -> bool:
-        """The frame at `first_seqnum` lies elsewhere now: a failed sync, compaction, repair."""
+    def relocate(
+        self, first_seqnum: int, location: Location, *, books: int | list[int] | None = None
+    ) -> bool:
+        """The frame at `first_seqnum` lies elsewhere now: a failed sync, compaction, repair.
+
+        Without its `books`, all those of the segment it was in count for the new one.
+        """
         row = self._locations.locate(first_seqnum)
         if row is None or not self._locations.relocate(first_seqnum, location):
             return False
+        if books is not None:
+            self.segments.ordered(
+                location[0],
+                books,
+                first_seqnum + row.records - 1,
+                first_seqnum=first_seqnum,
+                size_bytes=location[2],
+            )
+            return True
         for book, seqnum in self.segments.books_of(row.location[0]).items():
             self.segments.ordered(location[0], book, seqnum)  # too much rather than too little
         return True
@@ -547,6 +605,7 @@ class Index:
             for number, shard in self.open_shards.items()
         }
         self._frozen_closed = frozenset(self.closed_shards)
+        self._frozen_lacking = self.lacking
         self._postings.freeze(self._books.freeze())
         self._locations.freeze()
         self._key_uses.freeze()
@@ -565,12 +624,16 @@ class Index:
         self._batch = None
         yield from self._books.steps(batch)
         yield from self._postings.steps(batch, ended=self._books.frozen_ended)
-        yield from self._locations.steps(batch, known=self.segments.__contains__)
+        yield from self._locations.steps(batch, known=self._is_kept)
         yield from self._key_uses.steps(batch, count=frozen.position.count)
         yield from self._aux.steps(batch, forgotten_below=self._locations.forgotten_below)
         yield from self.segments.steps(batch)
         batch.put(keys.SHARDS, keys.encode_shards(self._frozen_shards))
         batch.put(keys.CLOSED, keys.encode_closed(self._frozen_closed))
+        if self._frozen_lacking is None:
+            batch.delete(keys.LACKING)
+        else:
+            batch.put(keys.LACKING, keys.encode_lacking(self._frozen_lacking))
         batch.put(keys.META, keys.encode_meta(frozen))
         self._batch = batch
 
@@ -607,6 +670,10 @@ class Index:
             self.write_checkpoint()
             self.checkpoint_done()
 
+    def _is_kept(self, segment: int) -> bool:
+        """Whether frames of a segment may be read still; those that lie in none may come."""
+        return segment in self.segments or (not segment and self.lacking is not None)
+
     def _changed(self, replay_hint: bytes) -> bool:
         """Whether the store would say anything else after a checkpoint."""
         return (
@@ -615,6 +682,7 @@ class Index:
             or len(self._aux) > 0
             or self._locations.dirty
             or self.segments.dirty
+            or self.lacking != self._frozen_lacking
         )
 
     # --- self-inspection ---
@@ -724,6 +792,14 @@ def _is_text(value: object, limit_bytes: int) -> bool:
     return isinstance(value, str) and 0 < len(value.encode()) <= limit_bytes
 
 
+def _discard_rows(store: IndexStore) -> None:
+    """A store without a position holds nothing: what a load left that never ended is removed."""
+    if next(iter(store.keys(b"", b"\xff")), None) is not None:
+        batch = store.batch()
+        batch.delete_range(b"", b"\xff")
+        store.write(batch)
+
+
 def _stored_shards(store: IndexStore) -> dict[int, OpenedShard]:
     value = store.get(keys.SHARDS)
     stored: Mapping[int, StoredShard] = {} if value is None else keys.decode_shards(value)
@@ -740,5 +816,9 @@ def _stored_segments(store: IndexStore) -> SegmentBooks:
         value = store.get(keys.numbered(keys.SEGMENTS, segment))
         return {} if value is None else keys.decode_segment(value)
 
+    def load_spans(segment: int) -> Mapping[int, tuple[int, int]]:
+        value = store.get(keys.numbered(keys.SPANS, segment))
+        return {} if value is None else keys.decode_spans(value)
+
     stored = store.keys(keys.SEGMENTS, prefix_end(keys.SEGMENTS))
-    return SegmentBooks(load, map(keys.number_of, stored))
+    return SegmentBooks(load, map(keys.number_of, stored), load_spans)

@@ -17,6 +17,8 @@ many numbers are little-endian columns that are searched where they lie, small o
     E expiry, count, number              `K` and `V` rows that may go when that time is forgotten
     A seqnum                             aux data of a record
     G segment                            per LogBook the last seqnum in that journal segment
+    H segment                            per LogBook the first seqnum in it, and about the bytes
+    W                                    frames that are not copied here yet, after a load
 
 Does not know what reads or writes them.
 """
@@ -53,6 +55,8 @@ VERDICTS: Final = b"V"
 EXPIRIES: Final = b"E"
 AUX: Final = b"A"
 SEGMENTS: Final = b"G"
+SPANS: Final = b"H"
+LACKING: Final = b"W"
 
 _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")
@@ -222,6 +226,19 @@ class StoredShard(NamedTuple):
     ordered: int
 
 
+class Lacking(NamedTuple):
+    """Frames that the fold names and this node has no bytes of, after a load from a peer."""
+
+    start: int
+    """All of them stand in seqnums from here on..."""
+    until: int
+    """... up to here."""
+    total_records: int
+    """In all of them, at the load."""
+    records: int
+    """In those that are left."""
+
+
 def encode_meta(meta: Meta) -> bytes:
     """Where the fold stands, behind the format's version."""
     return pack((FORMAT_VERSION, *meta))
@@ -261,6 +278,16 @@ def encode_closed(numbers: Iterable[int]) -> bytes:
 def decode_closed(value: bytes) -> set[int]:
     """Numbers of closed shards."""
     return set(cast("list[int]", unpack(value)))
+
+
+def encode_lacking(lacking: Lacking) -> bytes:
+    """What is not copied here yet."""
+    return pack(lacking)
+
+
+def decode_lacking(value: bytes) -> Lacking:
+    """What is not copied here yet."""
+    return Lacking._make(cast("Iterable[int]", unpack(value)))
 
 
 def encode_book(book: StoredBook) -> bytes:
@@ -316,6 +343,17 @@ def encode_segment(books: Mapping[int, int]) -> bytes:
 def decode_segment(value: bytes) -> dict[int, int]:
     """`{book: last seqnum}` of a segment."""
     return dict(cast("Iterable[tuple[int, int]]", unpack(value)))
+
+
+def encode_spans(spans: Mapping[int, tuple[int, int]]) -> bytes:
+    """`{book: (first seqnum, bytes)}` of a segment."""
+    return pack([(book, *span) for book, span in spans.items()])
+
+
+def decode_spans(value: bytes) -> dict[int, tuple[int, int]]:
+    """`{book: (first seqnum, bytes)}` of a segment."""
+    rows = cast("Iterable[tuple[int, int, int]]", unpack(value))
+    return {book: (first, size_bytes) for book, first, size_bytes in rows}
 
 
 def encode_number(number: int) -> bytes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from bokilog.journal import Location
@@ -232,13 +232,19 @@ class Locations:
         for looked_at, (key, value) in enumerate(self._store.scan(keys.ROWS, _ROWS_END), 1):
             rows = keys.decode_rows(value)
             first = keys.number_of(key)
-            if looked_at > FORGET_CHUNKS_MAX or any(map(known, rows.segments)):
+            if looked_at > FORGET_CHUNKS_MAX or any(map(known, self._segments_of(rows))):
                 self.forgotten_below = first
                 return
             batch.delete(key)
             batch.delete(keys.time_key(rows.timestamps_ms[0], first))
             if looked_at % STEP_CHUNKS == 0:
                 yield
+
+    def _segments_of(self, rows: RowColumns[Numbers]) -> Iterable[int]:
+        """Where a stored chunk's frames lie; those that moved since stand elsewhere."""
+        if not self._moving and not self._moved:
+            return rows.segments
+        return [self._row(rows, place).location.segment for place in range(len(rows.segments))]
 
     def _put(self, batch: Batch, rows: RamRows) -> None:
         first = rows.first_seqnums[0]

@@ -166,6 +166,35 @@ class Reader:
             found.append(columns[seqnum - first])
         return found
 
+    def is_live(self, row: Row) -> bool:
+        """Whether a reader may still ask for a record of a frame; also if that cannot be told."""
+        try:
+            columns = self._open(row, whole=False).frame.columns
+        except DataError:
+            return True
+        index, void = self._index, set(row.void_units)
+        for unit, (start, until) in enumerate(columns.unit_bounds()):
+            book = columns.book_of(unit)
+            trim_until = index.trim_until(book)
+            if unit in void or row.first_seqnum + until <= trim_until:
+                continue
+            if not index.has_tag_trims(book):
+                return True
+            for place in range(max(start, trim_until - row.first_seqnum), until):
+                tags = columns.tags[place]
+                names = [tags] if isinstance(tags, str) else tags or []
+                if not index.hidden_by_tag_trims(book, row.first_seqnum + place, names):
+                    return True
+        return False
+
+    def whole_frame(self, row: Row) -> Frame | None:
+        """A frame as the disk has it, every byte verified; None if it is not there or damaged."""
+        try:
+            frame = self._from_journal(row.location, whole=True)
+        except (RemoteProtocolError, CorruptJournal, SegmentReleased):
+            return None
+        return frame if frame.records == row.records and is_whole(frame) else None
+
     def frame_at(self, seqnum: int) -> tuple[Frame, int] | None:
         """The ordered frame that holds a seqnum, and the seqnum it starts at: for peers and
         verdicts."""

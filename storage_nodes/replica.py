@@ -66,6 +66,7 @@ from bokilog.metalog import (
     StartOver,
     Trim,
 )
+from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Compactor, Moved
 from bokilog.storage_nodes.expiry import Expiry
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.pending import HeldFrame, Pending
@@ -105,6 +106,7 @@ class Replica:
         pending_bytes_max: int,
         report_written: bool = False,
         lost_until: int = 0,
+        compaction_bytes_s: int = COMPACTION_BYTES_S,
     ) -> None:
         self.node = node
         self.space = space
@@ -135,6 +137,12 @@ class Replica:
         self._checkpoint_due = False
         self._stored_by: dict[str, int] = {}
         self._expiry = Expiry()
+        self._compactor = Compactor(compaction_bytes_s)
+        self._copies: list[Moved] = []
+        """Staged by compaction."""
+        self._copying: dict[int, list[Moved]] = {}
+        """The same, committed, by token."""
+        self._segments_known = False
         self._ended: dict[Term, End] = {}
         for number, opened in index.open_shards.items():
             shard = Shard(space.id, index.position.term, number)
@@ -261,6 +269,8 @@ class Replica:
                     held.durable = True
                     if self._pending.advance(room) and not self._report_written:
                         self._changed.add(shard)
+        for copied in [known for known in self._copying if known <= token]:
+            self._relocate(self._copying.pop(copied))
         effects = [] if self._report_written else self._progress()
         if self._freeze_token is not None and token >= self._freeze_token:
             self._freeze_token = None
@@ -272,6 +282,8 @@ class Replica:
         self.read_only = reason
         for shard, start in self._committing.pop(token, []):
             self._pending.forget(shard, start)
+        self._copies, self._copying = [], {}
+        self._compactor.failed()
         return []
 
     def read_only_changed(self, reason: str) -> list[Effect]:
@@ -473,11 +485,13 @@ class Replica:
         effects: list[Effect] = []
         if self._entries:
             effects += self._fold()
-        if self._staged:
+        if self._staged or self._copies:
             self._committing[token] = self._staged
             self._last_token = token
             if self._report_written:
                 self._changed.update(shard for shard, _ in self._staged)
+            if self._copies:
+                self._copying[token], self._copies = self._copies, []
             self._staged = []
             effects.append(Commit(self.space.id, token))
         if self._report_written and self._changed:
@@ -629,6 +643,46 @@ class Replica:
         primary, number = self.space.primary, self.space.id
         return [Send(primary, Propose(0, number, trim)) for trim in trims], behind
 
+    # --- compaction -------------------------------------------------------------------------------
+
+    def compact(self, now_s: float) -> bool:
+        """A bounded part of copying live frames out of a segment that is mostly dead; whether to
+        look again soon (P21)."""
+        if self.read_only or self._journal.read_only is not None or not self._all_have_stored():
+            return False
+        copies = self._compactor.turn(
+            self.index,
+            before=self.replay_from,
+            sizes=self._segment_sizes,
+            is_live=self._reader.is_live,
+            read=self._reader.whole_frame,
+            now_s=now_s,
+        )
+        for first_seqnum, frame in copies:
+            row = self.index.locate(first_seqnum)
+            assert row is not None, f"the frame at {first_seqnum} was read just now"
+            try:
+                location = self._journal.append(ITEM_FRAME, frame.buffers())
+            except ReadOnly:
+                self._copies = []
+                self._compactor.failed()
+                return False
+            self.index.segments.frame(location.segment)
+            self._copies.append(Moved(first_seqnum, row.location, location, frame.columns.books))
+        return self._compactor.busy or bool(copies)
+
+    def _relocate(self, moves: list[Moved]) -> None:
+        """Copies are durable: from here on they are what is read."""
+        for move in moves:
+            row = self.index.locate(move.first_seqnum)
+            if row is not None and row.location == move.old:
+                new = self._journal.resolve(move.new)
+                self.index.relocate(move.first_seqnum, new, books=move.books)
+        self._compactor.moved(len(moves))
+
+    def _segment_sizes(self) -> dict[int, int]:
+        return {each.number: each.until for each in self._journal.segments() if not each.open}
+
     # --- storing the fold, letting segments go ----------------------------------------------------
 
     def _freeze(self) -> list[Effect]:
@@ -650,6 +704,8 @@ class Replica:
         if not due or self._freeze_token is not None or self.index.frozen:
             return []
         self._checkpoint_due = False
+        for segment in self._compactor.frozen():
+            self.index.segments.emptied(segment)
         if not self.index.freeze(replay_hint=self.replay_hint()):
             return self._release() if self.read_only else []
         if waits:
@@ -671,7 +727,7 @@ class Replica:
     @property
     def everything_durable(self) -> bool:
         """Whether a checkpoint of the present position is ahead of no frame (P19)."""
-        return not self._committing and not self._staged
+        return not self._committing and not self._staged and not self._copies
 
     def checkpoint_timer(self) -> list[Effect]:
         self._checkpoint_due = True
@@ -680,6 +736,8 @@ class Replica:
     def checkpoint_stored(self) -> list[Effect]:
         """The fold is on disk up to the frozen position: peers and the primary may know (P21)."""
         self.index.checkpoint_done()
+        for segment in self._compactor.stored():
+            self._journal.release(segment)
         report = self._report()
         peers = sorted(self._repair.peers_up)
         return [*(Send(to, report) for to in (self.space.primary, *peers)), *self._release()]
@@ -694,13 +752,23 @@ class Replica:
         Until snapshots can be transferred, every replica must have stored its fold past a segment
         before it goes.
         """
-        others = [self._stored_by.get(peer, 0) for peer in self.space.replicas if peer != self.node]
-        stored = min([self.index.stored_position.count, *others])
-        if stored < self.index.stored_position.count:
+        if not self._all_have_stored():
             return []
+        if not self._segments_known:
+            # Nothing leads to those that a crash left between two steps of compaction.
+            self._segments_known = True
+            for each in self._journal.segments():
+                if each.number not in self.index.segments:
+                    self.index.segments.frame(each.number)
         for segment in self.index.segments.dead(self.index, before=self.replay_from):
             self._journal.release(segment)
         return []
+
+    def _all_have_stored(self) -> bool:
+        others = [self._stored_by.get(peer, 0) for peer in self.space.replicas if peer != self.node]
+        return min(others, default=self.index.stored_position.count) >= (
+            self.index.stored_position.count
+        )
 
     def _report(self) -> IndexReport:
         return IndexReport(
@@ -726,10 +794,13 @@ class Replica:
             "read_only": self.read_only,
             "chained_hash": f"{self.index.chained_hash:016x}",
             "segments": len(self._journal.segments()),
+            "segments_compacted": self._compactor.emptied_count,
+            "compacted_bytes": self._compactor.copied_bytes,
             "free_bytes": self._journal.free_bytes(),
         }
 
     def check(self) -> None:
         self._pending.check()
+        self._compactor.check()
         self.index.check()
         assert self.index.position <= self._follower.position

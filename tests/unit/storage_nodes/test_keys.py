@@ -97,6 +97,10 @@ def test_values_come_back() -> None:
     assert keys.decode_key_use(keys.encode_key_use(USE)) == USE
     assert keys.decode_verdicts(keys.encode_verdicts(VERDICTS)) == VERDICTS
     assert keys.decode_segment(keys.encode_segment({5: 300})) == {5: 300}
+    assert keys.encode_spans({5: (300, 7)}).hex() == "919305cd012c07"
+    assert keys.decode_spans(keys.encode_spans({5: (300, 7)})) == {5: (300, 7)}
+    kept = keys.StoredBook(1, False, False, {}, 60_000, 9)
+    assert keys.decode_book(keys.encode_book(kept)) == kept
 
 
 def test_parts_of_keys_come_back() -> None:
