@@ -115,10 +115,11 @@ class Sealing:
             holder.seal()
         if self.promised is not None and self.promised >= term:
             return [Send(controller, self._answer(term, holders, ceilings))]
+        asked_before = controller in self._controllers
         self._controllers[controller] = None
-        if self._storing == term:
+        if self._storing == term and not asked_before:
             return []
-        self._storing = term
+        self._storing = term  # once more if it asks again: storing it may have failed
         return [StorePromise(term)]
 
     def promise_stored(

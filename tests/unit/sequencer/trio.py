@@ -143,6 +143,13 @@ class Trio:
     def core(self, node: NodeId) -> SequencerCore:
         return self.processes[node].core
 
+    def count(self, node: NodeId) -> int:
+        """Entries that it holds, durable or not."""
+        core = self.core(node)
+        if SPACE in core.primaries:
+            return core.primaries[SPACE].count
+        return core.backups[SPACE].count
+
     # --- links ------------------------------------------------------------------------------------
 
     def link(self, one: NodeId, other: NodeId) -> None:
@@ -179,16 +186,16 @@ class Trio:
 
     # --- events -----------------------------------------------------------------------------------
 
-    def handle(self, node: NodeId, event: Event) -> None:
+    def handle(self, node: NodeId, *events: Event) -> None:
+        """A batch of events."""
         process = self.processes[node]
-        for each in (event, BatchEnded(WALL_MS)):
+        for each in (*events, BatchEnded(WALL_MS)):
             for effect in process.core.handle(each, self.now_s):
                 self._perform(node, process, effect)
         process.core.check()
 
     def tell(self, node: NodeId, *messages: Message, source: Address = ENGINE) -> None:
-        for message in messages:
-            self.handle(node, Received(source, message))
+        self.handle(node, *(Received(source, message) for message in messages))
 
     def _perform(self, node: NodeId, process: Process, effect: Effect) -> None:
         match effect:
