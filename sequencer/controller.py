@@ -145,6 +145,7 @@ class ControllerCore:
         self.ignored_count = 0
         """Answers of other terms, of steps that are over, or without a vote."""
         self._change = Change()
+        self._leaves_unsaid = False
         self._links: set[str] = set()
         self._newest_term = Term(0)
         self._reason = ""
@@ -165,7 +166,7 @@ class ControllerCore:
                 return self._received(source, message)
             case BatchEnded(wall_ms=wall_ms):
                 self.judgement.clock(wall_ms)
-                return []
+                return self._say_that_it_leaves()
             case TimerFired(timer=timer):
                 return self._timer(timer)
             case LinkUp(peer=str() as peer):
@@ -194,8 +195,13 @@ class ControllerCore:
         return view
 
     def leave(self) -> None:
-        """The process is about to stop: from its next heartbeat on it asks for another primary."""
-        self.judgement.leaving = True
+        """The process is about to stop: with its next heartbeat, or the end of the next batch, it
+        asks for another primary."""
+        self.judgement.leaving = self._leaves_unsaid = True
+
+    def _say_that_it_leaves(self) -> list[Effect]:
+        unsaid, self._leaves_unsaid = self._leaves_unsaid, False
+        return self._beat() if unsaid and self.judgement.view is not None else []
 
     @property
     def may_leave(self) -> bool:
@@ -274,6 +280,7 @@ class ControllerCore:
         effects += self._consider()
         if self.step is Step.WATCHING and self.lease.should_release():
             self.lease.release()
+            self._reason = self._blocked = ""
             self._note("released the lease")
             return [*effects, ReleaseLease()]
         return [*effects, AcquireLease()] if self.lease.ask() else effects

@@ -8,6 +8,7 @@ import pytest
 
 from bokilog.effects import (
     AcquireLease,
+    BatchEnded,
     Effect,
     Event,
     IntentStored,
@@ -302,6 +303,18 @@ def test_a_primary_that_leaves_hands_over() -> None:
     assert cluster.primary != A
     assert cluster.core(A).may_leave
     assert "it is about to stop" in cluster.story[0]
+
+
+def test_who_leaves_says_so_with_the_next_batch() -> None:
+    one = One()
+    one.handle(ViewInstalled(first_view()))
+    one.handle(LinkUp(B))
+    one.core.leave()
+    effects = one.handle(BatchEnded(1))
+    (said,) = (each.message for each in effects if isinstance(each, Send))
+    assert isinstance(said, Heartbeat)
+    assert said.leaving
+    assert one.handle(BatchEnded(1)) == [], "once; later with every heartbeat"
 
 
 def test_when_all_leave_nobody_hands_over() -> None:
