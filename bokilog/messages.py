@@ -92,6 +92,8 @@ VerdictRows: TypeAlias = list[list[object]]
 """[term, shard number, first count, [outcome, ...]]"""
 AnswerRows: TypeAlias = list[list[object]]
 """[request, values or None, error or None]"""
+StoreRows: TypeAlias = list[list[bytes]]
+"""[key, value] as in the fold's store"""
 
 # --- greeting ------------------------------------------------------------------------------------
 
@@ -562,6 +564,71 @@ class FramesSent(NamedTuple):
     frames: int
 
 
+# --- a fold from a peer ---------------------------------------------------------------------------
+
+
+class MetalogGone(NamedTuple):
+    """Primary to a storage node: what you asked for is not kept any more; load a peer's fold
+    (P16)."""
+
+    space: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+    """A fold that stands at so many entries, or more, can go on from there."""
+
+
+class FetchSnapshot(NamedTuple):
+    """Storage node to a peer: a part of your fold; the first part (0) begins a snapshot."""
+
+    space: int
+    number: int
+    """Of the attempt, by the one who asks."""
+    part: int
+
+
+class SnapshotPart(NamedTuple):
+    """Storage node to a peer: rows of the fold as it stood at `position`, in order of their keys.
+
+    No rows and the position (0, 0): there is none to be given.
+    """
+
+    space: int
+    number: int
+    part: int
+    position: Position
+    rows: StoreRows
+    last: bool
+
+
+class FetchStored(NamedTuple):
+    """Storage node to a peer: the live frames of these seqnums, which I have in my fold only."""
+
+    space: int
+    first_seqnum: int
+    until_seqnum: int
+
+
+class StoredFrame(NamedTuple):
+    """Storage node to a peer: a frame that it lacks, and where it stands."""
+
+    first_seqnum: int
+    frame: Frame
+
+
+class StoredSent(NamedTuple):
+    """Storage node to a peer: the end of its answer to `FetchStored`, after the frames.
+
+    Of the seqnums up to `until_seqnum`, what was neither sent nor is `lacking` is not live at
+    `position`: no reader asks for it from there on.
+    """
+
+    space: int
+    first_seqnum: int
+    until_seqnum: int
+    position: Position
+    lacking: list[int]
+    """First seqnums of frames that this node cannot give either."""
+
+
 # --- index stream ---------------------------------------------------------------------------------
 
 
@@ -659,6 +726,12 @@ Message = (
     | ShardHeld
     | FetchFrames
     | FramesSent
+    | FetchSnapshot
+    | SnapshotPart
+    | FetchStored
+    | StoredFrame
+    | StoredSent
+    | MetalogGone
     | FollowIndex
     | IndexStream
     | Heartbeat
@@ -704,11 +777,17 @@ KINDS: dict[type[Message], int] = {
     CeilingHeld: 55,
     ConfirmTerm: 56,
     TermConfirmed: 57,
+    MetalogGone: 58,
     Replicate: 60,
     ResumeShard: 61,
     ShardHeld: 62,
     FetchFrames: 63,
     FramesSent: 64,
+    FetchSnapshot: 65,
+    SnapshotPart: 66,
+    FetchStored: 67,
+    StoredFrame: 68,
+    StoredSent: 69,
     FollowIndex: 70,
     IndexStream: 71,
     Heartbeat: 80,
@@ -720,7 +799,7 @@ KINDS: dict[type[Message], int] = {
     Status: 91,
     TermChanged: 92,
 }
-"""A message's number on the wire. Never reused; 65-69 are kept for snapshots."""
+"""A message's number on the wire. Never reused."""
 _BY_KIND = {kind: message for message, kind in KINDS.items()}
 
 
@@ -735,6 +814,8 @@ def encode(message: Message) -> tuple[int, bytes, Sequence[Buffer]]:
         return kind, pack((message.space, message.number)), [columns, *message.payload]
     if isinstance(message, Replicate):
         return kind, b"", message.frame.buffers()
+    if isinstance(message, StoredFrame):
+        return kind, pack((message.first_seqnum,)), message.frame.buffers()
     if isinstance(message, ReadReply):
         return kind, *_encode_reply(message)
     if isinstance(message, Metalog):
@@ -848,6 +929,13 @@ def _decode_replicate(head: bytes | memoryview, attachments: Sequence[memoryview
     if len(head):
         raise unexpected(bytes(head), "no head")
     return Replicate(decode_frame(attachments))
+
+
+def _decode_stored_frame(
+    head: bytes | memoryview, attachments: Sequence[memoryview]
+) -> StoredFrame:
+    (first_seqnum,) = row(unpack(head), 1)
+    return StoredFrame(natural(first_seqnum), decode_frame(attachments))
 
 
 def _decode_metalog(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Metalog:
@@ -988,6 +1076,15 @@ def _answer_rows(value: object) -> object:
     return value
 
 
+def _store_rows(value: object) -> object:
+    for each in listed(value):
+        key, stored = row(each, 2)
+        octets(stored)
+        if not octets(key):
+            raise unexpected(key, "a key")
+    return value
+
+
 def _facts(value: object) -> object:
     if type(value) is not dict or not set(map(type, value)) <= {str}:
         raise unexpected(value, "facts by name")
@@ -1034,12 +1131,14 @@ _CHECK_OF: Final[dict[str, Callable[[object], object]]] = {
     "TrimRows": _trim_rows,
     "VerdictRows": _verdict_rows,
     "AnswerRows": _answer_rows,
+    "StoreRows": _store_rows,
 }
 
 _SPECIAL: Final[dict[int, Decoder]] = {
     KINDS[AppendFrame]: _decode_append,
     KINDS[ReadReply]: _decode_reply,
     KINDS[Replicate]: _decode_replicate,
+    KINDS[StoredFrame]: _decode_stored_frame,
     KINDS[Metalog]: _decode_metalog,
     KINDS[ReplicateRun]: _decode_replicate_run,
     KINDS[Runs]: _decode_runs,

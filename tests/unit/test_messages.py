@@ -21,6 +21,7 @@ from bokilog.messages import (
     ReadReply,
     Replicate,
     SetAux,
+    StoredFrame,
     decode,
     encode,
 )
@@ -77,11 +78,17 @@ KIND_OF = {
     "CeilingHeld": 55,
     "ConfirmTerm": 56,
     "TermConfirmed": 57,
+    "MetalogGone": 58,
     "Replicate": 60,
     "ResumeShard": 61,
     "ShardHeld": 62,
     "FetchFrames": 63,
     "FramesSent": 64,
+    "FetchSnapshot": 65,
+    "SnapshotPart": 66,
+    "FetchStored": 67,
+    "StoredFrame": 68,
+    "StoredSent": 69,
     "FollowIndex": 70,
     "IndexStream": 71,
     "Heartbeat": 80,
@@ -93,6 +100,8 @@ KIND_OF = {
     "Status": 91,
     "TermChanged": 92,
 }
+
+WITH_ATTACHMENTS = {"AppendFrame", "Replicate", "StoredFrame", "ReadReply"}
 
 # Head and attachments, in hexadecimal, of the message of that name in message_examples.py.
 GOLDEN = {
@@ -233,6 +242,10 @@ GOLDEN = {
         "93010311",
         "",
     ),
+    "MetalogGone": (
+        "920128",
+        "",
+    ),
     "Replicate": (
         "",
         (
@@ -255,6 +268,30 @@ GOLDEN = {
     ),
     "FramesSent": (
         "920103",
+        "",
+    ),
+    "FetchSnapshot": (
+        "93010203",
+        "",
+    ),
+    "SnapshotPart": (
+        "960102039203289292c404426b6579c40576616c756592c40143c400c3",
+        "",
+    ),
+    "FetchStored": (
+        "93010b3c",
+        "",
+    ),
+    "StoredFrame": (
+        "910b",
+        (
+            "626b4631010100000100000002000000030000000000000000000000000000000200000002000000"
+            "2e000000000000000300000000000000244f340719ec4d7f 9807c092a174c0c4080200000001000"
+            "000c4105c73d5249c7173a81bf8b9469a21408cc4009192019192a1740990 616263"
+        ),
+    ),
+    "StoredSent": (
+        "95010b3c920328920d14",
         "",
     ),
     "FollowIndex": (
@@ -318,9 +355,9 @@ def comparable(message: Message) -> object:
     """Frames and columns have no equality of their own."""
     if isinstance(message, AppendFrame):
         return message.space, message.number, fields(message.columns), b"".join(message.payload)
-    if isinstance(message, Replicate):
+    if isinstance(message, Replicate | StoredFrame):
         frame: Frame = message.frame
-        return frame.shard, frame.first, frame.header, fields(frame.columns)
+        return frame.shard, frame.first, frame.header, fields(frame.columns), message[:-1]
     return message
 
 
@@ -399,7 +436,7 @@ GOLDEN_RUN = (
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for kind in (0, 3, 58, 65, 255):
+    for kind in (0, 3, 59, 72, 255):
         with pytest.raises(RemoteProtocolError, match=f"kind {kind} is unknown"):
             decode(kind, pack([]), [])
 
@@ -414,7 +451,7 @@ def test_a_message_with_other_fields_is_refused_by_name(name: str) -> None:
             decode(kind, pack(wrong), attachments)
 
 
-@pytest.mark.parametrize("name", sorted(set(KIND_OF) - {"AppendFrame", "Replicate", "ReadReply"}))
+@pytest.mark.parametrize("name", sorted(set(KIND_OF) - WITH_ATTACHMENTS))
 def test_attachments_where_none_belong_are_refused(name: str) -> None:
     kind, head, _ = parts(BY_NAME[name])
     with pytest.raises(RemoteProtocolError, match=f"{name}: "):
@@ -566,10 +603,11 @@ def test_a_frame_is_checked_before_it_gets_anywhere() -> None:
     for attachments in ([], [columns], [payload, columns], [columns, payload[:-1]]):
         with pytest.raises(RemoteProtocolError):
             decode(kind, head, attachments)
-    kind, head, (header, columns, payload) = parts(BY_NAME["Replicate"])
-    for attachments in ([], [header, columns], [columns, header, payload]):
-        with pytest.raises(RemoteProtocolError):
-            decode(kind, head, attachments)
+    for name in ("Replicate", "StoredFrame"):
+        kind, head, (header, columns, payload) = parts(BY_NAME[name])
+        for attachments in ([], [header, columns], [columns, header, payload]):
+            with pytest.raises(RemoteProtocolError):
+                decode(kind, head, attachments)
     with pytest.raises(RemoteProtocolError):
         decode(kind, b"x", [header, columns, payload])
 
