@@ -377,6 +377,13 @@ class Facts:
             self._remove(book, tag)
         self._books.pop(book, None)
 
+    def clear(self) -> None:
+        """Nothing is known any more. Who waits on a line waits on; LogBooks that are followed have
+        to be followed anew."""
+        self._books.clear()
+        self._lines.clear()
+        self.bytes_used = 0
+
     # --- following --------------------------------------------------------------------------------
 
     def follow(self, book: int, tail: Tail) -> None:

@@ -58,6 +58,7 @@ from bokilog.messages import (
 )
 from bokilog.pulse import PULSE, Pulse
 from bokilog.storage_nodes.expiry import BEHIND_LOOK_S, LOOK_S
+from bokilog.storage_nodes.rebuilding import Rebuild, cannot_rebuild
 from bokilog.storage_nodes.replica import Replica
 from bokilog.term_gate import Admission, TermGate
 from bokilog.view import View
@@ -74,6 +75,7 @@ class StorageCore:
         node: NodeId,
         replicas: Mapping[LogSpaceId, Replica],
         checkpoint_s: float,
+        rebuild: Rebuild = cannot_rebuild,
         incarnation: int = 0,
         disk_id: str = "",
     ) -> None:
@@ -86,6 +88,9 @@ class StorageCore:
         self.ignored_count = 0
         """Messages of ended terms, of unknown log spaces, or not meant for a storage node."""
         self._checkpoint_s = checkpoint_s
+        self._rebuild = rebuild
+        self._late: dict[LogSpaceId, list[View]] = {}
+        """Views that a log space installs once its checkpoint is stored."""
         self._token = 0
         self._committing: dict[int, LogSpaceId] = {}
         self._links: set[Address] = set()
@@ -105,7 +110,7 @@ class StorageCore:
             case ReadOnlyChanged(space=number, reason=reason):
                 return self._replica(LogSpaceId(number)).read_only_changed(reason)
             case CheckpointStored(space=number):
-                return self._replica(LogSpaceId(number)).checkpoint_stored()
+                return self._checkpoint_stored(LogSpaceId(number))
             case ViewInstalled(view=view):
                 return self._install(view)
             case LinkUp(peer=peer):
@@ -160,7 +165,7 @@ class StorageCore:
         replica = self._replica(LogSpaceId(number))
         match message:
             case Replicate(frame=frame):
-                return replica.replicate(frame)
+                return [] if replica.mend(source, frame) else replica.replicate(frame)
             case Metalog(run=run):
                 return replica.metalog(run)
             case Read():
@@ -192,8 +197,8 @@ class StorageCore:
         self.view = view
         self._touched.update(self.replicas)
         effects: list[Effect] = []
-        for number, replica in self.replicas.items():
-            effects += replica.install(view.space(number), view.term, view.end(number))
+        for number in self.replicas:
+            effects += self._install_in(number, view)
         for held in self.gate.install(view.term):
             effects += self._received(held.source, held.message)
         if first:
@@ -202,6 +207,36 @@ class StorageCore:
         for peer in sorted(self._links, key=str):
             effects += self._link_up(peer)
         return [*effects, *self._pulse.install(view)]
+
+    def _install_in(self, number: LogSpaceId, view: View) -> list[Effect]:
+        """One log space's part; if it folded what is lost now, it is built anew (P11).
+
+        While its store is being written that has to wait, and every later view with it.
+        """
+        replica = self.replicas[number]
+        late = self._late.get(number, [])
+        if late or (replica.is_past(view.term, view.end(number)) and replica.storing):
+            self._late[number] = [*late, view]
+            return []
+        if not replica.is_past(view.term, view.end(number)):
+            return replica.install(view.space(number), view.term, view.end(number))
+        new, views = self._rebuild(number, view)
+        new.succeed(replica)
+        self.replicas[number] = new
+        return [
+            effect
+            for each in views
+            for effect in new.install(each.space(number), each.term, each.end(number))
+        ]
+
+    def _checkpoint_stored(self, number: LogSpaceId) -> list[Effect]:
+        effects = self._replica(number).checkpoint_stored()
+        late = self._late.pop(number, [])
+        for view in late:
+            effects += self._install_in(number, view)
+        for peer in sorted(self._links, key=str) if late else ():
+            effects += self._link_up(peer)
+        return effects
 
     def _link_up(self, peer: Address) -> list[Effect]:
         effects: list[Effect] = []
@@ -245,12 +280,12 @@ class StorageCore:
                 return []
 
     def _upkeep(self, now_s: float) -> list[Effect]:
-        """What nobody waits for, a bounded part at a time: retention, compaction."""
+        """What nobody waits for, a bounded part at a time: retention, compaction, scrubbing."""
         effects: list[Effect] = []
         behind = False
         for number, replica in self.replicas.items():
             proposed, more = replica.retention_timer(now_s)
-            effects += proposed
+            effects += [*proposed, *replica.scrub(now_s)]
             if busy := replica.compact(now_s):
                 self._touched.add(number)
             behind |= more or busy

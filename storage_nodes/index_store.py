@@ -64,6 +64,18 @@ class IndexStore(Protocol):
     def close(self) -> None: ...
 
 
+def clear(store: IndexStore) -> None:
+    """Drop everything in a store, at once and for good.
+
+    Raises:
+        ReadOnly: the disk does not take it; then everything is as it was.
+    """
+    batch = store.batch()
+    batch.delete_range(b"", b"\xff")  # keys begin with a letter
+    store.write(batch)
+    store.flush()
+
+
 def prefix_end(prefix: bytes) -> bytes:
     """The first key after all that start with `prefix`.
 

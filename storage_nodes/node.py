@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from bokilog.effects import Checkpoint, CheckpointStored, Effect
@@ -19,16 +20,22 @@ from bokilog.io.node import NodeShell
 from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
 from bokilog.io.view_store import ViewStore, check_versions
-from bokilog.journal import Journal
+from bokilog.journal import Location
+from bokilog.record import Durability
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
-from bokilog.storage_nodes.index_store import IndexStore
+from bokilog.storage_nodes.index_store import IndexStore, clear
 from bokilog.storage_nodes.memory_store import MemoryStore
+from bokilog.storage_nodes.rebuilding import goes_on_from_stored
 from bokilog.storage_nodes.replica import Identity, Replica
 from bokilog.storage_nodes.rocks_store import RocksStore
 from bokilog.storage_nodes.settings import StorageSettings
 from bokilog.view import LogSpace, View
+
+logger = logging.getLogger(__name__)
+Items = Callable[[int], Iterable[tuple[int, Location, memoryview]]]
+"""What a journal holds, from a segment on."""
 
 
 async def run(settings: StorageSettings, ready: Callable[[], None], stop: asyncio.Event) -> None:
@@ -40,7 +47,7 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
     check_versions(latest)
     node = NodeId(settings.node_id)
     with claim(settings.data_dir, latest.cluster_id, node) as directory:
-        storage = _Storage(settings, directory, latest)
+        storage = _Storage(settings, directory, latest, views=views)
         checkpoints = Checkpoints()
         shell = _shell(settings, storage, checkpoints, latest=latest, views=views)
         # Term 0 orders nothing: before a sequencer's first view is stored there is none to install.
@@ -66,45 +73,70 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
 class _Storage:
     """What a storage node's cores stand on, read back from its directory."""
 
-    def __init__(self, settings: StorageSettings, directory: Directory, view: View) -> None:
-        self.journals: dict[LogSpaceId, Journal] = {}
+    def __init__(
+        self, settings: StorageSettings, directory: Directory, view: View, *, views: ViewStore
+    ) -> None:
+        self.journals: dict[LogSpaceId, JournalFile | MemoryJournal] = {}
         self.replicas: dict[LogSpaceId, Replica] = {}
+        self._settings = settings
+        self._views = views
         self.incarnation = directory.next_incarnation()
         self.disk_id = directory.disk_id
-        self._stores: list[IndexStore] = []
-        node = NodeId(settings.node_id)
-        spaces = [space for space in view.spaces if node in space.replicas]
-        identities = {
+        self._stores: dict[LogSpaceId, IndexStore] = {}
+        self._node = NodeId(settings.node_id)
+        spaces = [space for space in view.spaces if self._node in space.replicas]
+        self._identities: dict[Durability, Identity] = {
             "sync": Identity(directory.disk_id, 0),
             "flush": Identity(directory.disk_id, directory.boot_incarnation()),
             "memory": Identity(directory.disk_id, self.incarnation),
         }
+        self._postings_max = settings.checkpoint_postings_count // len(spaces)
         for space in spaces:
             journal = self.journals[space.id] = _journal(settings, space)
-            store = _store(settings, space, memory_bytes=settings.memory_bytes // 4 // len(spaces))
-            self._stores.append(store)
-            replica = Replica(
-                node=node,
-                space=space,
-                identity=identities[space.durability],
-                journal=journal,
-                index=Index(
-                    space.id, store, postings_max=settings.checkpoint_postings_count // len(spaces)
-                ),
-                new_index=partial(_empty_index, space.id),
-                cache_bytes_max=settings.cache_bytes,
-                pending_bytes_max=settings.pending_bytes,
-            )
-            for kind, location, data in journal.recover(replica.replay_from):
-                if kind == ITEM_FRAME:
-                    replica.recover_frame(decode_frame(bytes(data)), location)
-            self.replicas[space.id] = replica
+            memory_bytes = settings.memory_bytes // 4 // len(spaces)
+            self._stores[space.id] = _store(settings, space, memory_bytes=memory_bytes)
+            self.replicas[space.id] = self._replica(space, journal.recover)
         self.first_term = min(replica.index.position.term for replica in self.replicas.values()) + 1
+
+    def rebuild(self, number: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
+        """A replica anew, whose fold is past no end up to that of `view` (P11)."""
+        earlier = [self._views.load(Term(term)) for term in range(1, view.term)]
+        views = [*(each for each in earlier if each is not None), view]
+        space, journal, store = view.space(number), self.journals[number], self._stores[number]
+        stored = Index(number, store).position
+        segments = journal.segments()
+        if goes_on_from_stored(space, stored, views=views, segments=segments):
+            views = [each for each in views if each.term > stored.term]
+        else:
+            clear(store)
+        logger.warning(
+            "log space %d was folded past entry %d, where term %d ends it: its fold is built anew",
+            *(number, view.end(number).position.count, view.term),
+        )
+        replica = self.replicas[number] = self._replica(space, journal.items)
+        return replica, views
+
+    def _replica(self, space: LogSpace, items: Items) -> Replica:
+        """A replica as it was stored, with the frames that its journal holds."""
+        replica = Replica(
+            node=self._node,
+            space=space,
+            identity=self._identities[space.durability],
+            journal=self.journals[space.id],
+            index=Index(space.id, self._stores[space.id], postings_max=self._postings_max),
+            new_index=partial(_empty_index, space.id),
+            cache_bytes_max=self._settings.cache_bytes,
+            pending_bytes_max=self._settings.pending_bytes,
+        )
+        for kind, location, data in items(replica.replay_from):
+            if kind == ITEM_FRAME:
+                replica.recover_frame(decode_frame(bytes(data)), location)
+        return replica
 
     def close(self) -> None:
         for journal in self.journals.values():
             journal.close()
-        for store in self._stores:
+        for store in self._stores.values():
             store.close()
 
 
@@ -127,6 +159,7 @@ def _shell(
             node=NodeId(settings.node_id),
             replicas=storage.replicas,
             checkpoint_s=settings.checkpoint_s,
+            rebuild=storage.rebuild,
             incarnation=storage.incarnation,
             disk_id=storage.disk_id,
         ),
@@ -159,7 +192,7 @@ def _empty_index(space: LogSpaceId) -> Index:
     return Index(space, MemoryStore())
 
 
-def _journal(settings: StorageSettings, space: LogSpace) -> Journal:
+def _journal(settings: StorageSettings, space: LogSpace) -> JournalFile | MemoryJournal:
     if space.durability == "memory":
         return MemoryJournal()
     sync = settings.sync if space.durability == "sync" else "none"

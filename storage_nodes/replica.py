@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -72,6 +73,7 @@ from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
+from bokilog.storage_nodes.scrub import SCRUB_BYTES_S, Scrubber
 from bokilog.storage_nodes.streams import Streams
 from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
 from bokilog.view import End, LogSpace
@@ -107,6 +109,7 @@ class Replica:
         report_written: bool = False,
         lost_until: int = 0,
         compaction_bytes_s: int = COMPACTION_BYTES_S,
+        scrub_bytes_s: int = SCRUB_BYTES_S,
     ) -> None:
         self.node = node
         self.space = space
@@ -138,11 +141,14 @@ class Replica:
         self._stored_by: dict[str, int] = {}
         self._expiry = Expiry()
         self._compactor = Compactor(compaction_bytes_s)
+        self._scrubber = Scrubber(scrub_bytes_s)
         self._copies: list[Moved] = []
-        """Staged by compaction."""
+        """Staged by compaction, and frames that peers sent in place of damaged ones."""
         self._copying: dict[int, list[Moved]] = {}
         """The same, committed, by token."""
         self._segments_known = False
+        self._rebuilt = False
+        """It took the place of another one: what was folded is folded again."""
         self._ended: dict[Term, End] = {}
         for number, opened in index.open_shards.items():
             shard = Shard(space.id, index.position.term, number)
@@ -200,13 +206,43 @@ class Replica:
         self.space, self.term = space, term
         self._ended[term] = end
         self._take_entries(self._follower.end_term(Term(term - 1), end.position.count))
+        self._cap_ends(term, end.position.count)
         nothing = not end.position.count and not self.index.position.count
         if nothing and term > self.index.position.term:
             # Nothing was ordered before, or nothing is left of it: no terms to go through.
             self.index.begin_term(term, tail=end.tail)
             self._follower.position = max(self._follower.position, self.index.position)
+            self._pending.end_term(Term(term - 1))
         effects = self._fold()
         return [*effects, *self._begin_term()]
+
+    def _cap_ends(self, term: Term, count: int) -> None:
+        """A term before that had ended later has lost entries since, and ends there too (P11)."""
+        for earlier, end in self._ended.items():
+            if earlier < term and end.position.count > count:
+                position = Position(end.position.term, count)
+                self._ended[earlier] = replace(end, position=position)
+
+    def is_past(self, term: Term, end: End) -> bool:
+        """Whether entries were taken here that the view of `term` says were lost (P11, P13)."""
+        position = self._follower.position
+        return position.term < term and position.count > end.position.count
+
+    @property
+    def storing(self) -> bool:
+        """Whether a checkpoint is being written: the store is not to be touched."""
+        return self.index.frozen and self._freeze_token is None
+
+    def succeed(self, before: Replica) -> None:
+        """Takes the place of a replica whose fold went too far: what others asked stays asked.
+
+        It holds frames, whatever its fold says: nobody must start over because of it (P20).
+        """
+        self._streams, self._waiting = before._streams, before._waiting
+        self._repair.peers_up |= before._repair.peers_up
+        self._stored_by = before._stored_by
+        self.read_only = before.read_only
+        self._rebuilt = True
 
     def follow_primary(self) -> list[Effect]:
         """The link to the primary is up: follow its metalog, tell it all that is held."""
@@ -678,10 +714,51 @@ class Replica:
             if row is not None and row.location == move.old:
                 new = self._journal.resolve(move.new)
                 self.index.relocate(move.first_seqnum, new, books=move.books)
-        self._compactor.moved(len(moves))
+            if move.repairs:
+                self._reader.forget(move.first_seqnum)
+                self._scrubber.repaired(move.first_seqnum)
+                self._compactor.repaired(move.old.segment)
+        self._compactor.moved(sum(not move.repairs for move in moves))
 
     def _segment_sizes(self) -> dict[int, int]:
         return {each.number: each.until for each in self._journal.segments() if not each.open}
+
+    # --- scrubbing --------------------------------------------------------------------------------
+
+    def scrub(self, now_s: float) -> list[Effect]:
+        """Reads some frames, whether their bytes are as they were; asks a peer for one that is not
+        (P30)."""
+        reader = self._reader
+        self._scrubber.turn(
+            self.index,
+            whole=lambda row: reader.whole_frame(row) is not None,
+            identity=reader.identity_of,
+            now_s=now_s,
+        )
+        if self.read_only or not self._scrubber.waiting_count:
+            return []
+        peers = sorted(self._repair.peers_up.intersection(self.space.replicas) - {self.node})
+        asked = self._scrubber.ask(self.index, peers, now_s)
+        if asked is None:
+            return []
+        peer, row = asked
+        first, nobodys = row.first_seqnum, Shard(self.space.id, Term(0), 0)
+        return [Send(peer, FetchFrames(nobodys, 0, 1, first, first + row.records))]
+
+    def mend(self, source: Address, frame: Frame) -> bool:
+        """A frame in place of a damaged one, if it is that: staged as a copy is."""
+        row = self._scrubber.answered(source, frame, self.index)
+        if row is None or any(each.first_seqnum == row.first_seqnum for each in self._copies):
+            return False
+        try:
+            location = self._journal.append(ITEM_FRAME, frame.buffers())
+        except ReadOnly:
+            return False  # asked for again
+        self.index.segments.frame(location.segment)
+        books = frame.columns.books
+        moved = Moved(row.first_seqnum, row.location, location, books, repairs=True)
+        self._copies.append(moved)
+        return True
 
     # --- storing the fold, letting segments go ----------------------------------------------------
 
@@ -776,7 +853,7 @@ class Replica:
             folded=self.index.position,
             stored=self.index.stored_position,
             chained_hash=self.index.chained_hash,
-            empty=self.index.empty,
+            empty=self.index.empty and not self._rebuilt,
         )
 
     # --- for people -------------------------------------------------------------------------------
@@ -796,6 +873,9 @@ class Replica:
             "segments": len(self._journal.segments()),
             "segments_compacted": self._compactor.emptied_count,
             "compacted_bytes": self._compactor.copied_bytes,
+            "scrubbed_bytes": self._scrubber.scrubbed_bytes,
+            "frames_damaged": self._scrubber.damaged_count,
+            "frames_repaired": self._scrubber.repaired_count,
             "free_bytes": self._journal.free_bytes(),
         }
 

@@ -28,6 +28,7 @@ from bokilog.errors import CorruptJournal, InvalidSettings, ReadOnly
 from bokilog.io.journal_recovery import (
     KnownSegment,
     Recovery,
+    Run,
     Scanner,
     items_of,
     rewrite_tail,
@@ -188,6 +189,22 @@ class JournalFile:
             self._file = self._files.open(found.tip.segment, to_write=True)
         self._adopt(found)
         return items_of(found, self._files, from_segment)
+
+    def items(self, from_segment: int = 0) -> Iterator[tuple[int, Location, memoryview]]:
+        """Everything committed in segments >= `from_segment`, as `recover` yields it.
+
+        For whoever has to begin again without a new start. What does not verify any more is left
+        out, with what follows it in its segment.
+        """
+        runs = [
+            Run(
+                *(number, known.header.generation, SEGMENT_HEADER_BYTES),
+                known.end if known.end is not None else self._tip.offset,
+                known.header.previous_group + 1,
+            )
+            for number, known in sorted(self._known.items())
+        ]
+        return items_of(Recovery(runs=runs), self._files, from_segment)
 
     @property
     def recovery(self) -> Recovery:

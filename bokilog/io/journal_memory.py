@@ -76,6 +76,10 @@ class MemoryJournal:
             for offset, (kind, data) in list(segment.items.items()):
                 yield kind, Location(number, offset, len(data)), memoryview(data)
 
+    def items(self, from_segment: int = 0) -> Iterator[tuple[int, Location, memoryview]]:
+        """Everything committed in segments >= `from_segment`, as `recover` yields it."""
+        return self.recover(from_segment)
+
     def append(
         self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
     ) -> Location:

@@ -279,6 +279,18 @@ class RecordCache:
         found = [self._auxes.get((space, seqnum)) for seqnum in seqnums]
         return found if any(aux is not None for aux in found) else None
 
+    def forget(self, space: int) -> None:
+        """Records of this log space were lost (P11): none of it is handed out any more."""
+        frames = self._frames.pop(space, None)
+        if frames is not None:
+            self._frames_bytes -= sum(each.cost_bytes for each in frames.frames if each)
+            for key in [key for key in self._ages if key[0] == space]:
+                del self._ages[key]
+        for key in [key for key in self._records if key[0] == space]:
+            self._records_bytes -= len(self._records.pop(key).data) + RECORD_BYTES
+        for key in [key for key in self._auxes if key[0] == space]:
+            self._aux_bytes -= len(self._auxes.pop(key)) + RECORD_BYTES
+
     def check(self) -> None:
         """Asserts the invariants."""
         frames = [each for known in self._frames.values() for each in known.frames if each]

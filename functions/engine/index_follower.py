@@ -20,8 +20,9 @@ from typing import NamedTuple, cast
 from bokilog.facts import Facts, Tail
 from bokilog.functions.engine.cache import Tags
 from bokilog.functions.engine.order import Horizon
-from bokilog.ids import START, LogSpaceId, NodeId
+from bokilog.ids import START, LogSpaceId, NodeId, Term
 from bokilog.messages import FollowIndex, IndexStream
+from bokilog.view import End
 
 Key = tuple[int, str | None]
 """A line of facts: LogBook and tag."""
@@ -75,6 +76,11 @@ class IndexFollower:
         self.verdicts_due = False
         """The replica is to be asked for verdicts that may have been missed (P23)."""
         self._facts = facts
+
+    def is_past(self, term: Term, end: End) -> bool:
+        """Whether entries are known that the view of `term` says were lost (P11)."""
+        known = self.horizon.position
+        return known.term < term and known.count > end.position.count
 
     # --- what is wanted ---------------------------------------------------------------------------
 

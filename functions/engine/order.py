@@ -48,10 +48,12 @@ class SpaceOrder:
 
     def end_term(self, term: Term, count: int) -> None:
         """A stored view says where `term` ended: its entries past `count` never happened (P13)."""
+        for earlier, end in self._ends.items():
+            self._ends[earlier] = min(end, count)
         self._ends[term] = count
-        if self.position.term == term and self.position.count > count:
+        if self.position.term <= term and self.position.count > count:
             # Only a class that may lose entries gets here (P11): what was told is lost, not wrong.
-            self.position = Position(term, count)
+            self.position = Position(self.position.term, count)
         if self._strict is not None:
             self.catch_up(max(count, self.target))
 

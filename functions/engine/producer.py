@@ -449,11 +449,25 @@ class SpaceProducer:
         self._primary = view.space(self.space).primary
         self._term = view.term
         self._base = end.position
+        if self._own_position.count > end.position.count:
+            self._own_position = Position(self._own_position.term, end.position.count)
+        effects = self._lose_awaited(end.position.count)
         if self._unordered and self._own_position.count < end.position.count:
             self.standing = Standing.CATCHING_UP
             self.order.catch_up(end.position.count, position=self._own_position)
-            return [*self._ask_follow(), *self._ensure_timer()]
-        return self._begin_term()
+            return [*effects, *self._ask_follow(), *self._ensure_timer()]
+        return [*effects, *self._begin_term()]
+
+    def _lose_awaited(self, count: int) -> list[Effect]:
+        """Frames that were ordered past the end: the class may lose them (P11), and no replica will
+        ever tell their verdicts."""
+        effects: list[Effect] = []
+        for taken in list(self._awaited):
+            ordered = taken.position
+            if taken.first_seqnum and ordered.term < self._term and ordered.count > count:
+                self._awaited.discard(taken)
+                self._lose(taken, "the entry that ordered it was lost", effects)
+        return effects
 
     def _caught_up(self) -> list[Effect]:
         """No entry up to the target is missing any more."""

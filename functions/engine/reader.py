@@ -493,9 +493,18 @@ class Reader:
                 space = IndexFollower(each.id, facts=self.facts, horizon=horizons[each.id])
                 self._spaces[each.id] = space
             space.replicas = each.replicas
-            if space.chosen not in each.replicas:
+            if space.is_past(view.term, view.end(each.id)):
+                effects += self._forget(space, now_s)
+            elif space.chosen not in each.replicas:
                 effects += self._choose(space, now_s)
         return effects
+
+    def _forget(self, lost: IndexFollower, now_s: float) -> list[Effect]:
+        """The view says that entries known here were lost, as the class may (P11): what they
+        brought is not served any more (P13). Seldom enough to begin all facts anew."""
+        self.facts.clear()
+        self._cache.forget(lost.id)
+        return [effect for space in self._spaces.values() for effect in self._choose(space, now_s)]
 
     def link_up(self, peer: Address, now_s: float) -> list[Effect]:
         """A storage node is there: follow it if there was none, or if this is a new link to the

@@ -46,11 +46,15 @@ from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import Message, decode, encode
+from bokilog.metalog import ITEM_METALOG
+from bokilog.record import Durability
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.index_store import clear
 from bokilog.storage_nodes.memory_store import MemoryStore
+from bokilog.storage_nodes.rebuilding import goes_on_from_stored
 from bokilog.storage_nodes.replica import Identity, Replica
 from bokilog.view import LogSpace, Node, View, first_end
 
@@ -91,13 +95,18 @@ class World:
     """Everything, from one seed."""
 
     def __init__(
-        self, seed: int, *, facts: bool = True, engines: EngineSettings | None = None
+        self,
+        seed: int,
+        *,
+        facts: bool = True,
+        engines: EngineSettings | None = None,
+        durability: Durability = "sync",
     ) -> None:
         self.random = random.Random(seed)
         self.now_s = 1000.0
         self.wall_ms = 1_700_000_000_000
         self.trace: list[str] = []
-        self.views: list[View] = [_first_view()]
+        self.views: list[View] = [_first_view(durability)]
         self.disks = {node: Disk() for node in (SEQUENCER, *STORAGE)}
         self.processes: dict[NodeId, Process] = {}
         self.clients: dict[int, Callable[[Message], None]] = {}
@@ -186,11 +195,25 @@ class World:
         self.crash(node, keep_unsynced=keep_unsynced)
         self.start(node)
 
+    def lose_metalog(self, *, kept: float) -> None:
+        """The sequencer's machine dies, and of the metalog all but a part was not on its disk yet,
+        as a class below `sync` allows (P11)."""
+        self.crash(SEQUENCER)
+        disk = self.disks[SEQUENCER]
+        runs = [bytes(data) for _, _, data in disk.journal.recover()]
+        disk.journal = MemoryJournal(segment_bytes=1 << 16)
+        for data in runs[: int(len(runs) * kept)]:
+            disk.journal.append(ITEM_METALOG, [data])
+            disk.journal.commit()
+            disk.journal.sync_now()
+        self.start(SEQUENCER)
+
     def _sequencer(self) -> SequencerCore:
         """A start is a new term (P12): the end of the last one is in its view (P13)."""
         last = self.views[-1]
         disk = self.disks[SEQUENCER]
-        recovered = recover_metalog(disk.journal, first_end(SPACE), ceiling=1)
+        ceiling = disk.ceiling if last.space(SPACE).durability != "sync" else 1
+        recovered = recover_metalog(disk.journal, first_end(SPACE), ceiling=ceiling)
         view = replace(last, term=Term(last.term + 1), ends=(recovered.end,))
         self.views.append(view)
         return SequencerCore(
@@ -201,6 +224,21 @@ class World:
         )
 
     def _storage(self, node: NodeId) -> StorageCore:
+        def rebuild(space: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
+            self.note(f"{node} builds its fold anew")
+            disk, views = self.disks[node], self.views[1 : view.term + 1]
+            stored = Index(space, disk.store).position
+            segments = disk.journal.segments()
+            if goes_on_from_stored(view.space(space), stored, views=views, segments=segments):
+                views = [each for each in views if each.term > stored.term]
+            else:
+                clear(disk.store)
+            return self._replica(node), views
+
+        replicas = {SPACE: self._replica(node)}
+        return StorageCore(node=node, replicas=replicas, checkpoint_s=0.05, rebuild=rebuild)
+
+    def _replica(self, node: NodeId) -> Replica:
         disk = self.disks[node]
         replica = Replica(
             node=node,
@@ -213,7 +251,7 @@ class World:
         )
         for _, location, data in disk.journal.recover(replica.replay_from):
             replica.recover_frame(decode_frame(bytes(data)), location)
-        return StorageCore(node=node, replicas={SPACE: replica}, checkpoint_s=0.05)
+        return replica
 
     def _load_views(self, node: NodeId) -> None:
         installed = self._installed.get(self.processes[node].life, 0)
@@ -247,7 +285,8 @@ class World:
         lives = self.processes[node].life, self.processes[peer].life
 
         def again() -> None:
-            if (self._life(node), self._life(peer)) == lives:
+            connected = (node, peer) in self._queues  # it was reset twice, and is back already
+            if (self._life(node), self._life(peer)) == lives and not connected:
                 self.connect(node, peer)
 
         self.later(0.02, again)
@@ -325,6 +364,7 @@ class World:
             case Checkpoint():
                 self.later(0.005, lambda: self._checkpoint(node, process.life))
             case RaiseCeiling(space=space, seqnum=seqnum):
+                self.disks[node].ceiling = seqnum
                 self.soon(lambda: self.deliver(node, CeilingRaised(space, seqnum)))
             case EndTerm():
                 self.soon(lambda: self.restart(node))
@@ -391,12 +431,12 @@ def _over_the_wire(message: Message) -> tuple[int, bytes, list[memoryview]]:
     return kind, bytes(head), [memoryview(bytes(part)) for part in attachments]
 
 
-def _first_view() -> View:
+def _first_view(durability: Durability) -> View:
     nodes = [Node(id=SEQUENCER, role="sequencer", address="")]
     nodes += [Node(id=node, role="storage", address="") for node in STORAGE]
     nodes += [Node(id=node, role="engine", address="") for node in ENGINES]
     space = LogSpace(
-        id=SPACE, durability="sync", primary=SEQUENCER, replicas=STORAGE, write_quorum=2
+        id=SPACE, durability=durability, primary=SEQUENCER, replicas=STORAGE, write_quorum=2
     )
     return View(
         cluster_id="world",

@@ -1,0 +1,79 @@
+"""What an engine does when a view says that entries it knew were lost, as a class may (P11)."""
+
+from __future__ import annotations
+
+from bokilog.effects import BatchEnded, Send
+from bokilog.messages import FollowIndex, FrameLost, IndexStream, Read, ReadReply
+from tests.unit.functions.engine.world import (
+    BOOK,
+    CLIENT,
+    NUMBER,
+    PRIMARY,
+    SPACE,
+    STORAGE,
+    Sim,
+    append,
+    at,
+    cut,
+    read,
+    reply,
+    run,
+    sends,
+    view,
+)
+
+S1 = STORAGE[0]
+
+
+def knowing() -> Sim:
+    """At position 10 it knows tag "t" up to the tail, 100, and the bytes of what there is."""
+    sim = Sim().start()
+    (asked,) = sim.get(CLIENT, read(tag="t"))
+    assert isinstance(asked, Send) and isinstance(asked.message, Read)
+    found = reply(asked.message.request, [20, 40, 60], position=at(10), tail=100, next_seqnum=100)
+    sim.do(BatchEnded(0))
+    sim.get(S1, found)
+    sim.get(S1, IndexStream(SPACE, at(10), at(10), 100, [], [], [], [], [BOOK], []))
+    (answered,) = sim.get(CLIENT, read(tag="t"))
+    assert isinstance(answered, Send) and isinstance(answered.message, ReadReply)
+    return sim
+
+
+def test_p13_facts_and_records_past_the_end_are_not_served_any_more() -> None:
+    sim = knowing()
+    sim.install(view(2, end=at(8), tail=1000))
+    (passed,) = sim.get(CLIENT, read(5, tag="t"))
+    assert isinstance(passed, Send) and passed.to == S1, "whoever folded the metalog anew knows"
+    (passed,) = sim.get(CLIENT, read(6, start=60, until=61))
+    assert isinstance(passed, Send) and passed.to == S1
+    assert sim.core._cache.bytes_used == 0
+
+
+def test_p27_log_books_are_followed_anew() -> None:
+    """Facts that were closed by this must open again, or a read that waits would never be woken."""
+    sim = knowing()
+    sim.get(CLIENT, read(4, tag="t", start=61, wait_ms=1000))
+    effects = sim.install(view(2, end=at(8), tail=1000))
+    again = [each for each in sends(effects, S1) if isinstance(each, Send)]
+    assert [type(each.message) for each in again if isinstance(each.message, Read)] == [Read]
+    told = sends(sim.do(BatchEnded(0)), S1)
+    assert told == [Send(S1, FollowIndex(SPACE, NUMBER, [BOOK], []))]
+
+
+def test_what_lies_before_the_end_stays_known() -> None:
+    sim = knowing()
+    sim.install(view(2, end=at(10), tail=100))
+    (answered,) = sim.get(CLIENT, read(5, tag="t"))
+    assert isinstance(answered, Send) and answered.to == CLIENT
+
+
+def test_p11_a_frame_whose_order_was_lost_waits_for_no_verdict() -> None:
+    """No replica will ever fold it: its client would wait until its timeout."""
+    sim = Sim().start()
+    sim.get(CLIENT, append(0, "a", unless={0: [("a", 0)]}))
+    sim.get(CLIENT, append(1, "b", unless={0: [("b", 0)]}))
+    sim.get(PRIMARY, run(1, cut(50, (0, 1))))
+    sim.get(PRIMARY, run(2, cut(51, (1, 2))))
+    told = sends(sim.install(view(2, end=at(2), tail=1000)), CLIENT)
+    lost = FrameLost(SPACE, 1, "the entry that ordered it was lost")
+    assert told == [Send(CLIENT, lost)], "the first one is before the end"
