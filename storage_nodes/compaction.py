@@ -68,6 +68,8 @@ class Moved(NamedTuple):
     old: Location
     new: Location
     books: int | list[int]
+    repairs: bool = False
+    """It came from a peer, in place of one that is damaged."""
 
 
 def live_bytes(spans: Mapping[int, Span], trims: Trims) -> int:
@@ -95,6 +97,7 @@ class Compactor:
         "_choose_at_s",
         "_copied",
         "_cursor",
+        "_damaged",
         "_emptied",
         "_emptying",
         "_floor",
@@ -125,6 +128,8 @@ class Compactor:
         """The segment judged last; the next turn goes on behind it."""
         self._passed_over: set[int] = set()
         """Segments with a frame that does not verify."""
+        self._damaged: set[int] = set()
+        """Segments with flipped bits: to be copied however much of them is live."""
         self._emptied: set[int] = set()
         """Nothing leads to them, as far as RAM knows."""
         self._emptying: set[int] = set()
@@ -172,8 +177,13 @@ class Compactor:
 
     def moved(self, count: int) -> None:
         """So many copies are durable, and the index knows where they lie."""
-        self._in_flight -= count
+        self._in_flight = max(0, self._in_flight - count)
         self._finish()
+
+    def repaired(self, segment: int) -> None:
+        """A damaged frame of the segment lies elsewhere now; no group with flipped bits stays."""
+        self._passed_over.discard(segment)
+        self._damaged.add(segment)
 
     def failed(self) -> None:
         """The journal did not take copies: the segment stays, and has its turn later."""
@@ -204,7 +214,10 @@ class Compactor:
         for segment in (later or known)[:CANDIDATES_MAX]:
             self._judged = segment
             spans = fold.segments.spans_of(segment)
-            if spans is None or not is_worth(live_bytes(spans, fold), sizes[segment]):
+            if spans is None:
+                continue
+            live = live_bytes(spans, fold)
+            if segment not in self._damaged and not is_worth(live, sizes[segment]):
                 continue
             self._segment = segment
             self._cursor = min((span.first for span in spans.values()), default=0)
@@ -246,6 +259,7 @@ class Compactor:
         """Everything live was copied, and is durable, and found where it lies now."""
         if self._segment is not None and self._cursor >= self._until and not self._in_flight:
             self._emptied.add(self._segment)
+            self._damaged.discard(self._segment)
             self._segment = None
 
     def check(self) -> None:

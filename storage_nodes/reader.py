@@ -195,6 +195,19 @@ class Reader:
             return None
         return frame if frame.records == row.records and is_whole(frame) else None
 
+    def identity_of(self, row: Row) -> int | None:
+        """The checksum of a frame whose header and columns are whole."""
+        try:
+            return self._from_journal(row.location, whole=False).checksum
+        except (RemoteProtocolError, CorruptJournal, SegmentReleased):
+            return None
+
+    def forget(self, first_seqnum: int) -> None:
+        """What is in memory of a frame came from bytes that are damaged."""
+        known = self._frames.pop(first_seqnum, None)
+        if known is not None:
+            self._bytes -= known.frame.size_bytes
+
     def frame_at(self, seqnum: int) -> tuple[Frame, int] | None:
         """The ordered frame that holds a seqnum, and the seqnum it starts at: for peers and
         verdicts."""

@@ -73,6 +73,7 @@ from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
+from bokilog.storage_nodes.scrub import SCRUB_BYTES_S, Scrubber
 from bokilog.storage_nodes.streams import Streams
 from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
 from bokilog.view import End, LogSpace
@@ -108,6 +109,7 @@ class Replica:
         report_written: bool = False,
         lost_until: int = 0,
         compaction_bytes_s: int = COMPACTION_BYTES_S,
+        scrub_bytes_s: int = SCRUB_BYTES_S,
     ) -> None:
         self.node = node
         self.space = space
@@ -139,8 +141,9 @@ class Replica:
         self._stored_by: dict[str, int] = {}
         self._expiry = Expiry()
         self._compactor = Compactor(compaction_bytes_s)
+        self._scrubber = Scrubber(scrub_bytes_s if space.durability != "memory" else 0)
         self._copies: list[Moved] = []
-        """Staged by compaction."""
+        """Staged by compaction, and frames that peers sent in place of damaged ones."""
         self._copying: dict[int, list[Moved]] = {}
         """The same, committed, by token."""
         self._segments_known = False
@@ -711,10 +714,51 @@ class Replica:
             if row is not None and row.location == move.old:
                 new = self._journal.resolve(move.new)
                 self.index.relocate(move.first_seqnum, new, books=move.books)
-        self._compactor.moved(len(moves))
+            if move.repairs:
+                self._reader.forget(move.first_seqnum)
+                self._scrubber.repaired(move.first_seqnum)
+                self._compactor.repaired(move.old.segment)
+        self._compactor.moved(sum(not move.repairs for move in moves))
 
     def _segment_sizes(self) -> dict[int, int]:
         return {each.number: each.until for each in self._journal.segments() if not each.open}
+
+    # --- scrubbing --------------------------------------------------------------------------------
+
+    def scrub(self, now_s: float) -> list[Effect]:
+        """Reads some frames, whether their bytes are as they were; asks a peer for one that is not
+        (P30)."""
+        reader = self._reader
+        self._scrubber.turn(
+            self.index,
+            whole=lambda row: reader.whole_frame(row) is not None,
+            identity=reader.identity_of,
+            now_s=now_s,
+        )
+        if self.read_only or not self._scrubber.waiting_count:
+            return []
+        peers = sorted(self._repair.peers_up.intersection(self.space.replicas) - {self.node})
+        asked = self._scrubber.ask(self.index, peers, now_s)
+        if asked is None:
+            return []
+        peer, row = asked
+        first, nobodys = row.first_seqnum, Shard(self.space.id, Term(0), 0)
+        return [Send(peer, FetchFrames(nobodys, 0, 1, first, first + row.records))]
+
+    def mend(self, source: Address, frame: Frame) -> bool:
+        """A frame in place of a damaged one, if it is that: staged as a copy is."""
+        row = self._scrubber.answered(source, frame, self.index)
+        if row is None or any(each.first_seqnum == row.first_seqnum for each in self._copies):
+            return False
+        try:
+            location = self._journal.append(ITEM_FRAME, frame.buffers())
+        except ReadOnly:
+            return False  # asked for again
+        self.index.segments.frame(location.segment)
+        books = frame.columns.books
+        moved = Moved(row.first_seqnum, row.location, location, books, repairs=True)
+        self._copies.append(moved)
+        return True
 
     # --- storing the fold, letting segments go ----------------------------------------------------
 
@@ -829,6 +873,9 @@ class Replica:
             "segments": len(self._journal.segments()),
             "segments_compacted": self._compactor.emptied_count,
             "compacted_bytes": self._compactor.copied_bytes,
+            "scrubbed_bytes": self._scrubber.scrubbed_bytes,
+            "frames_damaged": self._scrubber.damaged_count,
+            "frames_repaired": self._scrubber.repaired_count,
             "free_bytes": self._journal.free_bytes(),
         }
 
