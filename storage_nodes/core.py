@@ -165,7 +165,7 @@ class StorageCore:
         replica = self._replica(LogSpaceId(number))
         match message:
             case Replicate(frame=frame):
-                return replica.replicate(frame)
+                return [] if replica.mend(source, frame) else replica.replicate(frame)
             case Metalog(run=run):
                 return replica.metalog(run)
             case Read():
@@ -280,12 +280,12 @@ class StorageCore:
                 return []
 
     def _upkeep(self, now_s: float) -> list[Effect]:
-        """What nobody waits for, a bounded part at a time: retention, compaction."""
+        """What nobody waits for, a bounded part at a time: retention, compaction, scrubbing."""
         effects: list[Effect] = []
         behind = False
         for number, replica in self.replicas.items():
             proposed, more = replica.retention_timer(now_s)
-            effects += proposed
+            effects += [*proposed, *replica.scrub(now_s)]
             if busy := replica.compact(now_s):
                 self._touched.add(number)
             behind |= more or busy
