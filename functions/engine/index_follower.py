@@ -42,6 +42,8 @@ class IndexFollower:
 
     __slots__ = (
         "_facts",
+        "_told",
+        "_unnamed",
         "books",
         "chosen",
         "follow_due",
@@ -76,6 +78,11 @@ class IndexFollower:
         self.verdicts_due = False
         """The replica is to be asked for verdicts that may have been missed (P23)."""
         self._facts = facts
+        self._told: frozenset[int] = frozenset()
+        """LogBooks that the chosen replica was told of last."""
+        self._unnamed: dict[int, int] = {}
+        """How often each is still to be named: once per request that it was new in. Only the last
+        time counts, since it was not streamed between a request without it and the next one."""
 
     def is_past(self, term: Term, end: End) -> bool:
         """Whether entries are known that the view of `term` says were lost (P11)."""
@@ -94,6 +101,8 @@ class IndexFollower:
         for book in self.following:
             self._facts.unfollow(book)
         self.following.clear()
+        self._told = frozenset()
+        self._unnamed.clear()
 
     def leave(self, number: int) -> FollowIndex | None:
         """The chosen replica lags: another one is to be preferred from now on.
@@ -130,6 +139,10 @@ class IndexFollower:
             self._facts.unfollow(book)
         verdicts = rows if self.verdicts_due else []
         self.follow_due = self.verdicts_due = False
+        books = frozenset(self.books)
+        for book in books - self._told:
+            self._unnamed[book] = self._unnamed.get(book, 0) + 1
+        self._told = books
         return FollowIndex(self.id, number, list(self.books), verdicts)
 
     def _drop(self, book: int) -> None:
@@ -159,7 +172,7 @@ class IndexFollower:
         else:
             grown = self._extend(message)
         self.advance(message)
-        named = self.books.keys() & set(message.following)
+        named = self._named(message.following)
         self.following |= named
         for book in self.following if hole else named:
             self._facts.follow(book, self.tail)
@@ -168,6 +181,17 @@ class IndexFollower:
             self.verdicts_due = True
             changed.update(self.books)
         return News(grown, changed)
+
+    def _named(self, books: list[int]) -> set[int]:
+        """Those of them whose entries come from here on, whatever was asked before."""
+        named: set[int] = set()
+        for book in books:
+            left = self._unnamed.pop(book, 1) - 1
+            if left:
+                self._unnamed[book] = left
+            elif book in self.books:
+                named.add(book)
+        return named
 
     def _extend(self, message: IndexStream) -> set[Key]:
         """Adds what was appended to followed LogBooks to their open facts."""

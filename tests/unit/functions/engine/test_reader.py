@@ -118,6 +118,21 @@ def test_the_book_read_longest_ago_is_dropped_when_too_many_are_followed() -> No
     assert sim.do(BatchEnded(0)) == [Send(S1, FollowIndex(SPACE, NUMBER, [7, 9], []))]
 
 
+def test_a_book_dropped_and_wanted_again_is_followed_from_its_last_naming_on() -> None:
+    """What the replica orders while it thinks of the request in between is not streamed."""
+    sim = Sim(engine(followed_books_max=1)).start(S1)
+    for book in (BOOK, 8, BOOK):
+        sim.get(CLIENT, read(tag="t", book=book))
+        sim.do(BatchEnded(0))
+    following = sim.core.reader._spaces[SPACE].following
+    sim.get(S1, stream(10, since=10, tail=30, following=[BOOK]))
+    sim.get(S1, stream(10, since=10, tail=30, following=[8]))
+    assert following == set()
+    sim.get(S1, stream(11, since=10, tail=31))  # a record of BOOK, which was not wanted just then
+    sim.get(S1, stream(11, since=11, tail=31, following=[BOOK]))
+    assert following == {BOOK}
+
+
 def test_without_facts_every_read_is_passed_on_and_nothing_is_followed_or_kept() -> None:
     sim = Sim(engine(facts_bytes=0, cache_bytes=0)).start()
     sim.do(BatchEnded(0))
@@ -427,6 +442,26 @@ def test_p28_a_read_waits_here_for_the_stream_and_is_answered_when_a_record_come
     found = reply(request, [102], position=at(12), tail=103, next_seqnum=103)
     assert answered(sim.get(S1, found)).seqnums == [102]
     assert sim.do(TimerFired(timer.timer)) == []
+
+
+def test_p28_a_read_that_waits_is_answered_by_what_a_reply_brings_before_the_stream() -> None:
+    """1. One client waits for more of a tag. 2. Another has seen position 11 and reads the tag: the
+    storage node is asked, and its reply has a new record. 3. The stream brings that record: it is
+    known already, so nothing has grown, and the one who waits would do so until its time is over.
+    """
+    sim = following()
+    (timer,) = sim.get(CLIENT, read(1, tag="t", start=61, wait_ms=500))
+    assert isinstance(timer, SetTimer)
+    ahead = request_of(sim.get(CLIENT + 1, read(7, tag="t", start=61, position=at(11))))
+    told = sim.get(S1, reply(ahead, [100], position=at(11), tail=101, next_seqnum=101))
+    assert told[1] == CancelTimer(timer.timer)
+    sent = [(each.to, each.message) for each in (told[0], told[2]) if isinstance(each, Send)]
+    assert [(to, m.request, m.seqnums) for to, m in sent if isinstance(m, ReadReply)] == [
+        (CLIENT + 1, 7, [100]),
+        (CLIENT, 1, [100]),
+    ]
+    assert sim.get(S1, stream(11, since=10, tail=101, entries=[entry(100, "t")])) == []
+    assert sim.core.stats().reads_waiting == 0
 
 
 def test_p28_a_wait_that_is_over_is_answered_with_what_there_is() -> None:
