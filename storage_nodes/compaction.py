@@ -11,7 +11,7 @@ segment is next, which of its frames are live, and when nothing leads to it any 
 4. Only then is the old segment let go (`stored`). A crash before finds a segment that nobody knows,
    which the next start lets go.
 
-Invariants: only segments that every replica has stored its fold past; a frame that does not verify
+Invariants: only segments that a write quorum has stored its fold past; a frame that does not verify
 is never copied: it would make a whole new group count as damaged. Its segment stays as it is.
 
 Does not know the journal's files; how bytes are read and appended is the replica's.

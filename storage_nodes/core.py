@@ -41,19 +41,25 @@ from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.messages import (
     BookState,
     FetchFrames,
+    FetchSnapshot,
+    FetchStored,
     FollowIndex,
     FramesSent,
     IndexReport,
     Message,
     Metalog,
+    MetalogGone,
     Read,
     Replicate,
     RequestFailed,
     ResumeShard,
     SeqnumAt,
     SetAux,
+    SnapshotPart,
     Status,
     StatusRequest,
+    StoredFrame,
+    StoredSent,
     TermChanged,
 )
 from bokilog.pulse import PULSE, Pulse
@@ -177,7 +183,19 @@ class StorageCore:
             case FetchFrames():
                 return replica.fetch(source, message)
             case FramesSent():
-                return replica.frames_sent(message)
+                return replica.frames_sent(source, message)
+            case FetchSnapshot():
+                return replica.fetch_snapshot(source, message)
+            case SnapshotPart():
+                return replica.snapshot_part(source, message)
+            case FetchStored():
+                return replica.fetch_stored(source, message)
+            case StoredFrame():
+                return replica.stored_frame(source, message)
+            case StoredSent():
+                return replica.stored_sent(source, message)
+            case MetalogGone(count=count):
+                return replica.metalog_gone(count)
             case SeqnumAt():
                 return replica.seqnum_at(source, message)
             case BookState():
@@ -265,6 +283,10 @@ class StorageCore:
                 return self._replica(LogSpaceId(number)).fold_timer()
             case ("fetch", int() as number):
                 return self._replica(LogSpaceId(number)).fetch_timer()
+            case ("snapshot", int() as number):
+                return self._replica(LogSpaceId(number)).snapshot_timer()
+            case ("backfill", int() as number):
+                return self._replica(LogSpaceId(number)).backfill_timer()
             case ("read", int() as number, int() as key):
                 return self._replica(LogSpaceId(number)).read_timer(key)
             case "checkpoint":
@@ -323,7 +345,7 @@ class StorageCore:
 def _space_of(message: Message) -> int | None:
     """The log space a message is about."""
     match message:
-        case Replicate(frame=frame):
+        case Replicate(frame=frame) | StoredFrame(frame=frame):
             return frame.shard.space
         case Metalog(run=run):
             return run.space
@@ -337,6 +359,11 @@ def _space_of(message: Message) -> int | None:
             | SetAux()
             | IndexReport()
             | FramesSent()
+            | FetchSnapshot()
+            | SnapshotPart()
+            | FetchStored()
+            | StoredSent()
+            | MetalogGone()
         ):
             return message.space
         case _:

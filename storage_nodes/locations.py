@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bokilog.journal import Location
 from bokilog.storage_nodes import keys
@@ -29,6 +29,10 @@ _ROWS_END = prefix_end(keys.ROWS)
 
 
 RamRows = RowColumns["array[int]"]
+LACKING: Final = Location(0, 0, 0)
+"""Not in this journal, after a load from a peer: whose bytes are still to be copied (P33)."""
+LOST: Final = Location(0, 1, 0)
+"""Not in this journal, nor anywhere: trimmed before it was copied, or gone on every replica."""
 
 
 class Row(NamedTuple):
@@ -124,6 +128,13 @@ class Locations:
                     if len(found) == limit:
                         return found
         return found
+
+    def places(self) -> Iterator[tuple[int, Location]]:
+        """First seqnum and place of every frame, in order; of those in the store as they are at
+        the first step."""
+        for rows in self._chunks_from(0, 1 << 63):
+            for place, first_seqnum in enumerate(rows.first_seqnums):
+                yield first_seqnum, self._row(rows, place).location
 
     def seqnum_at(self, timestamp_ms: int) -> int | None:
         """First seqnum of the first frame ordered at or after that time, if there is one."""
@@ -290,6 +301,37 @@ class Locations:
                 assert rows.timestamps_ms[place] >= time_ms, f"time goes back at {first_seqnum}"
                 time_ms = rows.timestamps_ms[place]
         assert until <= tail, f"a frame ends at {until}, past the tail {tail}"
+
+
+def is_here(location: Location) -> bool:
+    """Whether a frame lies in this node's journal; no journal has a segment 0."""
+    return location[0] != LACKING.segment
+
+
+def is_lacking(location: Location) -> bool:
+    """Whether a frame is still to be copied here; its length is known."""
+    return location[:2] == LACKING[:2]
+
+
+def place_rows(value: bytes, place_of: Callable[[int], Location]) -> tuple[bytes, int, int]:
+    """A chunk of a peer's rows with the places that `place_of` gives to first seqnums.
+
+    Returns:
+        The chunk, where its last frame ends, and how many records are still to be copied. What is
+        in no journal keeps its length.
+    """
+    peers = keys.decode_rows(value)
+    rows = _cut(peers, 0, len(peers.first_seqnums))
+    lacking = until = 0
+    for place, first_seqnum in enumerate(rows.first_seqnums):
+        until = first_seqnum + rows.records[place]
+        location = place_of(first_seqnum)
+        rows.segments[place], rows.offsets[place] = location[:2]
+        if is_here(location):
+            rows.lengths[place] = location.length
+        elif is_lacking(location):
+            lacking += rows.records[place]
+    return keys.encode_rows(rows), until, lacking
 
 
 def _cut(rows: RowColumns[Numbers], start: int, until: int) -> RamRows:

@@ -92,6 +92,17 @@ class Pending:
         """Recovery: what lies before `held` was durable and folded at the checkpoint (P19)."""
         self.shards[shard] = ShardFrames(shard, held)
 
+    def ordered_until(self, shard: Shard, count: int) -> None:
+        """A peer's fold says so: what lies before `count` needs not be held to be counted."""
+        room = self.shard(shard)
+        for held in [held for held in room.frames.values() if held.start < count]:
+            self._drop(room, held)
+        room.damaged = {start for start in room.damaged if start >= count}
+        room.held, room.staged = max(room.held, count), max(room.staged, count)
+        while (following := room.frames.get(room.staged)) is not None:
+            room.staged = following.until
+        self.advance(room)
+
     def wanted(self, frame: Frame) -> bool:
         """Whether the frame is new here; a duplicate is dropped, a different one refused.
 

@@ -20,6 +20,7 @@ from bokilog.errors import (
     CorruptRecord,
     DataError,
     DataLost,
+    NotReady,
     RemoteProtocolError,
     Trimmed,
 )
@@ -39,6 +40,7 @@ from bokilog.journal import Journal, Location, SegmentReleased
 from bokilog.limits import BLOCK_BYTES
 from bokilog.messages import Read, ReadReply
 from bokilog.storage_nodes.index import Index, Row
+from bokilog.storage_nodes.locations import is_here, is_lacking
 
 Tags = None | str | list[str]
 LENGTHS_FRAMES_MAX = 500
@@ -160,7 +162,7 @@ class Reader:
                 first, until = seqnum, seqnum + 1
                 columns = (0,)
                 if row is not None:
-                    with suppress(DataError):
+                    with suppress(DataError, NotReady):
                         columns = self._open(row, whole=False).frame.columns.lengths
                         first, until = row.first_seqnum, row.first_seqnum + row.records
             found.append(columns[seqnum - first])
@@ -170,7 +172,7 @@ class Reader:
         """Whether a reader may still ask for a record of a frame; also if that cannot be told."""
         try:
             columns = self._open(row, whole=False).frame.columns
-        except DataError:
+        except (DataError, NotReady):
             return True
         index, void = self._index, set(row.void_units)
         for unit, (start, until) in enumerate(columns.unit_bounds()):
@@ -216,7 +218,7 @@ class Reader:
             return None
         try:
             return self._open(row).frame, row.first_seqnum
-        except DataError:
+        except (DataError, NotReady):
             return None
 
     def frames_between(self, start: int, until: int, *, limit: int) -> Iterator[Frame]:
@@ -230,7 +232,7 @@ class Reader:
             for row in self._index.locate_range(start, until, limit=limit):
                 try:
                     opened = self._open(row)
-                except DataError:
+                except (DataError, NotReady):
                     return
                 if opened.location is not None and not is_whole(opened.frame):
                     return
@@ -322,6 +324,10 @@ class Reader:
         known = self._frames.get(row.first_seqnum)
         if known is not None:
             return known
+        if not is_here(row.location):
+            if is_lacking(row.location):
+                raise NotReady(f"seqnum {row.first_seqnum} is still to be copied from a peer")
+            raise DataLost(seqnum=row.first_seqnum)
         try:
             frame = self._from_journal(row.location, whole=whole)
         except (RemoteProtocolError, CorruptJournal) as error:

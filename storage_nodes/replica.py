@@ -34,12 +34,14 @@ from bokilog.errors import (
     to_wire,
 )
 from bokilog.frame import ITEM_FRAME, Frame
-from bokilog.ids import NodeId, Position, Shard, Term
+from bokilog.ids import START, NodeId, Position, Shard, Term
 from bokilog.journal import Journal, Location
 from bokilog.messages import (
     Answer,
     BookState,
     FetchFrames,
+    FetchSnapshot,
+    FetchStored,
     FollowIndex,
     FollowMetalog,
     FramesSent,
@@ -51,6 +53,9 @@ from bokilog.messages import (
     SetAux,
     ShardHeld,
     ShardProgress,
+    SnapshotPart,
+    StoredFrame,
+    StoredSent,
 )
 from bokilog.metalog import (
     CloseShard,
@@ -67,19 +72,24 @@ from bokilog.metalog import (
     StartOver,
     Trim,
 )
+from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill, give_stored
 from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Compactor, Moved
 from bokilog.storage_nodes.expiry import Expiry
 from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.loading import Loading, Step
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
 from bokilog.storage_nodes.scrub import SCRUB_BYTES_S, Scrubber
+from bokilog.storage_nodes.snapshots import Snapshots
 from bokilog.storage_nodes.streams import Streams
 from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
 from bokilog.view import End, LogSpace
 
 FOLD_RECORDS = 20_000
 """Records folded before messages get their turn again."""
+LOAD_ENTRIES = 1_000
+"""A replica that has stored nothing folds so many entries rather than load a peer's fold."""
 ENTRIES_WAITING_MAX = 100_000
 """Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
 
@@ -109,6 +119,7 @@ class Replica:
         report_written: bool = False,
         lost_until: int = 0,
         compaction_bytes_s: int = COMPACTION_BYTES_S,
+        backfill_bytes_s: int = BACKFILL_BYTES_S,
         scrub_bytes_s: int = SCRUB_BYTES_S,
     ) -> None:
         self.node = node
@@ -125,6 +136,15 @@ class Replica:
         """Makes an empty fold, for a log space in memory that starts over (P20)."""
         self._cache_bytes_max = cache_bytes_max
         self._reader = self._new_reader(lost_until)
+        self._loading = Loading(node, index)
+        self._snapshots = Snapshots(index)
+        self._backfill = Backfill(node, index, bytes_s=backfill_bytes_s)
+        self._filled: list[Moved] = []
+        """Staged: frames that a loaded fold names, from peers."""
+        self._filling: dict[int, list[Moved]] = {}
+        """The same, committed, by token."""
+        self._gone: tuple[Position, set[str]] = (START, set())
+        """Peers that cannot give the frames of the next entry though they have folded it."""
         self._follower = MetalogFollower(space.id, index.position)
         self._entries: deque[tuple[Position, Entry]] = deque()
         self._fold_scheduled = False
@@ -139,6 +159,7 @@ class Replica:
         self._freeze_token: int | None = None
         self._checkpoint_due = False
         self._stored_by: dict[str, int] = {}
+        self._folded_by: dict[str, int] = {}
         self._expiry = Expiry()
         self._compactor = Compactor(compaction_bytes_s)
         self._scrubber = Scrubber(scrub_bytes_s if space.durability != "memory" else 0)
@@ -207,6 +228,8 @@ class Replica:
         self._ended[term] = end
         self._take_entries(self._follower.end_term(Term(term - 1), end.position.count))
         self._cap_ends(term, end.position.count)
+        if self._loading.writing:
+            return []  # there is no fold; the one that comes goes on from its own term
         nothing = not end.position.count and not self.index.position.count
         if nothing and term > self.index.position.term:
             # Nothing was ordered before, or nothing is left of it: no terms to go through.
@@ -247,8 +270,9 @@ class Replica:
     def follow_primary(self) -> list[Effect]:
         """The link to the primary is up: follow its metalog, tell it all that is held."""
         self._changed.update(room.shard for room in self._pending if room.held)
+        follow = FollowMetalog(self.space.id, self._follower.position, 0)
         return [
-            Send(self.space.primary, FollowMetalog(self.space.id, self._follower.position, 0)),
+            *([] if self._loading.writing else [Send(self.space.primary, follow)]),
             Send(self.space.primary, self._report()),
             *self._progress(),
         ]
@@ -256,9 +280,16 @@ class Replica:
     def peer_link(self, peer: NodeId, *, up: bool) -> list[Effect]:
         if not up:
             self._repair.peers_up.discard(peer)
+            self._snapshots.drop(peer)
+            self._loading.link_down(peer)
+            self._backfill.link_down(peer)
             return []
         self._repair.peers_up.add(peer)
-        return [Send(peer, self._report()), *self._fold()]
+        return [Send(peer, self._report()), *self._fold(), *self._backfill.ask(self._peers())]
+
+    def _peers(self) -> list[NodeId]:
+        """The other replicas that are connected."""
+        return sorted(self._repair.peers_up.intersection(self.space.replicas) - {self.node})
 
     # --- frames -----------------------------------------------------------------------------------
 
@@ -289,11 +320,22 @@ class Replica:
 
     def fetch(self, source: Address, message: FetchFrames) -> list[Effect]:
         """A peer lacks ordered frames."""
+        if self._loading.writing:
+            return [Send(source, FramesSent(self.space.id, 0))]
         return give(source, message, pending=self._pending, reader=self._reader)
 
-    def frames_sent(self, message: FramesSent) -> list[Effect]:
-        """A peer has answered; its frames are here."""
-        return self._fold() if self._repair.answered(message) else []
+    def frames_sent(self, source: Address, message: FramesSent) -> list[Effect]:
+        """A peer has answered; its frames are here, or it has none to give."""
+        if self._repair.answered(message):
+            return self._fold()
+        if not self._entries or self._folded_by.get(str(source), 0) < self._entries[0][0].count:
+            return []
+        wanted = self._entries[0][0]
+        self._gone = wanted, {*(self._gone[1] if self._gone[0] == wanted else ()), str(source)}
+        if not self._gone[1].issuperset(self._peers()):
+            return []
+        reason = f"no peer has the frames of entry {wanted.count} any more"
+        return self._load(reason, at_least=wanted.count)
 
     def persisted(self, token: int) -> list[Effect]:
         """What was committed under this token, and earlier, counts now."""
@@ -307,6 +349,10 @@ class Replica:
                         self._changed.add(shard)
         for copied in [known for known in self._copying if known <= token]:
             self._relocate(self._copying.pop(copied))
+        for filled in [known for known in self._filling if known <= token]:
+            for move in self._filling.pop(filled):
+                location = self._journal.resolve(move.new)
+                self._backfill.arrived(move.first_seqnum, location, books=move.books)
         effects = [] if self._report_written else self._progress()
         if self._freeze_token is not None and token >= self._freeze_token:
             self._freeze_token = None
@@ -320,6 +366,8 @@ class Replica:
             self._pending.forget(shard, start)
         self._copies, self._copying = [], {}
         self._compactor.failed()
+        self._filled, self._filling = [], {}
+        self._backfill.failed()
         return []
 
     def read_only_changed(self, reason: str) -> list[Effect]:
@@ -338,6 +386,8 @@ class Replica:
     # --- the fold ---------------------------------------------------------------------------------
 
     def metalog(self, run: Run) -> list[Effect]:
+        if self._loading.writing:
+            return []  # asked for again from where the loaded fold stands
         if len(self._entries) > ENTRIES_WAITING_MAX:
             self.dropped_runs_count += 1
             return []
@@ -352,6 +402,8 @@ class Replica:
         if self.index.position.count >= run.first:
             return  # sent again
         self.index = index
+        self._snapshots, self._loading = Snapshots(index), Loading(self.node, index)
+        self._backfill = Backfill(self.node, index)
         self.index.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
         self._reader = self._new_reader(lost_until=entry.first_seqnum)
         self._follower.position = self.index.position
@@ -371,6 +423,8 @@ class Replica:
     def _fold(self) -> list[Effect]:
         """Applies entries in order until one lacks frames, or others deserve a turn."""
         effects: list[Effect] = []
+        if self._loading.writing:
+            return effects
         budget = FOLD_RECORDS
         dropped = self.dropped_runs_count
         while self._entries:
@@ -521,17 +575,23 @@ class Replica:
         effects: list[Effect] = []
         if self._entries:
             effects += self._fold()
-        if self._staged or self._copies:
+        if self._staged or self._copies or self._filled:
             self._committing[token] = self._staged
             self._last_token = token
             if self._report_written:
                 self._changed.update(shard for shard, _ in self._staged)
             if self._copies:
                 self._copying[token], self._copies = self._copies, []
+            if self._filled:
+                self._filling[token], self._filled = self._filled, []
             self._staged = []
             effects.append(Commit(self.space.id, token))
         if self._report_written and self._changed:
             effects += self._progress()
+        if self._loading.writing:
+            return effects
+        if self._backfill.busy:
+            self._backfill.folded()
         effects += self._streams.messages(self.index.position, self.index.tail)
         effects += self._wake()
         effects += self._freeze()
@@ -559,6 +619,11 @@ class Replica:
     def follow(self, source: Address, message: FollowIndex) -> list[Effect]:
         """An engine follows the index, or more LogBooks of it; verdicts it lacks are worked out
         again (P23)."""
+        if self._loading.writing:  # told once there is a fold
+            self._streams.follow(
+                source, number=message.number, books=message.books, position=START
+            )
+            return []
         follower, new = self._streams.follow(
             source, number=message.number, books=message.books, position=self.index.position
         )
@@ -589,6 +654,8 @@ class Replica:
     def read(self, source: Address, read: Read) -> list[Effect]:
         """Answers, or waits for the read's position, then for a record if it may (P27, P28)."""
         position = self.index.position
+        if self._loading.writing:
+            return self._not_here(source, read)
         if read.position > position:
             return self._wait(source, read)
         reply = self._reader.read(read, position)
@@ -606,12 +673,16 @@ class Replica:
         return self.read(waiting.source, waiting.request._replace(wait_ms=0))
 
     def seqnum_at(self, source: Address, message: SeqnumAt) -> list[Effect]:
+        if self._loading.writing:
+            return self._not_here(source, message)
         if message.position > self.index.position:
             return self._wait(source, message)
         seqnum = self.index.seqnum_at(message.timestamp_ms)
         return [Send(source, Answer(message.request, self.index.position, [seqnum]))]
 
     def book_state(self, source: Address, message: BookState) -> list[Effect]:
+        if self._loading.writing:
+            return self._not_here(source, message)
         if message.position > self.index.position:
             return self._wait(source, message)
         trim_until, records, last, holds = self.index.book_state(message.book)
@@ -620,9 +691,14 @@ class Replica:
 
     def set_aux(self, message: SetAux) -> list[Effect]:
         """Kept if the record is visible here; losing it costs time, never truth."""
-        if self.index.contains(message.book, message.seqnum):
+        if not self._loading.writing and self.index.contains(message.book, message.seqnum):
             self.index.set_aux(message.seqnum, message.aux)
         return []
+
+    def _not_here(self, source: Address, request: Request) -> list[Effect]:
+        """There is no fold: another replica is asked (P33)."""
+        error = NotReady(f"{self.node} loads the index of log space {self.space.id} from a peer")
+        return [Send(source, RequestFailed(request.request, to_wire(error), START))]
 
     def _wait(self, source: Address, request: Request) -> list[Effect]:
         if self._waiting.full:
@@ -674,6 +750,8 @@ class Replica:
         """Trims that retention asks for; and whether to look again soon."""
         if not self.index.retained or self.node not in self.space.replicas:
             return [], False
+        if self._loading.writing:
+            return [], False
         rank = self.space.replicas.index(self.node)
         trims, behind = self._expiry.look(self.index, self._reader, rank=rank, now_s=now_s)
         primary, number = self.space.primary, self.space.id
@@ -684,7 +762,7 @@ class Replica:
     def compact(self, now_s: float) -> bool:
         """A bounded part of copying live frames out of a segment that is mostly dead; whether to
         look again soon (P21)."""
-        if self.read_only or self._journal.read_only is not None or not self._all_have_stored():
+        if self.read_only or self._journal.read_only is not None or not self._may_release():
             return False
         copies = self._compactor.turn(
             self.index,
@@ -728,6 +806,8 @@ class Replica:
     def scrub(self, now_s: float) -> list[Effect]:
         """Reads some frames, whether their bytes are as they were; asks a peer for one that is not
         (P30)."""
+        if self._loading.writing:
+            return []
         reader = self._reader
         self._scrubber.turn(
             self.index,
@@ -769,7 +849,7 @@ class Replica:
         On a full disk too, from the headroom: segments that trims let go of are free only then
         (P32). What waits for room there is not folded as a rule, and holds nothing up.
         """
-        if self._journal.read_only is not None:
+        if self._journal.read_only is not None or self._loading.writing:
             return []  # what is folded may be ahead of what is durable, for good
         waits = bool(self._committing)
         if self.read_only:
@@ -783,6 +863,7 @@ class Replica:
         self._checkpoint_due = False
         for segment in self._compactor.frozen():
             self.index.segments.emptied(segment)
+        self._backfill.freeze()
         if not self.index.freeze(replay_hint=self.replay_hint()):
             return self._release() if self.read_only else []
         if waits:
@@ -804,7 +885,8 @@ class Replica:
     @property
     def everything_durable(self) -> bool:
         """Whether a checkpoint of the present position is ahead of no frame (P19)."""
-        return not self._committing and not self._staged and not self._copies
+        under_way = self._committing or self._staged or self._copies or self._filled
+        return not under_way and not self._loading.writing
 
     def checkpoint_timer(self) -> list[Effect]:
         self._checkpoint_due = True
@@ -815,21 +897,26 @@ class Replica:
         self.index.checkpoint_done()
         for segment in self._compactor.stored():
             self._journal.release(segment)
+        return [*self._tell_all(), *self._snapshots.checkpoint_stored(), *self._release()]
+
+    def _tell_all(self) -> list[Effect]:
+        """Where the fold stands, to whoever may let something go for it."""
         report = self._report()
         peers = sorted(self._repair.peers_up)
-        return [*(Send(to, report) for to in (self.space.primary, *peers)), *self._release()]
+        return [Send(to, report) for to in (self.space.primary, *peers)]
 
     def peer_stored(self, peer: str, message: IndexReport) -> list[Effect]:
         self._stored_by[peer] = message.stored.count
+        self._folded_by[peer] = message.folded.count
+        behind = message.stored.count - self.index.position.count
+        new = not self.index.stored_position.count
+        if new and behind > LOAD_ENTRIES and peer in self.space.replicas:
+            return self._load(f"{behind} entries are missing here", at_least=0)
         return self._release()
 
     def _release(self) -> list[Effect]:
-        """Segments that no reader, no fold and no peer needs any more are recycled (P21).
-
-        Until snapshots can be transferred, every replica must have stored its fold past a segment
-        before it goes.
-        """
-        if not self._all_have_stored():
+        """Segments that no reader, no fold and no peer needs any more are recycled (P21)."""
+        if not self._may_release():
             return []
         if not self._segments_known:
             # Nothing leads to those that a crash left between two steps of compaction.
@@ -841,22 +928,159 @@ class Replica:
             self._journal.release(segment)
         return []
 
-    def _all_have_stored(self) -> bool:
+    def _may_release(self) -> bool:
+        """Whether a write quorum of replicas has stored its fold as far as this one (P21).
+
+        One that is further behind loads the fold of a peer, so it holds nothing up.
+        """
+        stored = self.index.stored_position.count
+        if self._loading.writing or (self._loading.loaded_count and not stored):
+            return False
         others = [self._stored_by.get(peer, 0) for peer in self.space.replicas if peer != self.node]
-        return min(others, default=self.index.stored_position.count) >= (
-            self.index.stored_position.count
-        )
+        return sum(each >= stored for each in others) >= self.space.write_quorum - 1
 
     def _report(self) -> IndexReport:
         return IndexReport(
             space=self.space.id,
-            folded=self.index.position,
-            stored=self.index.stored_position,
+            folded=START if self._loading.writing else self.index.position,
+            stored=START if self._loading.writing else self.index.stored_position,
             chained_hash=self.index.chained_hash,
             empty=self.index.empty and not self._rebuilt,
         )
 
+    # --- a fold from a peer -----------------------------------------------------------------------
+
+    def metalog_gone(self, count: int) -> list[Effect]:
+        """The primary's metalog reaches back to `count` only, and this fold stands before (P16)."""
+        if count <= self._follower.position.count:
+            return []
+        return self._load(f"the metalog reaches back to entry {count} only", at_least=count)
+
+    def _load(self, reason: str, *, at_least: int) -> list[Effect]:
+        if len(self.space.replicas) == 1:
+            return []  # there is nobody to ask
+        self._loading.want(reason, at_least=at_least)
+        return self._loading.ask(self._peers())
+
+    def snapshot_timer(self) -> list[Effect]:
+        """A peer did not help, or there was none."""
+        self._loading.give_up()
+        return self._loading.ask(self._peers())
+
+    def fetch_snapshot(self, source: Address, message: FetchSnapshot) -> list[Effect]:
+        """A peer wants this fold, or the next part of it."""
+        if self._loading.writing:
+            return []  # it asks another one after a while
+        return [*self._snapshots.give(source, message)]
+
+    def snapshot_part(self, source: Address, part: SnapshotPart) -> list[Effect]:
+        """The next part of a peer's fold; the first one, if it will do, ends this one."""
+        loading = self._loading
+        if not loading.is_wanted(source, part):
+            return []
+        if not part.part and not self._may_load(part.position):
+            loading.give_up()
+            return []
+        had_fold = not loading.writing
+        effects: list[Effect] = []
+        step, more = loading.take(part, replay_hint=self.replay_hint())
+        if had_fold and (loading.writing or step is Step.DONE):
+            effects += self._end_fold()
+        effects += more
+        return effects if step is not Step.DONE else [*effects, *self._loaded()]
+
+    def _may_load(self, position: Position) -> bool:
+        """Whether a fold of that position may take the place of this one now."""
+        busy = self.index.frozen or self._freeze_token is not None or self._copies or self._copying
+        following = self._ended.get(Term(position.term + 1))
+        if busy or (following is not None and position.count > following.position.count):
+            return False
+        return self._loading.will_do(position, self.term)
+
+    def _end_fold(self) -> list[Effect]:
+        """From here on nothing is answered, until the other fold is here whole."""
+        self._entries.clear()
+        self._snapshots.clear()
+        effects: list[Effect] = []
+        for waiting in self._waiting.drop_all():
+            effects += self._not_here(waiting.source, waiting.request)
+            if waiting.timer is not None:
+                effects.append(CancelTimer(waiting.timer))
+        return [*effects, *self._tell_all()]
+
+    def _loaded(self) -> list[Effect]:
+        """The store holds a peer's fold: go on from where it stands (P16)."""
+        self.index.reload()
+        position = self.index.position
+        self._reader = self._new_reader(self._first_known())
+        self._follower = MetalogFollower(self.space.id, position)
+        for term, end in sorted(self._ended.items()):
+            if term > position.term:
+                self._follower.end_term(Term(term - 1), end.position.count)
+        self._pending.end_term(Term(position.term - 1))
+        for number, opened in self.index.open_shards.items():
+            shard = Shard(self.space.id, position.term, number)
+            self._pending.ordered_until(shard, opened.ordered)
+        for number in self.index.closed_shards:
+            self._pending.close(Shard(self.space.id, position.term, number))
+        deleted = sorted(self.index.deleted_books)
+        self._streams.jump(position, trims_of=self.index.trims_of, deleted=deleted)
+        self._repair.timer()
+        self._repair.catching_up = False
+        self._compactor.failed()
+        self._backfill.begin()
+        self._checkpoint_due = True
+        effects = [*self._begin_term(), *self.follow_primary()]
+        return [*effects, *self._backfill.ask(self._peers())]
+
+    def _first_known(self) -> int:
+        """What a `memory` log space held before its folds began is lost (P20)."""
+        if self.space.durability != "memory":
+            return 0
+        rows = self.index.locate_range(0, self.index.tail, limit=1)
+        return rows[0].first_seqnum if rows else self.index.tail
+
+    # --- frames of a loaded fold ------------------------------------------------------------------
+
+    def fetch_stored(self, source: Address, message: FetchStored) -> list[Effect]:
+        """A peer has loaded a fold, and lacks frames that it names."""
+        if self._loading.writing:
+            return []
+        return [*give_stored(source, message, self.index, self._reader)]
+
+    def stored_frame(self, source: Address, message: StoredFrame) -> list[Effect]:
+        """Journals a frame that the loaded fold names; it is read once it is durable."""
+        row = self._backfill.wants(source, message)
+        if row is None or self.read_only:
+            return []
+        frame = message.frame
+        try:
+            location = self._journal.append(ITEM_FRAME, frame.buffers())
+        except ReadOnly as error:
+            self.read_only = str(error)
+            return []
+        self.index.segments.frame(location.segment)
+        self._filled.append(Moved(row.first_seqnum, row.location, location, frame.columns.books))
+        self._backfill.taken(row, frame)
+        return []
+
+    def stored_sent(self, source: Address, message: StoredSent) -> list[Effect]:
+        """The end of a peer's answer."""
+        self._backfill.answered(source, message, replicas=self.space.replicas)
+        return self._backfill.ask(self._peers())
+
+    def backfill_timer(self) -> list[Effect]:
+        self._backfill.timer()
+        return self._backfill.ask(self._peers())
+
     # --- for people -------------------------------------------------------------------------------
+
+    def _rebuilding(self) -> str:
+        """What is still missing here; empty: nothing."""
+        if not self._loading.reason:
+            return self._backfill.state
+        loaded = f", {self._loading.loaded_bytes >> 10} KiB so far" if self._loading.writing else ""
+        return f"rebuilding: the index is loaded from a peer{loaded}: {self._loading.reason}"
 
     def facts(self) -> dict[str, object]:
         return {
@@ -869,6 +1093,8 @@ class Replica:
             "waiting_reads": len(self._waiting),
             "pending_bytes": self._pending.bytes_in_memory,
             "read_only": self.read_only,
+            "rebuilding": self._rebuilding(),
+            "records_lost": self._backfill.lost_records,
             "chained_hash": f"{self.index.chained_hash:016x}",
             "segments": len(self._journal.segments()),
             "segments_compacted": self._compactor.emptied_count,

@@ -9,7 +9,7 @@ Does not know: the fold, or how a follower uses what it is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bokilog.effects import Address, Send
@@ -69,6 +69,22 @@ class Streams:
 
     def drop(self, source: Address) -> None:
         self._followers.pop(source, None)
+
+    def jump(
+        self,
+        position: Position,
+        *,
+        trims_of: Callable[[int], list[list[object]]],
+        deleted: list[int],
+    ) -> None:
+        """The fold goes on from another place: followers see a hole, and begin anew behind it
+        (P27)."""
+        for follower in self._followers.values():
+            books = sorted(follower.books)
+            follower.sent, follower.asked, follower.following = position, True, books
+            follower.trims = [trim for book in books for trim in trims_of(book)]
+            follower.entries, follower.verdicts, follower.answers = [], [], []
+            follower.deleted = list(deleted)
 
     def followers_of(self, number: int) -> list[Address]:
         """Who follows for the engine of this shard number."""

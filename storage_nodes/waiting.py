@@ -82,6 +82,10 @@ class WaitingRoom:
         timers = [self._take(key).timer for key in gone]
         return [CancelTimer(timer) for timer in timers if timer is not None]
 
+    def drop_all(self) -> list[Waiting]:
+        """Takes out everybody."""
+        return [self._take(key) for key in list(self._waiting)]
+
     def _take(self, key: int) -> Waiting:
         waiting = self._waiting.pop(key)
         self._for_position.pop(key, None)

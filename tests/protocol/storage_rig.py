@@ -112,18 +112,24 @@ class StorageRig:
     """One node; a batch ends after each event."""
 
     def __init__(
-        self, *, pending_bytes: int = PENDING_BYTES, cache_bytes: int = 1 << 20, disk_id: str = "d"
+        self,
+        *,
+        pending_bytes: int = PENDING_BYTES,
+        cache_bytes: int = 1 << 20,
+        disk_id: str = "d",
+        node: NodeId = NODE,
     ) -> None:
         self.journal = MemoryJournal(segment_bytes=1 << 13)
         self.store = MemoryStore()
         self.views: list[View] = []
+        self.node = node
         self._pending_bytes, self._cache_bytes, self._disk_id = pending_bytes, cache_bytes, disk_id
         self._tokens: list[int] = []
         self.core = self._start()
 
     def _start(self) -> StorageCore:
         replica = Replica(
-            node=NODE,
+            node=self.node,
             space=view().space(SPACE),
             identity=Identity(self._disk_id, 0),
             journal=self.journal,
@@ -134,7 +140,7 @@ class StorageRig:
         )
         for _, location, data in self.journal.recover(replica.replay_from):
             replica.recover_frame(decode_frame(bytes(data)), location)
-        return StorageCore(node=NODE, replicas={SPACE: replica}, checkpoint_s=10)
+        return StorageCore(node=self.node, replicas={SPACE: replica}, checkpoint_s=10)
 
     @property
     def replica(self) -> Replica:
@@ -200,10 +206,14 @@ class StorageRig:
         """A whole one, written and flushed."""
         effects = self.do(TimerFired("checkpoint"))
         assert Checkpoint(SPACE) in effects, effects
+        self.finish_checkpoint()
+
+    def finish_checkpoint(self) -> list[Effect]:
+        """What was frozen for a checkpoint is written and flushed."""
         for _ in self.index.checkpoint_steps():
             pass
         self.index.write_checkpoint()
-        self.do(CheckpointStored(SPACE))
+        return self.do(CheckpointStored(SPACE))
 
     def ask(self, request: Read) -> ReadReply | RequestFailed | None:
         """What a reader is told at once."""

@@ -315,9 +315,9 @@ def test_p20_a_memory_fold_starts_over_above_its_ceiling_and_older_seqnums_are_l
     assert isinstance(error_of(rig.ask(read(start=5, until=6))), DataLost)
 
 
-def test_p21_a_segment_goes_once_all_stored_their_fold_and_its_records_are_trimmed() -> None:
-    """A segment that went while a peer still had to fold it would leave that peer without its
-    frames."""
+def test_p21_a_segment_goes_once_a_quorum_stored_its_fold_and_its_records_are_trimmed() -> None:
+    """Then a write quorum can give its fold to a peer that is further behind, so one that is gone
+    for good keeps no segment."""
     rig = StorageRig().begin()
     rig.do(LinkUp(PEER))
     rig.do(LinkUp(OTHER))
@@ -338,8 +338,7 @@ def test_p21_a_segment_goes_once_all_stored_their_fold_and_its_records_are_trimm
     rig.replica._stored_by.clear()
     rig.order(Trim(5000, BOOK, None, 12, ME))
     rig.checkpoint()
-    stored_by(PEER)
-    assert len(rig.journal.segments()) == segments, "a replica has not stored its fold"
+    assert len(rig.journal.segments()) == segments, "no other replica has stored its fold"
     stored_by(OTHER)
     assert len(rig.journal.segments()) < segments
     reply = rig.ask(read(start=12))

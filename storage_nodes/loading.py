@@ -1,0 +1,214 @@
+"""Loading a fold from a peer, because this node cannot fold from where it stands (P16, P20, P33).
+
+Decides which peer is asked, which snapshots will do, when the old fold is given up, and how a
+peer's rows become this node's: places of frames are this node's own where it has the frame, else
+nowhere; those are filled in later (`backfill.py`).
+
+1. A peer is asked for a part; the first one says of which position the snapshot is.
+2. Only when it will do, everything of the old fold is removed from the store, its position first of
+   all, in one batch. A store without a position holds nothing (`Index`), so a crash from here on
+   leaves an empty fold, which is loaded anew.
+3. Each part is written as it comes. The last batch has the position.
+4. The fold goes on from there. Nobody is told that it is stored before a checkpoint has flushed it.
+
+Invariants: a fold is given up only for one that stands further; parts of an attempt that was given
+up are never written.
+
+Does not know: frames, the metalog, who should load (the replica does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Final
+
+from bokilog.effects import Address, CancelTimer, Effect, Send, SetTimer
+from bokilog.errors import CorruptJournal, ReadOnly
+from bokilog.ids import NodeId, Position, Term
+from bokilog.journal import Location
+from bokilog.messages import FetchSnapshot, SnapshotPart
+from bokilog.storage_nodes import keys
+from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.keys import Lacking
+from bokilog.storage_nodes.locations import LACKING, LOST, place_rows
+
+RETRY_S: Final = 2.0
+"""A peer that sends nothing for so long is given up, for the next one."""
+
+
+class Step(Enum):
+    """What a part led to."""
+
+    NOTHING = 0
+    BEGUN = 1
+    GOING_ON = 2
+    DONE = 3
+
+
+class Loading:
+    """The load of one log space's fold: not wanted, wanted, or on its way."""
+
+    __slots__ = (
+        "_at_least",
+        "_index",
+        "_lacking_records",
+        "_node",
+        "_number",
+        "_part",
+        "_peer",
+        "_place",
+        "_places",
+        "_rows_until",
+        "_turn",
+        "_writing",
+        "loaded_bytes",
+        "loaded_count",
+        "reason",
+    )
+
+    def __init__(self, node: NodeId, index: Index) -> None:
+        self._node = node
+        self._index = index
+        self.reason = ""
+        """Why a fold is wanted; empty: none is."""
+        self.loaded_count = 0
+        """Folds that were loaded since the start."""
+        self.loaded_bytes = 0
+        """Of the load on its way."""
+        self._at_least = 0
+        """Snapshots of fewer entries than this are of no use."""
+        self._number = 0
+        self._part = 0
+        self._peer: NodeId | None = None
+        self._turn = 0
+        self._writing = False
+        """The old fold was given up."""
+        self._places: Iterator[tuple[int, Location]] = iter(())
+        """What the old fold said of where frames lie here."""
+        self._place: tuple[int, Location] | None = None
+        """The next of them."""
+        self._rows_until = 0
+        self._lacking_records = 0
+
+    @property
+    def writing(self) -> bool:
+        """Whether the store is neither the old fold nor the new one."""
+        return self._writing
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def want(self, reason: str, *, at_least: int) -> None:
+        """From here on, until one is loaded."""
+        self.reason = self.reason or reason
+        self._at_least = max(self._at_least, at_least)
+
+    def ask(self, peers: Sequence[NodeId]) -> list[Effect]:
+        """The next of these peers, one at a time; again after a while, if there is none."""
+        if not self.reason or self._peer is not None:
+            return []
+        timer = SetTimer(("snapshot", int(self._index.space)), RETRY_S)
+        if not peers:
+            return [timer]
+        self._peer = peers[self._turn % len(peers)]
+        self._turn += 1
+        self._number += 1
+        self._part = 0
+        return [self._fetch(), timer]
+
+    def give_up(self) -> None:
+        """Whoever was asked does not help; what it sends from here on is not taken."""
+        self._peer = None
+        self._number += 1
+
+    def link_down(self, peer: Address) -> None:
+        if peer == self._peer:
+            self.give_up()
+
+    def _fetch(self) -> Effect:
+        assert self._peer is not None, "nobody is asked"
+        return Send(self._peer, FetchSnapshot(int(self._index.space), self._number, self._part))
+
+    # --- parts ------------------------------------------------------------------------------------
+
+    def is_wanted(self, source: Address, part: SnapshotPart) -> bool:
+        """Whether it is the next part of what was asked for."""
+        return source == self._peer and (part.number, part.part) == (self._number, self._part)
+
+    def will_do(self, position: Position, term: Term) -> bool:
+        """Whether a snapshot of that position is worth giving up the old fold."""
+        least = max(self._at_least, self._index.position.count + 1)
+        return position.count >= least and position.term <= term
+
+    def take(self, part: SnapshotPart, *, replay_hint: bytes) -> tuple[Step, list[Effect]]:
+        """Write the next part; `DONE` once the store holds a fold again.
+
+        A disk that does not take it, or rows that do not decode, end the attempt.
+        """
+        step = Step.GOING_ON
+        try:
+            if not part.part:
+                self._begin()
+                step = Step.BEGUN
+            self._write(part, replay_hint)
+        except (ReadOnly, CorruptJournal, ValueError, IndexError, TypeError):
+            self.give_up()
+            return Step.NOTHING, []
+        if part.last:
+            self.reason, self._at_least, self._writing, self._peer = "", 0, False, None
+            self.loaded_count += 1
+            return Step.DONE, [CancelTimer(("snapshot", int(self._index.space)))]
+        self._part += 1
+        return step, [self._fetch(), SetTimer(("snapshot", int(self._index.space)), RETRY_S)]
+
+    def _begin(self) -> None:
+        """Give up the old fold; what it says of the journal here stays."""
+        # A second attempt finds none: they were used up by the first.
+        self._places = iter(()) if self._writing else self._index.places()
+        self._place = next(self._places, None)
+        self.loaded_bytes = self._rows_until = self._lacking_records = 0
+        store = self._index.store
+        batch = store.batch()
+        batch.delete(keys.META)
+        batch.delete_range(b"", keys.SEGMENTS)
+        batch.delete_range(bytes((keys.SPANS[0] + 1,)), b"\xff")
+        store.write(batch)
+        self._writing = True
+
+    def _write(self, part: SnapshotPart, replay_hint: bytes) -> None:
+        store = self._index.store
+        batch = store.batch()
+        for key, value in part.rows:
+            self.loaded_bytes += len(key) + len(value)
+            kind = key[:1]
+            if kind == keys.ROWS:
+                batch.put(key, self._placed(value))
+            elif kind == keys.META:
+                meta = keys.decode_meta(value)
+                batch.put(key, keys.encode_meta(meta._replace(replay_hint=replay_hint)))
+            elif kind not in (keys.SEGMENTS, keys.SPANS, keys.LACKING):
+                batch.put(key, value)
+        if part.last:
+            lacking = Lacking(0, self._rows_until, self._lacking_records, self._lacking_records)
+            if self._lacking_records:
+                batch.put(keys.LACKING, keys.encode_lacking(lacking))
+            self._index.store_segments(batch)
+        store.write(batch)
+
+    def _placed(self, value: bytes) -> bytes:
+        """A chunk of rows with the places that their frames have here."""
+        placed, until, lacking = place_rows(value, self._place_of)
+        self._rows_until = max(self._rows_until, until)
+        self._lacking_records += lacking
+        return placed
+
+    def _place_of(self, first_seqnum: int) -> Location:
+        """Where this node has the frame; asked in the order of seqnums."""
+        while self._place is not None and self._place[0] < first_seqnum:
+            self._place = next(self._places, None)
+        if self._place is None or self._place[0] > first_seqnum:
+            return LACKING
+        location = self._place[1]
+        if location.segment and location.segment not in self._index.segments:
+            return LOST  # let go: everything in it was trimmed
+        return location
