@@ -174,20 +174,12 @@ class Reader:
             columns = self._open(row, whole=False).frame.columns
         except (DataError, NotReady):
             return True
-        index, void = self._index, set(row.void_units)
-        for unit, (start, until) in enumerate(columns.unit_bounds()):
-            book = columns.book_of(unit)
-            trim_until = index.trim_until(book)
-            if unit in void or row.first_seqnum + until <= trim_until:
-                continue
-            if not index.has_tag_trims(book):
-                return True
-            for place in range(max(start, trim_until - row.first_seqnum), until):
-                tags = columns.tags[place]
-                names = [tags] if isinstance(tags, str) else tags or []
-                if not index.hidden_by_tag_trims(book, row.first_seqnum + place, names):
-                    return True
-        return False
+        # Who reads a whole LogBook asks the frame itself which of its records are void, or gone by
+        # trims of all their tags: only the LogBook's own trim keeps readers away from it.
+        return any(
+            row.first_seqnum + until > self._index.trim_until(columns.book_of(unit))
+            for unit, (_, until) in enumerate(columns.unit_bounds())
+        )
 
     def whole_frame(self, row: Row) -> Frame | None:
         """A frame as the disk has it, every byte verified; None if it is not there or damaged."""

@@ -268,3 +268,17 @@ def test_other_shards_are_left_alone() -> None:
     world.crash()
     held = world.rig.replica._pending.held_of(Shard(SPACE, Term(1), NUMBER))
     assert held == world.count
+
+
+def test_p21_records_that_only_trims_of_their_tags_hide_are_copied_too() -> None:
+    """Which they are stands in their frames: without those a reader of the LogBook would be told
+    that they are lost."""
+    world = mostly_dead()
+    before = segments(world)
+    world.publish(Trim(1000 + world.tail, BOOKS[1], "t", world.tail, ME))
+    world.records[BOOKS[1]] = []
+    for _ in range(20):
+        world.upkeep(sync=True)
+    world.checkpoint()
+    assert before - segments(world), "nothing was compacted"
+    world.check()
