@@ -25,7 +25,17 @@ from typing import cast
 from xxhash import xxh3_64_intdigest
 
 from bokilog.effects import Address, CancelTimer, Effect, Send
-from bokilog.errors import BokilogError, NotReady, Overloaded, Trimmed, from_wire, to_wire
+from bokilog.errors import (
+    BokilogError,
+    CorruptJournal,
+    CorruptRecord,
+    DataLost,
+    NotReady,
+    Overloaded,
+    Trimmed,
+    from_wire,
+    to_wire,
+)
 from bokilog.facts import UNKNOWN, Facts, Known
 from bokilog.frame import Buffer
 from bokilog.functions.engine.cache import CachedRecord, RecordCache, cached_records
@@ -52,12 +62,14 @@ SPREAD_SEQNUMS = 4096
 """
 
 Question = Read | SeqnumAt | BookState
+NOT_THERE = (NotReady, DataLost, CorruptRecord, CorruptJournal)
+"""What a replica says of itself only: another one may have the bytes (P24, P33)."""
 
 
 class Passed:
     """A question that a storage node is to answer."""
 
-    __slots__ = ("message", "node", "since_s", "source")
+    __slots__ = ("message", "node", "not_yet", "since_s", "source", "tried")
 
     def __init__(
         self, source: Address, message: Question, node: NodeId | None, since_s: float
@@ -67,6 +79,10 @@ class Passed:
         self.node = node
         """None: it waits for one to be connected."""
         self.since_s = since_s
+        self.tried: set[NodeId] = set()
+        """Those that cannot answer it: a node that is rebuilt lacks bytes for a while (P33)."""
+        self.not_yet: RequestFailed | None = None
+        """What one of them said that may have it later: then nobody is told that it is lost."""
 
 
 class Fetch:
@@ -344,7 +360,7 @@ class Reader:
             self.unexpected_count += 1
             return []
         read = cast(Read, passed.message)
-        if self._keeps:
+        if self._keeps and passed.node == self._spaces[read.space].chosen:
             self._learn(read, reply)
         return [Send(passed.source, ReadReply._make((read.request, *reply[1:])))]
 
@@ -365,11 +381,29 @@ class Reader:
         if passed is None:
             return None
         read = passed.message
-        if self._keeps and isinstance(read, Read):
-            error = from_wire(message.error)
-            if isinstance(error, Trimmed):
-                self.facts.trim(read.book, read.tag, error.trim_until)
+        error = from_wire(message.error)
+        if isinstance(error, NOT_THERE):
+            if isinstance(error, NotReady):
+                passed.not_yet = message
+            asked = self._ask_another(message.request, passed, now_s)
+            if asked:
+                return asked
+            message = passed.not_yet or message
+        if self._keeps and isinstance(read, Read) and isinstance(error, Trimmed):
+            self.facts.trim(read.book, read.tag, error.trim_until)
         return [Send(passed.source, message._replace(request=read.request))]
+
+    def _ask_another(self, request: int, passed: Passed, now_s: float) -> list[Effect]:
+        """A replica that was not asked yet may have it; []: none is left."""
+        space = self._spaces[passed.message.space]
+        if passed.node is not None:
+            passed.tried.add(passed.node)
+        for node in self._links.up_of(space.replicas):
+            if node not in passed.tried:
+                passed.node = node
+                self._passed[request] = passed
+                return [Send(node, _numbered(_rest(passed, now_s), request))]
+        return []
 
     def _learn(self, read: Read, reply: ReadReply) -> None:
         """A reply is a fact about its range, for ever but for trims."""
@@ -525,6 +559,12 @@ class Reader:
         for space in self._spaces.values():
             if space.chosen == peer:
                 effects += self._choose(space, now_s)
+        for request, passed in self._passed.items():
+            if passed.node == peer:  # it was asked because the chosen one could not answer
+                passed.node = self._spaces[passed.message.space].chosen
+                if passed.node is not None:
+                    message = _numbered(_rest(passed, now_s), request)
+                    effects.append(Send(passed.node, message))
         return effects
 
     def follow_another(self, number: int, now_s: float) -> list[Effect]:
@@ -563,11 +603,9 @@ class Reader:
             if message.space != space.id:
                 continue
             passed.node = space.chosen
-            if isinstance(message, Read) and message.wait_ms:
-                waited_ms = int((now_s - passed.since_s) * 1000)
-                message = message._replace(wait_ms=max(0, message.wait_ms - waited_ms))
             if space.chosen is not None:
-                effects.append(Send(space.chosen, _numbered(message, request)))
+                rest = _rest(passed, now_s)
+                effects.append(Send(space.chosen, _numbered(rest, request)))
         return effects
 
     def forget_client(self, client: Address) -> list[Effect]:
@@ -607,6 +645,15 @@ class Reader:
         for space in self._spaces.values():
             space.check()
         assert self._keeps or not (len(self._parked) or self._fetches)
+
+
+def _rest(passed: Passed, now_s: float) -> Question:
+    """A question as it is asked again: what it has waited already counts."""
+    message = passed.message
+    if not isinstance(message, Read) or not message.wait_ms:
+        return message
+    waited_ms = int((now_s - passed.since_s) * 1000)
+    return message._replace(wait_ms=max(0, message.wait_ms - waited_ms))
 
 
 def _numbered(message: Question, request: int) -> Question:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from bokilog.effects import BatchEnded, CancelTimer, Effect, LinkDown, Send, SetTimer, TimerFired
-from bokilog.errors import BokilogError, CorruptRecord, NotReady, Overloaded, Trimmed, to_wire
+from bokilog.errors import (
+    BokilogError,
+    CorruptRecord,
+    DataLost,
+    NotReady,
+    Overloaded,
+    Trimmed,
+    to_wire,
+)
 from bokilog.frame import Tags
 from bokilog.ids import START, NodeId, Position
 from bokilog.messages import (
@@ -160,6 +168,33 @@ def test_an_error_of_the_storage_node_reaches_the_client() -> None:
     sim.get(CLIENT, read(5, start=10, until=11))
     lost = RequestFailed(1, to_wire(CorruptRecord(10)), at(4))
     assert sim.get(S1, lost) == [failed(5, CorruptRecord(10), at(4))]
+
+
+def test_p33_a_read_goes_to_every_replica_before_its_client_is_told_that_none_has_it() -> None:
+    """One that was wiped may have it later: then it is not called lost."""
+    sim = Sim().start(*STORAGE)
+    asked = sim.get(CLIENT, read(1, tag="t"))
+    nodes = []
+    for error in (NotReady("it is rebuilt"), DataLost(5)):
+        (sent,) = [effect for effect in asked if isinstance(effect, Send)]
+        nodes.append(sent.to)
+        request = request_of(asked)
+        asked = sim.get(sent.to, RequestFailed(request, to_wire(error), START))
+    (sent,) = [effect for effect in asked if isinstance(effect, Send)]
+    assert {*nodes, sent.to} == set(STORAGE)
+    error_there = RequestFailed(request_of(asked), to_wire(CorruptRecord(5)), START)
+    assert sim.get(sent.to, error_there) == [failed(1, NotReady("it is rebuilt"))]
+
+
+def test_p33_a_read_at_another_replica_comes_back_when_that_one_is_gone() -> None:
+    sim = Sim().start(*STORAGE)
+    first = sim.get(CLIENT, read(1, tag="t"))
+    (sent,) = [effect for effect in first if isinstance(effect, Send)]
+    chosen = sent.to
+    error = RequestFailed(request_of(first), to_wire(NotReady("it is rebuilt")), START)
+    (other,) = [each for each in sim.get(chosen, error) if isinstance(each, Send)]
+    again = [each for each in sim.do(LinkDown(other.to)) if isinstance(each, Send)]
+    assert [each.to for each in again if isinstance(each.message, Read)] == [chosen]
 
 
 def test_reads_are_bounded() -> None:
