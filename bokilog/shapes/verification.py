@@ -138,7 +138,7 @@ class Verification:
 
     def _cluster(self, layout: Layout) -> None:
         state = read_state(layout.run_dir)
-        if state is not None and state.alive:
+        if state is not None and state.alive and state.state != "stopped":
             raise DirectoryInUse(str(layout.directory))
         nodes = [node for node in layout.nodes if node.data_dir is not None]
         with ExitStack() as kept:

@@ -1,0 +1,1 @@
+"""Real processes under real faults, judged by the simulator's checkers: `scripts/chaos.py`."""
