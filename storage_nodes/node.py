@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from bokilog.effects import Checkpoint, CheckpointStored, Effect
@@ -34,6 +34,8 @@ from bokilog.storage_nodes.settings import StorageSettings
 from bokilog.view import LogSpace, View
 
 logger = logging.getLogger(__name__)
+TELL_S = 2.0
+"""A rebuild is logged at most so often."""
 Items = Callable[[int], Iterable[tuple[int, Location, memoryview]]]
 """What a journal holds, from a segment on."""
 
@@ -59,15 +61,32 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
         if settings.bulk_address:
             await shell.network.listen(settings.bulk_address)
         _dial_peers(shell, node, latest)
+        telling = asyncio.get_running_loop().create_task(_tell_rebuilding(storage.replicas))
         ready()
         try:
             await shell.run(stop, poll_s=settings.view_poll_s)
             await shell.drained()
             await checkpoints.store_last(storage.replicas.values())
         finally:
+            telling.cancel()
             await shell.aclose()
             checkpoints.cancel()
             storage.close()
+
+
+async def _tell_rebuilding(replicas: Mapping[LogSpaceId, Replica]) -> None:
+    """Logs what a node that was wiped, or away for long, gets from its peers (P33)."""
+    told: dict[LogSpaceId, tuple[str, int]] = {}
+    while True:
+        for number, replica in replicas.items():
+            said = replica.rebuilding, replica.loaded_count
+            if said != told.get(number, ("", 0)):
+                logger.warning(
+                    "log space %d: %s (indexes loaded from peers so far: %d)",
+                    *(number, said[0] or "everything is here", said[1]),
+                )
+            told[number] = said
+        await asyncio.sleep(TELL_S)
 
 
 class _Storage:
@@ -127,6 +146,7 @@ class _Storage:
             new_index=partial(_empty_index, space.id),
             cache_bytes_max=self._settings.cache_bytes,
             pending_bytes_max=self._settings.pending_bytes,
+            backfill_bytes_s=self._settings.rebuild_bytes_s,
         )
         for kind, location, data in items(replica.replay_from):
             if kind == ITEM_FRAME:

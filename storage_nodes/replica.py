@@ -620,9 +620,7 @@ class Replica:
         """An engine follows the index, or more LogBooks of it; verdicts it lacks are worked out
         again (P23)."""
         if self._loading.writing:  # told once there is a fold
-            self._streams.follow(
-                source, number=message.number, books=message.books, position=START
-            )
+            self._streams.follow(source, number=message.number, books=message.books, position=START)
             return []
         follower, new = self._streams.follow(
             source, number=message.number, books=message.books, position=self.index.position
@@ -1075,7 +1073,13 @@ class Replica:
 
     # --- for people -------------------------------------------------------------------------------
 
-    def _rebuilding(self) -> str:
+    @property
+    def loaded_count(self) -> int:
+        """Folds that were loaded from peers since the start."""
+        return self._loading.loaded_count
+
+    @property
+    def rebuilding(self) -> str:
         """What is still missing here; empty: nothing."""
         if not self._loading.reason:
             return self._backfill.state
@@ -1093,7 +1097,8 @@ class Replica:
             "waiting_reads": len(self._waiting),
             "pending_bytes": self._pending.bytes_in_memory,
             "read_only": self.read_only,
-            "rebuilding": self._rebuilding(),
+            "rebuilding": self.rebuilding,
+            "indexes_loaded": self.loaded_count,
             "records_lost": self._backfill.lost_records,
             "chained_hash": f"{self.index.chained_hash:016x}",
             "segments": len(self._journal.segments()),

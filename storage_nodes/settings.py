@@ -53,6 +53,9 @@ class StorageSettings:
     pending_bytes: int = 256 * MIB
     """Per log space, frames in memory that are not folded yet; beyond it the oldest durable ones
     are read back from the journal when their turn comes (P32)."""
+    rebuild_bytes_s: int = 32 * MIB
+    """Per log space, how fast a node whose disk was lost copies frames from the others: appends and
+    reads come first (P33)."""
     view_poll_s: float = 0.25
     """How often the view store is asked for a newer term, beside what peers tell."""
 
@@ -82,5 +85,6 @@ class StorageSettings:
             least=UNIT_BYTES_MAX + UNIT_COLUMNS_BYTES_MAX,
             why="the largest unit must fit",
         )
+        check_setting("rebuild_bytes_s", self.rebuild_bytes_s, least=MIB)
         check_setting("view_poll_s", self.view_poll_s, least=0.01, most=60)
         check_setting("sync_delay_ms", self.sync_delay_ms, least=0, most=10_000)

@@ -354,6 +354,11 @@ def _remark(process: Mapping[object, object]) -> str:
     spaces = _table(_table(process["facts"]).get("spaces"))
     reasons = {_table(space).get("read_only") for space in spaces.values()} - {None, ""}
     remarks += [f"read-only: {reason}" for reason in reasons]
+    remarks += [
+        f"log space {number}: {_table(space)['rebuilding']}"
+        for number, space in spaces.items()
+        if _table(space).get("rebuilding")
+    ]
     if process["problem"] is not None:
         remarks.append(f"does not answer: {process['problem']}")
     return ", ".join(remarks)

@@ -8,6 +8,7 @@ acknowledged at its seqnum, through both engines.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -171,6 +172,25 @@ async def caught_up(cluster: LocalCluster, node: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def facts_of(cluster: LocalCluster, node: str) -> dict[str, object]:
+    """What a storage node says of the log space of class `sync`."""
+    processes = (await collect(cluster.layout))["processes"]
+    assert isinstance(processes, list)
+    facts = next(each["facts"] for each in processes if each["id"] == node)
+    found: dict[str, object] = {} if facts is None else facts["spaces"][0]
+    return found
+
+
+async def rebuilt(cluster: LocalCluster, node: str) -> dict[str, object]:
+    """Once the node has loaded a fold and copied what it names: what it says then."""
+    async with asyncio.timeout(HEAL_TIMEOUT_S):
+        while True:
+            facts = await facts_of(cluster, node)
+            if facts.get("indexes_loaded") and not facts["rebuilding"]:
+                return facts
+            await asyncio.sleep(0.05)
+
+
 async def agree(cluster: LocalCluster) -> None:
     """Once nothing is appended, all live replicas come to stand at one place with one history."""
     async with asyncio.timeout(HEAL_TIMEOUT_S):
@@ -278,3 +298,28 @@ async def test_everything_killed_at_once_comes_back(cluster: LocalCluster) -> No
     assert not keyed.unknown
     await agree(cluster)
     await check(cluster, plain, keyed)
+
+
+@pytest.mark.asyncio
+async def test_node_whose_disk_was_lost_is_rebuilt_and_counts(cluster: LocalCluster) -> None:
+    """1. A disk is wiped under load. 2. The node loads an index from a peer and copies the records.
+    3. Another node dies for good: the rebuilt one has to count. 4. The third dies too: every record
+    is read from the rebuilt node alone."""
+    async with load(cluster.url) as running:
+        while (await positions(cluster))["sequencer-1"][0][1] < 1_300:
+            await running.reach(500)
+        cluster.kill("storage-2")
+        data_dir = next(each.data_dir for each in cluster.layout.nodes if each.id == "storage-2")
+        assert data_dir is not None
+        await asyncio.to_thread(shutil.rmtree, data_dir)
+        await restart(cluster, "storage-2")
+        facts = await rebuilt(cluster, "storage-2")
+        assert facts["records_lost"] == 0
+        await caught_up(cluster, "storage-2")
+        cluster.kill("storage-3")
+        await running.reach(500)
+    assert not running.unknown
+    await agree(cluster)
+    await check(cluster, running)
+    cluster.kill("storage-1")
+    await check(cluster, running)
