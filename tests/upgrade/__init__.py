@@ -1,0 +1,1 @@
+"""Logs that earlier formats wrote, opened by this code."""
