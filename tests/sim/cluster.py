@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Protocol
 
+from bokilog.cut import CutSpan
 from bokilog.effects import (
     AcquireLease,
     Address,
@@ -52,21 +53,23 @@ from bokilog.frame import decode_frame
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.node import GreetingCore
 from bokilog.functions.engine.settings import EngineSettings
-from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.ids import LogSpaceId, NodeId, Shard, Term
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
 from bokilog.journal import Journal
-from bokilog.messages import Message, Welcome
+from bokilog.messages import Message, Metalog, Tail, TailRequest, Welcome
+from bokilog.metalog import Cut, Run, decode_run
 from bokilog.sequencer.controller import ControllerCore
 from bokilog.sequencer.controller_settings import ControllerSettings
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member import MemberCore
 from bokilog.sequencer.next_view import Start, next_view
+from bokilog.sequencer.primary import Primary
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.replica import Identity, Replica
 from bokilog.view import LogSpace, Node, View, first_end
-from tests.sim.disk import Disk
+from tests.sim.disk import Disk, SimJournal
 from tests.sim.loop import ProcessLoop, World
 from tests.sim.network import Network, Wire
 from tests.sim.oracle import WatchedIndex, space_oracles
@@ -311,6 +314,8 @@ class Process:
     def arrived(self, wire: Wire, message: Message) -> None:
         name = self._names.get(wire)
         if name is not None and not self.loop.dead:
+            if isinstance(message, TailRequest) and self.name in self._cluster.sequencers:
+                self._cluster.watch.tail_asked(self.name, name, message)
             self.deliver(Received(name, message))
 
     def lost(self, wire: Wire) -> None:
@@ -330,6 +335,10 @@ class Process:
             self.deliver(LinkClogged(name, clear=clear))
 
     def send(self, to: Address, message: Message) -> None:
+        if isinstance(message, Metalog):
+            self._cluster.watch.published(message.run)
+        elif isinstance(message, Tail) and self.name in self._cluster.sequencers:
+            self._cluster.watch.tail_told(self.name, to, message)
         wire = self.links.get(to)
         if wire is not None:
             wire.send(self, message)
@@ -400,6 +409,7 @@ class Cluster:
             for node in (*self.sequencers, *self.storage)
         }
         self.processes: dict[NodeId, Process] = {}
+        self.watch = Watch(self)
         self._chance = world.chance("cluster")
         self._wall_offsets_ms: dict[str, int] = {}
 
@@ -428,6 +438,9 @@ class Cluster:
         if node in self.processes:
             return
         self.world.note(f"start {node}")
+        if node in self.sequencers:
+            for journal in self.disks[node].journals.values():
+                self.watch.on(node, journal)
         loop = ProcessLoop(self.world, node)
         try:
             loop.inside(lambda: self._start(node, loop))
@@ -677,14 +690,18 @@ class Cluster:
         assert isinstance(process.core, StorageCore)
         return process.core.replicas[space]
 
-    def published(self, space: LogSpaceId = SPACE) -> int | None:
-        """Count of published entries, if a primary is there."""
-        process = self.processes.get(self.views.latest().space(space).primary)
+    def sequencer(self, node: NodeId) -> SequencerCore | None:
+        process = self.processes.get(node)
         if process is None:
             return None
         core = process.core.sequencer if isinstance(process.core, MemberCore) else process.core
         assert isinstance(core, SequencerCore)
-        primary = core.primaries.get(space)
+        return core
+
+    def published(self, space: LogSpaceId = SPACE) -> int | None:
+        """Count of published entries, if a primary is there."""
+        core = self.sequencer(self.views.latest().space(space).primary)
+        primary = core.primaries.get(space) if core is not None else None
         return primary.published_count if primary is not None else None
 
     @property
@@ -696,6 +713,90 @@ class Cluster:
             if any(each is None or each.index.position.count != published for each in replicas):
                 return False
         return True
+
+
+class Watch:
+    """What is relied on at the moment it is (P6, P9, P11, P26), whatever the cores believe.
+
+    A record is ordered only while W machines would keep it through a loss of power, an entry
+    published only while a majority of sequencers would; and nobody counts with what it does not
+    hold. A machine whose disk was replaced without the primary's knowledge has the benefit of the
+    doubt. A tail covers all that anybody had published when it was asked for.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._ordered: set[tuple[object, ...]] = set()
+        self._published: set[tuple[object, ...]] = set()
+        self._furthest: dict[int, int] = {}
+        """Per log space, count of entries that anybody has published."""
+        self._asked: dict[tuple[object, ...], int] = {}
+
+    def on(self, node: NodeId, journal: SimJournal) -> None:
+        """Look at what a sequencer orders."""
+        journal.appended = lambda kind, data: self._appended(node, decode_run(data))
+
+    def _appended(self, node: NodeId, run: Run) -> None:
+        core = self._cluster.sequencer(node)
+        primary = core.primaries.get(run.space) if core is not None else None
+        if primary is None or primary.term != run.term:
+            return
+        for entry in run.entries:
+            if isinstance(entry, Cut):
+                self._ordered.add((run.space, run.term, run.first))
+                for span in entry.spans:
+                    self._check_span(primary, run, span)
+
+    def _check_span(self, primary: Primary, run: Run, span: CutSpan) -> None:
+        space, known = primary.space, primary._progress._identities
+        claims = primary._progress.shards[span.number].counts
+        shard = Shard(space.id, run.term, span.number)
+        keepers, liars = [], []
+        for node in space.replicas:
+            disk = self._cluster.disks[node]
+            unheard = node in known and known[node][0] != disk.disk_id
+            if unheard or disk.journals[space.id].holds(shard, span.start, span.until):
+                keepers.append(node)
+            elif claims.get(node, 0) >= span.until:
+                liars.append(node)
+        if len(keepers) < space.write_quorum or liars:
+            self._cluster.world.violation(
+                f"{span} of {shard} is ordered, and would be kept by {keepers} only; without"
+                f" holding it {liars} count"
+            )
+
+    def published(self, run: Run) -> None:
+        """A sequencer sends a run to a follower."""
+        self._furthest[run.space] = max(self._furthest.get(run.space, 0), run.until)
+        name = run.space, run.term, run.first
+        if name in self._published or name not in self._ordered:
+            return
+        self._published.add(name)
+        sequencers = self._cluster.sequencers
+        keepers = [
+            node
+            for node in sequencers
+            if name in self._cluster.disks[node].journals[run.space].durable
+        ]
+        if len(keepers) <= len(sequencers) // 2:
+            self._cluster.world.violation(
+                f"entries {run.first}.. of term {run.term} are published, and would be kept by"
+                f" {keepers} only"
+            )
+
+    def tail_asked(self, node: NodeId, source: Address, message: TailRequest) -> None:
+        """A tail request arrives at a sequencer."""
+        furthest = self._furthest.get(message.space, 0)
+        self._asked.setdefault((node, source, message.request), furthest)
+
+    def tail_told(self, node: NodeId, to: Address, message: Tail) -> None:
+        """A sequencer answers one; asked twice, it may answer the first time."""
+        known = self._asked.pop((node, to, message.request), 0)
+        if message.position.count < known:
+            self._cluster.world.violation(
+                f"{node} tells {to} the tail at {message.position}, and entry {known} was"
+                " published when it was asked"
+            )
 
 
 class _StoreCalls:

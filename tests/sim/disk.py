@@ -14,7 +14,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from bokilog.ids import LogSpaceId, Term
+from bokilog.frame import ITEM_FRAME, decode_head
+from bokilog.ids import LogSpaceId, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.journal import (
     Buffer,
@@ -25,9 +26,21 @@ from bokilog.journal import (
     SyncResult,
     Written,
 )
+from bokilog.metalog import decode_run
 from bokilog.storage_nodes.memory_store import MemoryStore
 from tests.sim.loop import World
 from tests.sim.swarm import Knobs
+
+Item = tuple[object, ...]
+"""A frame (shard, first count) or a run of the metalog (log space, term, first count)."""
+
+
+def _item(kind: int, data: bytes) -> tuple[Item, int]:
+    if kind == ITEM_FRAME:
+        head = decode_head(data)
+        return (head.shard, head.first), head.first + head.records
+    run = decode_run(data)
+    return (run.space, run.term, run.first), run.until
 
 
 class SimJournal:
@@ -38,6 +51,12 @@ class SimJournal:
         self.flipped = False
         """Some item is not what was written."""
         self.fail_next_sync = False
+        self.appended: Callable[[int, bytes], None] | None = None
+        """Told of every item: (kind, bytes)."""
+        self.durable: dict[Item, int] = {}
+        """What no loss of power takes any more, with where it ends."""
+        self._staged: list[tuple[Item, int]] = []
+        self._written: list[tuple[Item, int]] = []
         self._world = world
         self._knobs = knobs
         self._chance = chance
@@ -54,17 +73,34 @@ class SimJournal:
     def append(
         self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
     ) -> Location:
-        return self.inner.append(kind, buffers, keep_headroom=keep_headroom)
+        location = self.inner.append(kind, buffers, keep_headroom=keep_headroom)
+        data = b"".join(bytes(buffer) for buffer in buffers)
+        self._staged.append(_item(kind, data))
+        if self.appended is not None:
+            self.appended(kind, data)
+        return location
 
     def short(self) -> str:
         return self.inner.short()
 
     def commit(self, *, use_headroom: bool = False) -> Written | Refused:
-        return self.inner.commit(use_headroom=use_headroom)
+        written = self.inner.commit(use_headroom=use_headroom)
+        if isinstance(written, Written):
+            self._written += self._staged
+        if isinstance(written, Written) or not written.definite:
+            self._staged = []
+        return written
 
     def sync_now(self) -> SyncResult:
         self._maybe_fail()
-        return self.inner.sync_now()
+        result = self.inner.sync_now()
+        if result.failed is None:
+            self._count()
+        return result
+
+    def _count(self) -> None:
+        self.durable.update(self._written)
+        self._written = []
 
     def sync_in_thread(self, on_done: Callable[[SyncResult], None]) -> None:
         life = self._life
@@ -106,6 +142,15 @@ class SimJournal:
 
     # --- what the world does to it ----------------------------------------------------------------
 
+    def holds(self, shard: Shard, start: int, until: int) -> bool:
+        """Whether these records would be here after a loss of power."""
+        while start < until:
+            end = self.durable.get((shard, start))
+            if end is None:
+                return False
+            start = end
+        return True
+
     def crash(self, *, power: bool) -> None:
         """The process died; with `power`, the machine too."""
         self._life += 1
@@ -113,6 +158,9 @@ class SimJournal:
         self.fail_next_sync = False
         failed = self.inner.broken is not None
         kept = not (power or failed) or self._chance.random() < 0.5
+        if kept:
+            self._count()
+        self._staged, self._written = [], []
         self._lose(keep_unsynced=kept)
 
     def _lose(self, *, keep_unsynced: bool) -> None:

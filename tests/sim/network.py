@@ -108,6 +108,8 @@ class Network:
         self._clogs: dict[tuple[str, str], float] = {}
         self._stalled: list[Pipe] = []
         self._wires: dict[Wire, None] = {}
+        self._busy: dict[Pipe, None] = {}
+        """Those with something on its way."""
         self.messages_count = 0
 
     # --- carrying ---------------------------------------------------------------------------------
@@ -141,7 +143,10 @@ class Network:
         self._schedule(pipe)
 
     def _schedule(self, pipe: Pipe) -> None:
-        if pipe.items and not pipe.scheduled:
+        if not pipe.items:
+            self._busy.pop(pipe, None)
+        elif not pipe.scheduled:
+            self._busy[pipe] = None
             pipe.scheduled = True
             self._world.at(pipe.items[0][0], lambda: self._pump(pipe))
 
@@ -218,9 +223,14 @@ class Network:
         self._clogs[source, target] = until_s
 
     def heal(self) -> None:
-        """No cut and no clog is left."""
+        """No cut and no clog is left, and what these have held up is soon there."""
         self._cuts.clear()
         self._clogs.clear()
+        for pipe in list(self._busy):
+            pipe.last_s = self._world.now_s + self._knobs.latency_s
+            pipe.items = deque((pipe.last_s, item) for _, item in pipe.items)
+            pipe.scheduled = False
+            self._schedule(pipe)
         self._resume()
 
     def _resume(self) -> None:

@@ -26,6 +26,8 @@ from tests.sim.swarm import Knobs, draw
 from tests.sim.verdicts import Judge, broken_rules, first, unlike_the_order
 from tests.sim.workload import Calls, SimClient
 
+LOOK_S = 0.05
+"""How often it is looked whether everything has settled."""
 CLOCK_JUMPS_MS = (-600_000, -5_000, 300, 5_000, 600_000, 3_700_000, 8 * 24 * 3_600_000)
 
 
@@ -101,20 +103,30 @@ class Simulation:
         self._demand("an append goes through", lambda: auditor.stopping)
         self.nemesis.start_all()
         self._demand("every replica stands at the end", lambda: self.cluster.together)
+        self._demand("every replica has all records", lambda: not self._copying())
         self._demand("every follow is at the end", lambda: not any(self._behind()))
         auditor.die()
 
     def _demand(self, what: str, holds: Callable[[], bool]) -> None:
-        if self.world.violations or self.world.run(holds, limit_s=self.knobs.settle_s):
-            return
-        if not self.world.violations:
-            self.world.violation(f"within {self.knobs.settle_s} s not: {what}\n{self.stuck()}")
+        world, limit_s = self.world, self.knobs.settle_s
+        end_s = world.now_s + limit_s
+        while not world.violations and not holds():
+            if world.now_s >= end_s:
+                world.violation(f"within {limit_s} s not: {what}\n{self.stuck()}")
+                return
+            until_s = world.now_s + LOOK_S
+            world.run(lambda until_s=until_s: world.now_s >= until_s, limit_s=LOOK_S)  # type: ignore[misc]
 
     def _behind(self) -> list[str]:
         """What follows that go on have still to yield."""
         judge = Judge(self.history, self.oracle)
         reasons = [judge.behind(each) for each in self.history.followings if not each.over]
         return [reason for reason in reasons if reason is not None]
+
+    def _copying(self) -> bool:
+        """Whether some replica has yet to get records of its fold from its peers (P33)."""
+        replicas = [self.cluster.replica(node) for node in self.cluster.storage]
+        return any(each is None or each._backfill.busy for each in replicas)
 
     def _auditor(self) -> SimClient:
         """A new client: appends once to each LogBook, and reads all of it."""
@@ -198,6 +210,8 @@ class Nemesis:
             "reset": self._reset,
             "cut_one_way": lambda: self._cut(both=False),
             "cut": lambda: self._cut(both=True),
+            "isolate": self._isolate,
+            "partition": self._partition,
             "clog": self._clog,
             "pause": self._pause,
             "full": self._fill,
@@ -231,6 +245,9 @@ class Nemesis:
         self._over = True
         cluster = self._cluster
         cluster.network.heal()
+        self._knobs.slow_share = self._knobs.sync_slow_share = 0.0
+        for node in cluster.sequencers:
+            cluster.set_clock(node, 0)
         for process in list(cluster.processes.values()):
             process.loop.resume()
         for node in cluster.nodes:
@@ -241,9 +258,11 @@ class Nemesis:
                     cluster.crash(node, power=False)
         # A disk that was lost is whole again once its node has caught up: no other may go before.
         lost = self._simulation.history.damaged or self.struck.get("wipe")
-        candidates = sorted(self._atlas.victims) if lost else cluster.storage
+        candidates = [node for node in cluster.storage if not lost or node in self._atlas.victims]
         spare = len(cluster.storage) - self._knobs.write_quorum
-        away = self._chance.sample(candidates, spare) if self._chance.random() < 0.3 else []
+        away = self._chance.sample(candidates, min(spare, len(candidates)))
+        if self._chance.random() >= self._knobs.away_share:
+            away = []
         for node in away:
             cluster.crash(node, power=True)
         for node in cluster.nodes:
@@ -312,6 +331,28 @@ class Nemesis:
         if self._chance.random() < 0.5:
             for wire in network.wires_of(source, target):
                 network.reset(wire)
+
+    def _isolate(self) -> None:
+        """A sequencer hears nothing of the others, or of anybody but engines and clients."""
+        cluster = self._cluster
+        node = self._chance.choice(cluster.sequencers)
+        others = [*cluster.sequencers, *(cluster.storage if self._chance.random() < 0.3 else ())]
+        self._split([node], [other for other in others if other != node])
+
+    def _partition(self) -> None:
+        """Every node is on one side or the other; clients reach both."""
+        sides: tuple[list[NodeId], list[NodeId]] = [], []
+        for node in self._cluster.nodes:
+            self._chance.choice(sides).append(node)
+        self._split(*sides)
+
+    def _split(self, here: list[NodeId], there: list[NodeId]) -> None:
+        lasting_s = self._chance.expovariate(1 / 0.4)
+        for node in here:
+            for other in there:
+                for a, b in ((node, other), (other, node)):
+                    self._cluster.network.cut(a, b)
+                    self._world.later(lasting_s, partial(self._mend, a, b))
 
     def _mend(self, source: str, target: str) -> None:
         if not self._over:

@@ -57,6 +57,8 @@ class Knobs:
     faults: dict[str, float] = field(default_factory=dict)
     down_s: float = 0.2
     """How long a crashed process stays away, on average."""
+    away_share: float = 0.3
+    """Of runs in which a spare node is still down when everybody else is healed."""
     power_share: float = 0.5
     """Of crashes that take the machine with them."""
 
@@ -111,6 +113,8 @@ FAULTS: dict[str, float] = {
     "reset": 2.0,
     "cut_one_way": 0.5,
     "cut": 0.3,
+    "isolate": 0.4,
+    "partition": 0.4,
     "clog": 0.5,
     "pause": 0.4,
     "full": 0.3,

@@ -9,7 +9,7 @@ from tests.sim.__main__ import how_to_replay
 from tests.sim.simulation import simulate
 from tests.sim.swarm import Knobs
 
-SEEDS = 30
+SEEDS = 24
 """Of the fixed set. `python -m tests.sim` runs as many others as there is time for."""
 
 

@@ -1,0 +1,702 @@
+"""Bugs to plant: a checker that cannot fail is worthless.
+
+Each mutation breaks one rule by replacing a few lines of the product (or of what stands in for the
+operating system) for as long as it is planted, and names the world that shows it: knobs under which
+the rule matters, and seeds of which at least one has to end in a violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import bokilog.conditions as conditions
+import bokilog.sequencer.controller as controller
+import bokilog.sequencer.next_view as next_view
+import bokilog.sequencer.primary as primary
+import bokilog.sequencer.progress as progress
+import bokilog.storage_nodes.index as index
+from bokilog.client.batching import Lane
+from bokilog.client.session import Session
+from bokilog.conditions import Unit
+from bokilog.effects import Checkpoint, Send, ViewInstalled
+from bokilog.functions.engine.core import EngineCore
+from bokilog.functions.engine.index_follower import IndexFollower
+from bokilog.functions.engine.producer import SpaceProducer
+from bokilog.functions.engine.reader import Reader as EngineReader
+from bokilog.functions.engine.taken import Taken
+from bokilog.journal import SyncResult
+from bokilog.limits import SEQNUM_MAX
+from bokilog.messages import (
+    VERDICT_CONDITION_FAILED,
+    VERDICT_VISIBLE,
+    AppendFrame,
+    RunsHeld,
+    Tail,
+)
+from bokilog.sequencer.backup import Backup
+from bokilog.sequencer.core import CutClock, SequencerCore
+from bokilog.sequencer.primary import Primary
+from bokilog.sequencer.progress import Progress
+from bokilog.sequencer.replication import Replication
+from bokilog.sequencer.seal import Sealing
+from bokilog.storage_nodes.books import Book, Books
+from bokilog.storage_nodes.replica import Replica
+from bokilog.storage_nodes.streams import Streams
+from tests.sim.cluster import _StoreCalls
+from tests.sim.disk import SimJournal
+from tests.sim.swarm import WEIGHTS, Knobs
+
+
+def _from(first: int, count: int = 8) -> tuple[int, ...]:
+    """Seeds, the one first that is known to show it."""
+    return (first, *(seed for seed in range(count) if seed != first))
+
+
+Patch = tuple[object, str, Any]
+"""(owner, name, replacement)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """One planted bug."""
+
+    name: str
+    rule: str
+    """Of PROTOCOL.md, or of the checker list."""
+    patches: Callable[[], list[Patch]]
+    knobs: Knobs
+    seeds: tuple[int, ...] = _from(0)
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in self.patches()]
+        for owner, name, replacement in self.patches():
+            setattr(owner, name, replacement)
+        try:
+            yield
+        finally:
+            for owner, name, original in before:
+                setattr(owner, name, original)
+
+
+# --- worlds ---------------------------------------------------------------------------------------
+
+_CALM = Knobs(duration_s=0.6, pause_s=0.02, settle_s=8.0, timeout_s=2.0, followers=1)
+_APPENDS = dict.fromkeys(WEIGHTS, 0.0) | {"append": 10, "burst": 3, "read_prev": 1}
+
+
+def _world(**changes: Any) -> Knobs:
+    faults = changes.pop("faults", {})
+    weights = changes.pop("weights", None)
+    knobs = replace(_CALM, **changes)
+    knobs.faults = dict(faults)
+    knobs.weights = dict(WEIGHTS) if weights is None else dict(weights)
+    return knobs
+
+
+def _powerless() -> Knobs:
+    """Machines lose power while syncs take long."""
+    faults = {"kill_storage": 6.0, "reset": 2.0}
+    return _world(faults=faults, power_share=1.0, down_s=0.03, sync_s=0.01, weights=_APPENDS)
+
+
+def _reads(**changes: Any) -> Knobs:
+    weights = dict(WEIGHTS) | {"read_prev": 15, "linearizable": 8, "read_next": 8}
+    return _world(weights=weights, **changes)
+
+
+def _changing(**changes: Any) -> Knobs:
+    """Three sequencers, of which some primary is always cut off or paused."""
+    faults = {"pause": 5.0, "kill_sequencer": 2.0, "cut": 3.0, "reset": 2.0}
+    changes.setdefault("faults", faults)
+    return _world(
+        sequencer_count=3,
+        heartbeat_s=0.01,
+        duration_s=changes.pop("duration_s", 1.2),
+        down_s=0.05,
+        pause_s=0.01,
+        **changes,
+    )
+
+
+# --- appends and durability -----------------------------------------------------------------------
+
+
+def _ack_before_persist() -> list[Patch]:
+    """A storage node reports what is only staged."""
+    original = Replica.__init__
+
+    def init(self: Replica, **arguments: Any) -> None:
+        original(self, **arguments)
+        self._report_written = True
+
+    return [(Replica, "__init__", init)]
+
+
+def _unsynced_reported() -> list[Patch]:
+    """`Persisted` comes when a group is written, not when it is synced."""
+
+    def sync(self: SimJournal, on_done: Callable[[SyncResult], None]) -> None:
+        self._world.later(0.0001, lambda: on_done(SyncResult(self.inner._last_group)))
+        self.inner._unsynced = None
+
+    return [(SimJournal, "sync_in_thread", sync)]
+
+
+def _torn_counts() -> list[Patch]:
+    """Of a group that was cut off by a loss of power, the first half is taken for good."""
+
+    def lose(self: SimJournal, *, keep_unsynced: bool) -> None:
+        unsynced = self.inner._unsynced
+        if unsynced is not None and not keep_unsynced and len(unsynced[1]) > 1:
+            number, offsets = unsynced
+            for offset in offsets[len(offsets) // 2 :]:
+                del self.inner._segments[number].items[offset]
+            keep_unsynced = True
+        self.inner.crash(keep_unsynced=keep_unsynced)
+
+    def recover(self: Replica, frame: Any, location: Any) -> None:
+        room = self._pending.shard(frame.shard)
+        if frame.first > room.staged:
+            room.held = room.staged = frame.first  # what lies before it was there once
+        if self._pending.wanted(frame):
+            self._pending.add(frame, location, durable=True)
+
+    return [(SimJournal, "_lose", lose), (Replica, "recover_frame", recover)]
+
+
+def _frontier_of(pick: Callable[[list[int], int], int]) -> Callable[[], list[Patch]]:
+    def frontier(counts: Any, *, write_quorum: int) -> int:
+        return pick(sorted(counts, reverse=True), write_quorum)
+
+    return lambda: [(progress, "frontier", frontier)]
+
+
+def _old_incarnation_counts() -> list[Patch]:
+    """What a node claimed with its last disk goes on to count."""
+    return [(Progress, "_forget", lambda self, node: None)]
+
+
+def _shard_reused() -> list[Patch]:
+    """An engine's next start takes the number of the one before."""
+    original = EngineCore.__init__
+
+    def init(self: EngineCore, settings: Any, node_id: Any, incarnation: int) -> None:
+        original(self, settings, node_id, 1000 + int(node_id[-1]))
+
+    return [(EngineCore, "__init__", init)]
+
+
+def _resent_as_new() -> list[Patch]:
+    """Now and then a frame gets LocalIds twice."""
+    original = SpaceProducer._issue
+
+    def issue(self: SpaceProducer, taken: Taken, effects: Any) -> None:
+        original(self, taken, effects)
+        if self.count % 7 == 0:
+            message = AppendFrame(self.space, taken.number, taken.columns, taken.payload)
+            self.frames += 1
+            self.bytes += taken.size_bytes
+            again = Taken(None, message, taken.size_bytes)
+            original(self, again, effects)
+
+    return [(SpaceProducer, "_issue", issue)]
+
+
+def _keyless_sent_again() -> list[Patch]:
+    """After a lost connection a client sends everything once more."""
+
+    def down(self: Lane, reason: str, *more: Any) -> None:
+        again = list(self.sent.values())
+        self.sent = {}
+        self._return_refused()
+        self.backlog.extendleft(reversed(again))
+        self.resume_at_s = 0.0
+
+    return [(Lane, "down", down)]
+
+
+def _checkpoint_ahead_of_frames() -> list[Patch]:
+    """The fold is stored although frames it has folded are not synced."""
+    original = Replica._freeze
+
+    def freeze(self: Replica) -> list[Any]:
+        effects = original(self)
+        if self._freeze_token is not None:
+            self._freeze_token = None
+            effects.append(Checkpoint(self.space.id))
+        return effects
+
+    return [(Replica, "_freeze", freeze)]
+
+
+def _closed_shards_count() -> list[Patch]:
+    """What follows the close of a shard is ordered still."""
+
+    def close(self: Progress, number: int) -> int:
+        return self.shards[number].ordered
+
+    return [(Progress, "close", close)]
+
+
+# --- the fold -------------------------------------------------------------------------------------
+
+
+def _decide_with(
+    change: Callable[[Unit, list[object]], list[object]],
+) -> Callable[[], list[Patch]]:
+    original = conditions.decide
+
+    def decide(unit: Unit, book: Any) -> list[object]:
+        return change(unit, original(unit, book))
+
+    return lambda: [(index, "decide", decide)]
+
+
+def _per_record(unit: Unit, verdict: list[object]) -> list[object]:
+    """The second record of a unit meets the first one."""
+    tags = list(unit.tags)
+    if verdict[1] == VERDICT_VISIBLE and len(tags) > 1:
+        for tag, _ in unit.tests:
+            first = tags[0] or ()
+            if tag in ((first,) if isinstance(first, str) else first):
+                return [unit.number, VERDICT_CONDITION_FAILED, tag, unit.first_seqnum]
+    return verdict
+
+
+def _skipped(unit: Unit, verdict: list[object]) -> list[object]:
+    """Conditions of units past the first of a frame are not looked at."""
+    if unit.number and verdict[1] == VERDICT_CONDITION_FAILED:
+        return [unit.number, VERDICT_VISIBLE, unit.first_seqnum, None]
+    return verdict
+
+
+def _tag_state_lost() -> list[Patch]:
+    """A tag whose records are all trimmed counts as one that never had any."""
+    original = index._View.last
+
+    def last(self: Any, tag: str | None) -> int:
+        seqnum = original(self, tag)
+        if self._book is not None and seqnum < self._book.trim_until:
+            return 0
+        return seqnum
+
+    return [(index._View, "last", last)]
+
+
+def _holds_ignored() -> list[Patch]:
+    return [(Book, "lowest_hold", lambda self, now_ms: None)]
+
+
+def _trim_past_the_tail() -> list[Patch]:
+    original = Books.trim
+
+    def trim(self: Books, entry: Any, *, tail: int, now_ms: int) -> Any:
+        return original(self, entry, tail=SEQNUM_MAX, now_ms=now_ms)
+
+    return [(Books, "trim", trim)]
+
+
+def _keys_forgotten_early() -> list[Patch]:
+    """A key lives for a millisecond of the log's time."""
+    return [
+        (index, "expiry_ms", lambda timestamp_ms, horizon_s: timestamp_ms + 1),
+        (primary, "FORGET_KEYS_MS", 20),
+    ]
+
+
+def _void_marks_dropped() -> list[Patch]:
+    """Engines that follow the index are not told which units are void."""
+    original = Streams.frame
+
+    def frame(self: Streams, outcome: Any, timestamp_ms: int) -> None:
+        original(self, outcome._replace(void_units=()), timestamp_ms)
+
+    return [(Streams, "frame", frame)]
+
+
+def _trimmed_records_served() -> list[Patch]:
+    """Reads do not look at trims of tags."""
+    original = index.Index.seqnums
+
+    def seqnums(self: Any, book: int, tag: str | None, start: int, until: int, **more: Any) -> Any:
+        if tag is None:
+            return original(self, book, tag, start, until, **more)
+        return self._postings.seqnums(book, tag, start, min(until, self.tail), **more)
+
+    return [(index.Index, "seqnums", seqnums)]
+
+
+# --- reads ----------------------------------------------------------------------------------------
+
+
+def _none_below_the_token() -> list[Patch]:
+    """A replica answers at once, wherever it stands."""
+    original = Replica.read
+
+    def read(self: Replica, source: Any, read: Any) -> Any:
+        position = min(read.position, self.index.position)
+        return original(self, source, read._replace(position=position))
+
+    return [(Replica, "read", read)]
+
+
+def _facts_above_their_position() -> list[Patch]:
+    """An engine says of what it knows that it is as new as anything it has heard of."""
+    original = IndexFollower.advance
+
+    def advance(self: IndexFollower, message: Any) -> None:
+        original(self, message)
+        self.position = max(self.position, self.horizon.position)
+
+    return [(IndexFollower, "advance", advance)]
+
+
+def _trims_unheard() -> list[Patch]:
+    """Engines that follow the index are not told of trims."""
+    return [
+        (Streams, "trim", lambda self, book, tag, until: None),
+        (EngineReader, "trimmed", lambda self, book, tag, until: None),
+    ]
+
+
+def _session_forgets() -> list[Patch]:
+    """A session does not keep what its answers say."""
+    return [(Session, "observe", lambda self, space, position: None)]
+
+
+def _stale_tail() -> list[Patch]:
+    """A primary answers for a tail without asking whether it still is one."""
+
+    def answer(self: Primary) -> list[Any]:
+        waiting, self._tails = self._tails, []
+        return [self._tell_tail(*waiter) for waiter in waiting]
+
+    return [(Primary, "_answer_tails", answer)]
+
+
+def _tail_of_the_past() -> list[Patch]:
+    """A tail is what it was some answers ago."""
+    known: dict[int, Tail] = {}
+    original = Primary._tell_tail
+
+    def tell(self: Primary, source: Any, request: int) -> Any:
+        effect = original(self, source, request)
+        assert isinstance(effect, Send) and isinstance(effect.message, Tail)
+        old = known.get(id(self), effect.message)
+        if request % 3 == 0 or id(self) not in known:
+            known[id(self)] = effect.message
+        return effect._replace(message=old._replace(request=request))
+
+    return [(Primary, "_tell_tail", tell)]
+
+
+# --- order, terms and views -----------------------------------------------------------------------
+
+
+def _time_goes_back() -> list[Patch]:
+    original = Primary._entries
+
+    def read(self: CutClock, now_s: float, wall_ms: int) -> int:
+        return wall_ms
+
+    def entries(self: Primary, wall_ms: int) -> Any:
+        self.timestamp_ms = 0
+        return original(self, wall_ms)
+
+    return [(CutClock, "read", read), (Primary, "_entries", entries)]
+
+
+def _published_alone() -> list[Patch]:
+    """The primary's own journal is enough."""
+    return [(Replication, "held_count", property(lambda self: self.standing.count))]
+
+
+def _backup_tells_unsynced() -> list[Patch]:
+    """A backup counts what it has not synced."""
+
+    def tell_held(self: Backup) -> Any:
+        return self._tell(RunsHeld(self.space.id, self.term, self.count))
+
+    original = Backup._replicate
+
+    def take(self: Backup, run: Any) -> Any:
+        return [*original(self, run), *tell_held(self)]
+
+    return [(Backup, "_tell_held", tell_held), (Backup, "_replicate", take)]
+
+
+def _seal_forgotten() -> list[Patch]:
+    """A sequencer that has promised goes on as before."""
+    return [
+        (Primary, "seal", lambda self: None),
+        (Backup, "seal", lambda self: None),
+        (Sealing, "is_sealed", lambda self, term: False),
+    ]
+
+
+def _resumes_as_primary() -> list[Patch]:
+    """A process that was restarted takes up the term of its last life."""
+
+    def is_named(self: SequencerCore, space: Any) -> bool:
+        return bool(space.primary == self.node)
+
+    return [
+        (SequencerCore, "_is_named", is_named),
+        (Sealing, "is_sealed", lambda self, term: False),
+    ]
+
+
+def _unstored_end() -> list[Patch]:
+    """A controller has its view installed by its own sequencer, and stores it or not."""
+    original = _StoreCalls._answer
+
+    def answer(self: _StoreCalls, effect: Any) -> Any:
+        view = getattr(effect, "view", None)
+        if view is None:
+            return original(self, effect)
+        self._process().deliver(ViewInstalled(view))
+        return None if self._chance.random() < 0.7 else original(self, effect)
+
+    return [(_StoreCalls, "_answer", answer)]
+
+
+def _shortest_end() -> list[Patch]:
+    """A term ends where the sequencer with the least says."""
+    original = next_view.endings
+
+    def endings(view: Any, answers: Any) -> Any:
+        least = min(answers, key=lambda node: answers[node].ends)
+        return original(view, {least: answers[least]})
+
+    return [(controller, "endings", endings)]
+
+
+def _minority_seals() -> list[Patch]:
+    """One answer to the seal is enough."""
+    return [(controller, "is_quorum", lambda view, nodes: bool(list(nodes)))]
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(name="ack before persist", rule="P9", patches=_ack_before_persist, knobs=_powerless()),
+    Mutation(
+        name="unsynced group reported", rule="P7", patches=_unsynced_reported, knobs=_powerless()
+    ),
+    Mutation(name="torn group counted", rule="P30", patches=_torn_counts, knobs=_powerless()),
+    Mutation(
+        name="largest instead of W-th largest",
+        rule="P9",
+        patches=_frontier_of(lambda counts, quorum: counts[0] if counts else 0),
+        knobs=_world(faults={"reset": 5.0}, weights=_APPENDS),
+    ),
+    Mutation(
+        name="minimum instead of W-th largest",
+        rule="P9",
+        patches=_frontier_of(lambda counts, quorum: counts[-1] if len(counts) == 3 else 0),
+        knobs=_world(away_share=1.0, weights=_APPENDS),
+    ),
+    Mutation(
+        name="an old incarnation counts",
+        seeds=_from(2),
+        rule="P6",
+        patches=_old_incarnation_counts,
+        knobs=_world(
+            faults={"wipe": 12.0, "clog": 60.0, "kill_engine": 8.0},
+            write_quorum=3,
+            engine_count=3,
+            down_s=0.003,
+            latency_s=0.0002,
+            clog_s=0.03,
+            sync_s=0.0003,
+            workers=3,
+            pause_s=0.01,
+            weights=_APPENDS,
+        ),
+    ),
+    Mutation(
+        name="a shard is reused",
+        rule="P1",
+        patches=_shard_reused,
+        knobs=_world(faults={"kill_engine": 6.0}, down_s=0.03, weights=_APPENDS),
+    ),
+    Mutation(
+        name="a frame is resent as a new one",
+        rule="P8",
+        patches=_resent_as_new,
+        knobs=_world(weights=_APPENDS),
+    ),
+    Mutation(
+        name="keyless appends are sent again",
+        rule="P23",
+        patches=_keyless_sent_again,
+        knobs=_world(faults={"reset": 25.0}, latency_s=0.003, weights=_APPENDS),
+    ),
+    Mutation(
+        name="checkpoint ahead of its frames",
+        rule="P19",
+        patches=_checkpoint_ahead_of_frames,
+        knobs=replace(
+            _powerless(), checkpoint_s=0.01, postings_max=5, sync_s=0.003, sync_slow_share=0.5
+        ),
+    ),
+    Mutation(
+        name="a closed shard counts",
+        rule="P2",
+        patches=_closed_shards_count,
+        knobs=_world(
+            faults={"kill_engine": 12.0},
+            down_s=0.002,
+            latency_s=0.0001,
+            sync_s=0.004,
+            sync_slow_share=0.3,
+            workers=4,
+            pause_s=0.005,
+            weights=_APPENDS,
+        ),
+    ),
+    Mutation(
+        name="conditions per record",
+        seeds=_from(3),
+        rule="P22",
+        patches=_decide_with(_per_record),
+        knobs=_world(weights=WEIGHTS | {"batch": 20}, tags=1),
+    ),
+    Mutation(
+        name="a verdict is skipped",
+        seeds=_from(4),
+        rule="P22",
+        patches=_decide_with(_skipped),
+        knobs=_world(weights=WEIGHTS | {"unless": 20, "burst": 10}, tags=1, latency_s=0.003),
+    ),
+    Mutation(
+        name="tag state is lost with trimmed records",
+        rule="P20",
+        patches=_tag_state_lost,
+        knobs=_world(weights=WEIGHTS | {"trim": 10, "unless": 10, "batch": 10}),
+    ),
+    Mutation(
+        name="holds are ignored",
+        rule="P25",
+        patches=_holds_ignored,
+        knobs=_world(weights=WEIGHTS | {"trim": 8, "hold": 8}),
+    ),
+    Mutation(
+        name="a trim goes past the tail",
+        seeds=_from(1),
+        rule="P25",
+        patches=_trim_past_the_tail,
+        knobs=_world(weights=WEIGHTS | {"trim": 10}),
+    ),
+    Mutation(
+        name="keys are forgotten too early",
+        rule="P22",
+        patches=_keys_forgotten_early,
+        knobs=_world(weights=WEIGHTS | {"key": 20}),
+    ),
+    Mutation(
+        name="void marks are dropped",
+        rule="P22",
+        patches=_void_marks_dropped,
+        knobs=_reads(tags=1, books=1),
+    ),
+    Mutation(
+        name="trimmed records are served",
+        rule="P25",
+        patches=_trimmed_records_served,
+        knobs=_reads(facts=False, tags=1, books=1),
+    ),
+    Mutation(
+        name="none below the token",
+        seeds=_from(3),
+        rule="P27",
+        patches=_none_below_the_token,
+        knobs=_reads(facts=False, faults={"clog": 10.0}, clog_s=0.05),
+    ),
+    Mutation(
+        name="facts above their position",
+        seeds=_from(2),
+        rule="P27",
+        patches=_facts_above_their_position,
+        knobs=_reads(faults={"clog": 10.0}, clog_s=0.05),
+    ),
+    Mutation(
+        name="trims unheard",
+        rule="P27",
+        patches=_trims_unheard,
+        knobs=_world(
+            weights=WEIGHTS | {"trim": 6, "trim_tag": 6, "linearizable": 20}, tags=1, books=1
+        ),
+    ),
+    Mutation(name="a session forgets", rule="P27", patches=_session_forgets, knobs=_reads()),
+    Mutation(
+        name="a stale primary answers a linearizable read",
+        rule="P26",
+        patches=_stale_tail,
+        knobs=_changing(
+            duration_s=2.0,
+            workers=4,
+            weights=WEIGHTS | {"linearizable": 10, "tail": 40, "append": 40},
+            faults={"partition": 1.2},
+        ),
+    ),
+    Mutation(
+        name="a tail of the past",
+        rule="P26",
+        patches=_tail_of_the_past,
+        knobs=_world(weights=WEIGHTS | {"linearizable": 10, "tail": 10}),
+    ),
+    Mutation(
+        name="time goes back",
+        rule="P10",
+        patches=_time_goes_back,
+        knobs=_world(faults={"clock": 8.0}),
+    ),
+    Mutation(
+        name="published before a majority holds it",
+        rule="P11",
+        patches=_published_alone,
+        knobs=_changing(),
+    ),
+    Mutation(
+        name="a backup counts what is not synced",
+        rule="P11",
+        patches=_backup_tells_unsynced,
+        knobs=_changing(sync_s=0.01),
+    ),
+    Mutation(
+        name="the seal is forgotten",
+        seeds=_from(5),
+        rule="P14",
+        patches=_seal_forgotten,
+        knobs=_changing(),
+    ),
+    Mutation(
+        name="a restarted process resumes as primary",
+        rule="P12",
+        patches=_resumes_as_primary,
+        knobs=_changing(faults={"kill_sequencer": 6.0}),
+    ),
+    Mutation(
+        name="an end that was not stored",
+        seeds=_from(1),
+        rule="P13",
+        patches=_unstored_end,
+        knobs=_changing(),
+    ),
+    Mutation(
+        name="the shortest answer is the end",
+        rule="P14",
+        patches=_shortest_end,
+        knobs=_changing(faults={"kill_sequencer": 5.0, "clog": 8.0, "reset": 4.0}),
+    ),
+    Mutation(
+        name="a minority is enough to seal",
+        seeds=_from(1),
+        rule="P13",
+        patches=_minority_seals,
+        knobs=_changing(faults={"cut": 8.0, "kill_sequencer": 4.0, "clog": 5.0}),
+    ),
+)
