@@ -137,6 +137,7 @@ class SequencerCore:
         disk_id: of its data directory (P14).
         promised: the last term that was promised here to be left alone, by an earlier start.
         ceilings: seqnums that may be in use in log spaces whose metalog is not synced (P11).
+        releases: whether a primary lets go of what its replicas have stored (P16).
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class SequencerCore:
         disk_id: str = "",
         promised: Term | None = None,
         ceilings: Mapping[LogSpaceId, int] | None = None,
+        releases: bool = False,
     ) -> None:
         self.node = node
         self.view = view
@@ -159,6 +161,7 @@ class SequencerCore:
         self.backups: dict[LogSpaceId, Backup] = {}
         """Log spaces that this sequencer holds the metalog of for another one, or for nobody."""
         self._journals = journals
+        self._releases = releases
         self._sealing = Sealing(
             node=node, incarnation=incarnation, disk_id=disk_id, promised=promised
         )
@@ -490,6 +493,7 @@ class SequencerCore:
             recovered=_not_earlier(holding.metalog.recovered(), self.view.end_timestamp_ms),
             journal=self._journals[space.id],
             standing=holding.standing,
+            releases=self._releases,
         )
         if self._sealing.is_sealed(self.view.term):
             primary.seal()

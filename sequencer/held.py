@@ -38,12 +38,23 @@ class Recovered(NamedTuple):
     """Count before the last `StartOver`: a fold that begins from nothing begins there (P20)."""
     starts_before: tuple[int, ...] = ()
     """The same of the ones before it, which count again if a term ends before the last."""
+    begins_at: int = 0
+    """Count before the first entry that is kept: a cluster made of a backup has no earlier ones."""
 
 
 class Held:
     """Every entry that was appended to the journal and counts, durable or not."""
 
-    __slots__ = ("_deletions", "_starts", "position", "runs", "space", "tail", "timestamp_ms")
+    __slots__ = (
+        "_begins_at",
+        "_deletions",
+        "_starts",
+        "position",
+        "runs",
+        "space",
+        "tail",
+        "timestamp_ms",
+    )
 
     def __init__(self, recovered: Recovered) -> None:
         self.space = recovered.end.space
@@ -53,6 +64,7 @@ class Held:
         self.runs = recovered.runs
         self._deletions = list(recovered.deletions)
         self._starts = [*recovered.starts_before, recovered.starts_at]
+        self._begins_at = recovered.begins_at
 
     @property
     def count(self) -> int:
@@ -68,6 +80,12 @@ class Held:
             tail=self.tail,
             timestamp_ms=self.timestamp_ms,
         )
+
+    def begin_at(self, run: Run) -> None:
+        """What came before that run was let go: whoever needs it loads a replica's fold (P16)."""
+        assert not len(self.runs), "something is held already"
+        self.position = Position(run.term, run.first)
+        self._begins_at = run.first
 
     def take(self, run: Run, location: Location) -> None:
         """The next run, appended to the journal there."""
@@ -112,7 +130,8 @@ class Held:
     def recovered(self) -> Recovered:
         """The same, as a primary begins with it."""
         *before, last = self._starts
-        return Recovered(self.end, self.runs, tuple(self._deletions), last, tuple(before))
+        deletions, begins_at = tuple(self._deletions), self._begins_at
+        return Recovered(self.end, self.runs, deletions, last, tuple(before), begins_at)
 
 
 class Standing:

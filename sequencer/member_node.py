@@ -40,14 +40,14 @@ from bokilog.io.journal_file import JournalFile
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
 from bokilog.io.open_views import open_views
-from bokilog.io.view_store import ViewStore
+from bokilog.io.view_store import ViewStore, first_view
 from bokilog.sequencer.ceilings import Ceilings
 from bokilog.sequencer.controller import ControllerCore
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member import MemberCore
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
-from bokilog.view import View, first_end
+from bokilog.view import View
 
 logger = logging.getLogger(__name__)
 PROMISE: Final = "promise.json"
@@ -273,8 +273,9 @@ def _core(
     """What the directory holds, in the view of the oldest term that a journal stands in: the ends
     of later terms are still to be applied to it (P13)."""
     node = NodeId(settings.node_id)
+    begun = first_view(views)
     recovered = {
-        space: recover_metalog(journal, first_end(space), ceiling=1)
+        space: recover_metalog(journal, begun.end(space), ceiling=1)
         for space, journal in journals.items()
     }
     reached = min((known.end.position.term for known in recovered.values()), default=Term(0))

@@ -18,7 +18,7 @@ from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
 from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
-from bokilog.io.view_store import check_versions
+from bokilog.io.view_store import check_versions, first_view
 from bokilog.metalog import ITEM_METALOG, verify_run
 from bokilog.sequencer.ceilings import CEILINGS, Ceilings
 from bokilog.sequencer.core import SequencerCore
@@ -26,7 +26,7 @@ from bokilog.sequencer.member_node import run_member
 from bokilog.sequencer.next_view import Start, next_view, sequencers_of
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
-from bokilog.view import LogSpace, first_end
+from bokilog.view import LogSpace
 
 
 async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyncio.Event) -> None:
@@ -58,9 +58,13 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
                 journal.close()
             directory.close()
         return
+    begun = first_view(views)
     recovered = {
         space.id: recover_metalog(
-            journals[space.id], first_end(space.id), ceiling=_start(ceilings, space)
+            journals[space.id],
+            begun.end(space.id),
+            ceiling=_start(ceilings, space),
+            released=True,
         )
         for space in spaces
     }
@@ -85,7 +89,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         loop.call_soon_threadsafe(shell.deliver, CeilingRaised(effect.space, effect.seqnum))
 
     shell = NodeShell(
-        SequencerCore(node=node, view=view, recovered=recovered, journals=journals),
+        SequencerCore(node=node, view=view, recovered=recovered, journals=journals, releases=True),
         identity=Identity(
             role="sequencer",
             node=node,

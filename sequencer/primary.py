@@ -34,6 +34,7 @@ from bokilog.messages import (
     FollowMetalog,
     IndexReport,
     Metalog,
+    MetalogGone,
     MetalogPosition,
     OpenShardRequest,
     Propose,
@@ -62,6 +63,7 @@ from bokilog.metalog import (
 from bokilog.sequencer.held import Held, Holding, Recovered, Standing, deletions_of
 from bokilog.sequencer.progress import Progress
 from bokilog.sequencer.replication import Replication
+from bokilog.sequencer.retention import releasable, stored_by_quorum
 from bokilog.sequencer.runs import RunIndex
 from bokilog.sequencer.survival import Survival
 from bokilog.view import End, LogSpace
@@ -136,6 +138,7 @@ class Primary:
         recovered: where the term before ended, as the view says, and what led there.
         journal: where entries go; their runs are read back from it.
         standing: how much of that is durable in it; None: all.
+        releases: whether it lets go of what replicas have stored; the journal is its own then.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class Primary:
         recovered: Recovered,
         journal: Journal,
         standing: Standing | None = None,
+        releases: bool = False,
     ) -> None:
         end = recovered.end
         self.space = space
@@ -160,10 +164,12 @@ class Primary:
         self._base = end.position
         self._starts_at = recovered.starts_at
         self._starts_before = list(recovered.starts_before)
+        self._begins_at = recovered.begins_at
         self._survival = Survival(space, ordered_before=end.position.count > 0)
         self._empty_until = 0 if end.position.count else end.tail
         """Nothing below this seqnum is held by anybody: the first start, or after `StartOver`."""
         self._journal = journal
+        self._releases = releases
         self._progress = Progress(space.write_quorum)
         self._wanted: dict[int, OpenShardRequest] = {}
         self._proposed: list[tuple[Address, Propose]] = []
@@ -239,6 +245,8 @@ class Primary:
             effects += [Send(source, Metalog(run)) for run in self._deletions]
         if source in self.space.replicas and not message.position.count:
             sent = max(sent, self._starts_at)
+        if sent < self._begins_at and not message.shard and not self._survival.undecided:
+            return [Send(source, MetalogGone(self.space.id, self._begins_at))]
         follower = Follower(number=message.shard, sent=sent)
         if message.shard:  # engines are told first: callers wait for them
             self._followers.pop(source, None)
@@ -255,11 +263,28 @@ class Primary:
         survival, undecided = self._survival, self._survival.undecided
         ordered = self.published_tail > self._empty_until
         survival.reported(node, empty=message.empty, ordered=ordered)
+        if self._releases:
+            self._release()
         if undecided and not survival.undecided:
             return [effect for source in list(self._followers) for effect in self.feed(source)]
         if not undecided and survival.nothing_left:
             return [EndTerm(f"log space {self.space.id}: every storage node has restarted")]
         return []
+
+    def _release(self) -> None:
+        """Lets go of segments that no replica folds from, and nobody is fed from (P16)."""
+        replicas = self.space.replicas
+        stored = [report.stored.count for node, report in self._reports.items() if node in replicas]
+        count = min(
+            stored_by_quorum(stored, self.space.write_quorum),
+            self.published_count,
+            *(follower.sent for follower in self._followers.values()),
+        )
+        found = releasable(self._journal, self._runs, count=count, until=self.published_count)
+        if found is not None:
+            self._begins_at = max(self._begins_at, found.begins_at)
+            for segment in found.segments:
+                self._journal.release(segment)
 
     def link_down(self, source: Address) -> None:
         """It follows no more and waits for nothing; what it proposed keeps its place."""
@@ -361,6 +386,9 @@ class Primary:
             return []
         if self._survival.undecided and source in self.space.replicas:
             return []
+        if follower.sent < self._begins_at:  # a replica loads a fold, an engine begins anew (P16)
+            del self._followers[source]
+            return [Send(source, MetalogGone(self.space.id, self._begins_at))]
         effects: list[Effect] = []
         position_told = not follower.number
         for looked_at, run in enumerate(self._runs_from(follower.sent)):
@@ -406,6 +434,7 @@ class Primary:
             deletions=(*self._deletions, *unpublished),
             starts_at=self._starts_at,
             starts_before=tuple(self._starts_before),
+            begins_at=self._begins_at,
         )
         return Holding(Held(recovered), self.standing)
 

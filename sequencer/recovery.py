@@ -26,7 +26,9 @@ from bokilog.sequencer.runs import RunIndex
 from bokilog.view import End
 
 
-def recover_metalog(journal: Journal, last: End, *, ceiling: int) -> Recovered:
+def recover_metalog(
+    journal: Journal, last: End, *, ceiling: int, released: bool = False
+) -> Recovered:
     """Reads a metalog from its journal.
 
     Args:
@@ -34,14 +36,17 @@ def recover_metalog(journal: Journal, last: End, *, ceiling: int) -> Recovered:
         last: where the metalog stood before the first item of the journal.
         ceiling: no seqnum at or past it was given out; the next term starts there if it is past
             the tail.
+        released: whether its first segments may have been let go (P16).
 
     Raises:
         CorruptJournal: the runs do not follow each other, or are of another log space.
     """
-    held = Held(Recovered(last, RunIndex(), ()))
+    held = Held(Recovered(last, RunIndex(), (), begins_at=last.position.count))
     dropped_until = 0
     for _, location, data in journal.recover():
         run = decode_run(data)
+        if released and not len(held.runs) and run.space == last.space and run.first > held.count:
+            held.begin_at(run)
         if run.space == last.space and run.term <= held.position.term:
             if run.until <= held.count:
                 continue  # written again by a recovery (P7)

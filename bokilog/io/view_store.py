@@ -136,6 +136,19 @@ class ViewStore(Protocol):
         ...
 
 
+def first_view(views: ViewStore) -> View:
+    """The view of term 0: its ends are where every metalog of the cluster begins; in one that was
+    made of a backup, where that was taken.
+
+    Raises:
+        CorruptJournal: the store does not have it (any more).
+    """
+    view = views.load(Term(0))
+    if view is None:
+        raise CorruptJournal(views.where, 0, "the view of term 0 is missing")
+    return view
+
+
 def check_next(expected_term: Term | None, view: View) -> None:
     """Every store refuses a view that would leave a term out."""
     wanted = 0 if expected_term is None else expected_term + 1

@@ -26,6 +26,7 @@ from bokilog.effects import (
     CeilingRaised,
     CheckpointStored,
     Effect,
+    EndTerm,
     Event,
     IntentStored,
     LeaseHeld,
@@ -61,6 +62,7 @@ from bokilog.messages import (
     IndexStream,
     Message,
     Metalog,
+    MetalogGone,
     MetalogPosition,
     Propose,
     Read,
@@ -191,6 +193,10 @@ class EngineCore:
                 return self.reader.answered(message)
             case RequestFailed():
                 return self._failed(message)
+            case MetalogGone(space=number, count=count):
+                # What became of the frames that are under way here cannot be learned any more.
+                reason = f"the metalog of log space {number} begins at entry {count} by now"
+                return [EndTerm(f"{self.node} was away for too long: {reason}")]
             case TermChanged(term=term):
                 return [LoadView(term)] if term > self.gate.term else []
             case StatusRequest(request=request):
