@@ -30,7 +30,7 @@ from bokilog.io.directory import (
 )
 from bokilog.io.stopped_journal import StoppedJournal
 from bokilog.io.view_store import decode_view
-from bokilog.metalog import DeleteBook, Run, Trim, decode_run
+from bokilog.metalog import ITEM_METALOG, DeleteBook, Run, Trim, decode_run
 from bokilog.record import Durability
 from bokilog.shapes.cluster_layout import SETTINGS, Layout, NodePlan, read_layout
 from bokilog.shapes.embedded import SPACES
@@ -295,7 +295,7 @@ class Verification:
                 space,
                 PathOf(str(path)),
                 ends=ends_of(views, space),
-                needed_from=0,
+                needed_from=_begins_at(journal),
                 with_frames=False,
             )
             trims = self._follow(journal, metalog)
@@ -498,6 +498,14 @@ def _journal_part(
     if metalog is not None:
         told += f", {metalog.entry_count:,} entries"
     return findings.part(name, told, [*journal.notes, *notes])
+
+
+def _begins_at(journal: StoppedJournal) -> int:
+    """Entries before it were let go with their segments, once replicas had stored them (P16)."""
+    if min(journal.segments, default=1) == 1:
+        return 0
+    runs = (decode_run(data) for kind, _, data in journal.items() if kind == ITEM_METALOG)
+    return next((run.first for run in runs), 0)
 
 
 def _note_trims(run: Run, trims: dict[int, int]) -> None:
