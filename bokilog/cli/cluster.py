@@ -36,7 +36,9 @@ directory_option = click.option(
 @click.command()
 @directory_option
 @click.option("--storage-nodes", type=int, help="Processes that hold records (new: 3).")
-@click.option("--sequencers", type=int, help="Processes that order them (new: 1; with 3, one may fail).")
+@click.option(
+    "--sequencers", type=int, help="Processes that order them (new: 1; with 3, one may fail)."
+)
 @click.option("--function-nodes", type=int, help="Processes that clients connect to (new: 2).")
 @click.option("--port", type=int, help="Of the first function node (new: 7300).")
 @click.option(
