@@ -600,10 +600,17 @@ class Lane:
             self.backlog.extendleft(reversed(_retried([batch], message.reason)))
         return batch
 
-    def down(self, reason: str) -> None:
-        """The connection is gone: what was sent is unknown, all else waits for the next one."""
+    def down(self, reason: str, unsent: Iterable[int] = ()) -> None:
+        """The connection is gone: what was sent is unknown, all else waits for the next one.
+
+        Args:
+            reason: why.
+            unsent: frames that never left after all, ascending.
+        """
+        never_left = [self.sent.pop(number) for number in unsent if number in self.sent]
         again = _retried(self.sent.values(), reason)
         self.sent = {}
+        self.backlog.extendleft(reversed([batch for batch in never_left if batch.waiting()]))
         self._return_refused()
         self.backlog.extendleft(reversed(again))
         self.resume_at_s = 0.0

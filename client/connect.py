@@ -1,7 +1,8 @@
 """`connect()`: URLs, the seeds behind them, and the connection that is made again when it is lost.
 
 Decides which engine is dialled when, and what a URL means. A client has one engine at a time; when
-it is lost the next seed is tried, with back-off once all of them failed. URLs of logs in this
+it is lost the next seed is tried, with back-off once all of them failed. While there is another one
+to try, a seed that is silent is given little time, and more in each round. URLs of logs in this
 process (`file:DIR`, `memory:`) are opened by whoever registered for them: that is a higher floor,
 found by name, so that the client imports nothing of it.
 
@@ -15,6 +16,7 @@ import asyncio
 import importlib
 import os
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from itertools import cycle
 from types import TracebackType
@@ -60,7 +62,11 @@ __all__ = [
 URL_DEFAULT: Final = "bokilog://127.0.0.1:7300"
 PORT_DEFAULT: Final = 7300
 CONNECT_TIMEOUT_S_DEFAULT: Final = 10.0
-WELCOME_TIMEOUT_S: Final = 5.0
+# How long one seed may take to answer and to greet, if it is the only one.
+PATIENCE_S: Final = 5.0
+# The same in the first round over several: a machine that is gone does not even refuse. Doubled in
+# each round, since a cluster that is slow to start would else never get to greet anybody.
+PATIENCE_S_MIN: Final = 0.5
 # Payloads this small on average are joined: one copy costs less than a length and a slice for each.
 JOINED_BYTES_MAX: Final = 16 * KIB
 
@@ -206,13 +212,14 @@ class NetworkPort:
 
     __slots__ = (
         "_addresses",
+        "_errors",
         "_events",
+        "_frames",
         "_hello",
         "_link",
         "_settled",
         "_task",
         "_up",
-        "last_error",
     )
 
     def __init__(self, addresses: Sequence[str], events: Events) -> None:
@@ -224,8 +231,11 @@ class NetworkPort:
         """The engine has said its `Welcome` on it."""
         self._settled = asyncio.Event()
         """Whether the present connection was welcomed or lost."""
-        self.last_error = ""
-        """Why the last connection failed or was lost."""
+        self._errors: dict[str, str] = {}
+        """By seed, why the last connection to it failed or was lost."""
+        self._frames: deque[tuple[int, int, int]] = deque()
+        """(how many messages were sent with it, log space, number) of frames that the operating
+        system may not have yet."""
         self._hello = Hello(
             role="client",
             node="",
@@ -248,7 +258,18 @@ class NetworkPort:
             and message.columns.payload_bytes <= JOINED_BYTES_MAX * len(message.payload)
         ):
             message = message._replace(payload=[b"".join(message.payload)])
-        return link.send(*encode(message))
+        if not link.send(*encode(message)):
+            return False
+        if isinstance(message, AppendFrame):
+            while self._frames and self._frames[0][0] <= link.messages_written:
+                self._frames.popleft()
+            self._frames.append((link.messages_out, message.space, message.number))
+        return True
+
+    @property
+    def last_error(self) -> str:
+        """Why each seed could not be reached, or was lost; empty if none has failed yet."""
+        return "; ".join(self._errors.values())
 
     def close(self) -> None:
         """No callback follows; `aclose` ends the connection itself."""
@@ -271,34 +292,37 @@ class NetworkPort:
         callbacks = LinkCallbacks(
             on_messages=self._on_messages, on_up=self._on_link_up, on_lost=self._on_lost
         )
+        seeds = len(self._addresses)
         for address in cycle(self._addresses):
             self._settled = asyncio.Event()
+            patience_s = _patience_s(failures // seeds, seeds=seeds)
             try:
-                link = await dial(address, callbacks)
+                link = await dial(address, callbacks, timeout_s=patience_s)
             except BokilogError as error:
-                self.last_error = str(error)
+                self._errors[address] = str(error)
             else:
-                welcomed_s = await self._welcomed(link, loop)
+                welcomed_s = await self._welcomed(link, loop, patience_s)
                 await link.wait_gone()
                 if welcomed_s is not None and loop.time() - welcomed_s >= STEADY_S:
                     failures = 0
             failures += 1
-            if failures % len(self._addresses) == 0:  # every seed had its turn
-                rounds = failures // len(self._addresses) - 1
-                await asyncio.sleep(redial_delay_s(rounds, random.random()))
+            if failures % seeds == 0:  # every seed had its turn
+                await asyncio.sleep(redial_delay_s(failures // seeds - 1, random.random()))
 
-    async def _welcomed(self, link: Link, loop: asyncio.AbstractEventLoop) -> float | None:
+    async def _welcomed(
+        self, link: Link, loop: asyncio.AbstractEventLoop, patience_s: float
+    ) -> float | None:
         """When the engine greeted us; None if it did not in time."""
         try:
-            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+            async with asyncio.timeout(patience_s):
                 await self._settled.wait()
         except TimeoutError:
-            self.last_error = f"{link.remote} did not greet within {WELCOME_TIMEOUT_S} s"
-            link.abort(Loss.SILENT)
+            link.abort(Loss.SILENT, TimeoutError(f"it did not greet within {patience_s} s"))
         return loop.time() if self._up else None
 
     def _on_link_up(self, link: Link) -> None:
         self._link = link
+        self._frames.clear()
         link.send(*encode(self._hello))
 
     def _on_messages(self, link: Link, wire: list[WireMessage]) -> None:
@@ -322,8 +346,16 @@ class NetworkPort:
     def _on_lost(self, link: Link, error: Exception | None) -> None:
         if link is not self._link:
             return
-        self.last_error = f"{link.remote}: {error or 'it closed the connection'}"
+        reason = f"{link.remote}: {error or 'it closed the connection'}"
+        self._errors[link.remote] = reason
         was_up, self._up, self._link = self._up, False, None
         self._settled.set()
         if was_up:
-            self._events.on_down(self.last_error)
+            written = link.messages_written
+            unsent = [(space, number) for sent, space, number in self._frames if sent > written]
+            self._events.on_down(reason, unsent)
+
+
+def _patience_s(rounds: int, *, seeds: int) -> float:
+    """How long a seed may be silent, after so many rounds in which none greeted."""
+    return PATIENCE_S if seeds == 1 else min(PATIENCE_S_MIN * 2.0 ** min(rounds, 16), PATIENCE_S)

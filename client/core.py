@@ -21,7 +21,7 @@ from functools import partial
 from bokilog.client.batching import Batch, Lane, Room, Unit
 from bokilog.client.books import Route
 from bokilog.client.cache import Cache
-from bokilog.client.port import Port
+from bokilog.client.port import Frames, Port
 from bokilog.client.requests import NEVER, Query, Request, Requests
 from bokilog.client.session import Session
 from bokilog.errors import (
@@ -144,8 +144,8 @@ class ClientCore:
         self.requests.up(now_s)
         self.flush(now_s)
 
-    def on_down(self, reason: str) -> None:
-        """The engine is gone: what was sent without a key is unknown, all else waits."""
+    def on_down(self, reason: str, unsent: Frames = ()) -> None:
+        """The engine is gone: what left without a key is unknown, all else waits."""
         self.down_reason = reason
         if not self.up:
             return
@@ -153,7 +153,8 @@ class ClientCore:
         self._room = Room()
         self.requests.down()
         for lane in self._lanes.values():
-            lane.down(f"the connection was lost ({reason})")
+            never_left = [number for space, number in unsent if space == lane.space]
+            lane.down(f"the connection was lost ({reason})", never_left)
         self._settle_all()
 
     def on_messages(self, messages: list[Message], now_s: float) -> None:

@@ -20,7 +20,7 @@ from bokilog.client import routing
 from bokilog.client.batching import Unit
 from bokilog.client.books import Created, Route
 from bokilog.client.core import Book, ClientCore, ClientStats
-from bokilog.client.port import Events, Port
+from bokilog.client.port import Events, Frames, Port
 from bokilog.client.requests import NEVER, Query, Reply, Request
 from bokilog.client.session import Session
 from bokilog.errors import (
@@ -103,9 +103,9 @@ class Client:
         self._set_timer()
         self._look_if_drained()
 
-    def on_down(self, reason: str) -> None:
+    def on_down(self, reason: str, unsent: Frames = ()) -> None:
         """The engine is gone."""
-        self.core.on_down(reason)
+        self.core.on_down(reason, unsent)
         self._look_if_drained()
 
     async def wait_up(self, timeout_s: float) -> None:

@@ -6,14 +6,19 @@ which hands messages over by reference in the same loop. Both keep these rules:
 - `send` either takes the message whole and in order (True) or not at all (False). What was taken
   may still be lost if the engine goes down; the client is told by `on_down`.
 - Ups and downs alternate, an up first. After a down nothing sent before it will be answered.
+- A down may name frames that certainly never left this process; of all others nobody knows.
 - `on_messages` may be called from inside `send`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
 
 from bokilog.messages import Message, Welcome
+
+Frames: TypeAlias = Sequence[tuple[int, int]]
+"""(log space, frame number) of each."""
 
 
 class Port(Protocol):
@@ -39,6 +44,10 @@ class Events(Protocol):
         """Everything that arrived at once."""
         ...
 
-    def on_down(self, reason: str) -> None:
-        """The engine is gone; `reason` ends a sentence for people."""
+    def on_down(self, reason: str, unsent: Frames = ()) -> None:
+        """The engine is gone; `reason` ends a sentence for people.
+
+        Args:
+            unsent: append frames that were taken by `send` and never left, in that order.
+        """
         ...

@@ -143,6 +143,7 @@ class Link(asyncio.BufferedProtocol):
         "_loss",
         "_messages_in",
         "_messages_out",
+        "_messages_written",
         "_out",
         "_out_bytes",
         "_reader",
@@ -176,7 +177,7 @@ class Link(asyncio.BufferedProtocol):
         # How much may be in `_out`: the bound less what the transport held at the last flush.
         self._room_bytes = settings.queue_bytes_max
         self._bytes_in = self._bytes_out = 0
-        self._messages_in = self._messages_out = 0
+        self._messages_in = self._messages_out = self._messages_written = 0
         self._writes = self._refused = self._clogged_count = 0
         self._loss: Loss | None = None
         self._error: Exception | None = None
@@ -217,8 +218,9 @@ class Link(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Write what is queued now, instead of at the end of this turn of the loop."""
         transport = self._transport
-        if not self._out or transport is None or self._loss is not None:
+        if not self._out or transport is None or self._loss is not None or transport.is_closing():
             return
+        self._messages_written = self._messages_out
         buffers, self._out = self._out, []
         byte_count, self._out_bytes = self._out_bytes, 0
         self._bytes_out += byte_count
@@ -228,6 +230,17 @@ class Link(asyncio.BufferedProtocol):
         else:
             transport.writelines(join_small(buffers))
         self._room_bytes = self._settings.queue_bytes_max - transport.get_write_buffer_size()
+
+    @property
+    def messages_out(self) -> int:
+        """How many messages `send` has taken."""
+        return self._messages_out
+
+    @property
+    def messages_written(self) -> int:
+        """How many of these were handed to the operating system; the others certainly never left,
+        also once the connection has ended."""
+        return self._messages_written
 
     def _flush_in_turn(self) -> None:
         self._flush_due = False

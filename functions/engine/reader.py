@@ -360,9 +360,13 @@ class Reader:
             self.unexpected_count += 1
             return []
         read = cast(Read, passed.message)
+        effects: list[Effect] = [Send(passed.source, ReadReply._make((read.request, *reply[1:])))]
         if self._keeps and passed.node == self._spaces[read.space].chosen:
             self._learn(read, reply)
-        return [Send(passed.source, ReadReply._make((read.request, *reply[1:])))]
+            if reply.seqnums and len(self._parked):
+                # The stream will find these known already, and wake nobody for them.
+                effects += self._wake(self._parked.on([(read.book, read.tag)]), now_s)
+        return effects
 
     def answered(self, answer: Answer) -> list[Effect]:
         """The same for questions whose answer nobody keeps."""

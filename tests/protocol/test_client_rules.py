@@ -160,6 +160,21 @@ def test_p23_a_keyless_append_of_unknown_outcome_is_never_sent_again(loss: str) 
     assert keyed.told == 4, "where the first attempt stands"
 
 
+def test_p23_a_frame_that_never_left_is_sent_to_the_next_engine_in_its_place() -> None:
+    """1. Frame 1 leaves; 2 and 3 wait for the end of the tick. 2. The engine dies. Nobody knows of
+    1; the others certainly did not happen, which is no matter of their callers'."""
+    way = Way()
+    left = way.unit(b"1")
+    way.send()
+    waiting = [way.unit(b"2"), way.unit(b"3", key="k")]
+    later = way.send()
+    waiting.append(way.unit(b"4"))
+    way.lane.down("it died", [frame.number for frame in later])
+    assert isinstance(left.told, AppendUnknown)
+    assert [each.told for each in waiting] == [None] * 3
+    assert payloads(way.send()) == [b"2", b"3", b"4"]
+
+
 def test_p23_what_was_never_sent_ends_definitely_and_what_was_sent_does_not() -> None:
     """A caller may append again after a definite error; after any other that would be a second
     record."""

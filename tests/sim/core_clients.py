@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from bokilog.client.batching import Unit, unit_digest
 from bokilog.client.books import Route
 from bokilog.client.core import ClientCore
-from bokilog.client.requests import NEVER
+from bokilog.client.requests import NEVER, Reply, Request
+from bokilog.client.session import Session
 from bokilog.frame import Tags
 from bokilog.ids import NodeId
-from bokilog.messages import Message, Welcome
+from bokilog.messages import Message, Read, ReadReply, Welcome
 from bokilog.record import Conditions
 from tests.sim.clients import BOOK
 from tests.sim.world import SPACE, World
@@ -29,6 +30,24 @@ class Outcome:
 
     def set_result(self, result: int, /) -> None:
         self.seqnum = result
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        self.error = exception
+
+
+@dataclass
+class Answer:
+    """What a reader was told."""
+
+    reply: ReadReply | None = None
+    error: BaseException | None = None
+
+    def done(self) -> bool:
+        return self.reply is not None or self.error is not None
+
+    def set_result(self, result: Reply, /) -> None:
+        assert isinstance(result, ReadReply)
+        self.reply = result
 
     def set_exception(self, exception: BaseException, /) -> None:
         self.error = exception
@@ -77,6 +96,27 @@ class CoreClient:
         )
         self.core.append_to(self.route, unit)
         return outcome
+
+    def read(
+        self, *, tag: str | None = None, start: int = 0, session: Session, wait_ms: int = 0
+    ) -> Answer:
+        """A page of at most 20 records, at the session's position."""
+        answer, core = Answer(), self.core
+        query = Read(
+            *(core.requests.new_number(), SPACE, BOOK, tag, start, 2**53, 20, 1 << 20, False),
+            *(session.position(SPACE), wait_ms, False, -1, -1),
+        )
+        request = Request(
+            query,
+            answer,
+            session,
+            deadline_s=self.world.now_s + self.timeout_s,
+            timeout_s=self.timeout_s,
+            wait_until_s=self.world.now_s + wait_ms / 1000 if wait_ms else 0.0,
+        )
+        core.ask(request, self.world.now_s)
+        self._set_timer()
+        return answer
 
     @property
     def waiting(self) -> bool:

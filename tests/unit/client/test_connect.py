@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ from bokilog.client import connect as connecting
 from bokilog.client.admin import ClientLog
 from bokilog.client.connect import NetworkPort, addresses_of, connect, register_opener
 from bokilog.client.node import Client
+from bokilog.client.port import Events, Frames
 from bokilog.errors import AppendUnknown, InvalidSettings, NodeUnreachable, RemoteProtocolError
 from bokilog.framing import WireMessage
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import Listener, listen
-from bokilog.messages import Hello, Message, StatusRequest, Welcome, decode, encode
+from bokilog.messages import AppendFrame, Hello, Message, StatusRequest, Welcome, decode, encode
 from tests.unit.client.fake_engine import FakeEngine
 from tests.unit.client.opened import until
 
@@ -33,7 +35,7 @@ class Served(FakeEngine):
 
     def on_up(self, welcome: Welcome) -> None: ...
 
-    def on_down(self, reason: str) -> None: ...
+    def on_down(self, reason: str, unsent: Frames = ()) -> None: ...
 
     def on_messages(self, messages: list[Message]) -> None:
         for message in messages:
@@ -62,6 +64,25 @@ async def served(path: Path) -> AsyncGenerator[Served, None]:
         yield engine
     finally:
         await listener.aclose()
+
+
+@asynccontextmanager
+async def two_seeds(
+    one: Path, two: Path, *, patience_s: float = 5.0
+) -> AsyncGenerator[ClientLog, None]:
+    """A log over two unix sockets, which URLs do not name, of which the first is tried first."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(connecting, "PATIENCE_S_MIN", patience_s)
+        ports: list[NetworkPort] = []
+
+        def attach(events: Events) -> NetworkPort:
+            ports.append(NetworkPort([f"unix:{one}", f"unix:{two}"], events))
+            return ports[0]
+
+        client = Client(attach, on_close=lambda: ports[0].aclose())
+        await client.wait_up(5)
+        async with ClientLog(client) as log:
+            yield log
 
 
 @pytest.mark.parametrize(
@@ -124,15 +145,7 @@ async def test_a_lost_engine_is_replaced_by_the_next_seed(tmp_path: Path) -> Non
         first = Served()
         first.spaces = second.spaces
         listener = await first.listen(one)
-        port: list[NetworkPort] = []
-
-        def attach(events: Client) -> NetworkPort:
-            port.append(NetworkPort([f"unix:{one}", f"unix:{two}"], events))
-            return port[0]
-
-        client = Client(attach, on_close=lambda: port[0].aclose())  # type: ignore[arg-type]
-        await client.wait_up(5)
-        async with ClientLog(client) as log:
+        async with two_seeds(one, two) as log:
             book = log.book("orders")
             await book.append(b"1")
             first.answering = False
@@ -145,6 +158,78 @@ async def test_a_lost_engine_is_replaced_by_the_next_seed(tmp_path: Path) -> Non
             assert await keyed > 0
             assert [r.data async for r in book.scan()] == [b"1", b"3"]
             assert len(second.hellos) == 1
+
+
+@pytest.mark.asyncio
+async def test_p23_what_never_left_for_a_lost_engine_goes_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection ends in the very tick in which the frame was sent: nothing of it was written,
+    so it certainly did not happen, and its caller only waits."""
+    one, two = tmp_path / "1.sock", tmp_path / "2.sock"
+    async with served(one) as first, served(two) as second:
+        first.spaces = second.spaces
+        async with two_seeds(one, two) as log:
+            book = log.book("orders")
+            await book.append(b"1")
+            usual, cut = NetworkPort.send, asyncio.Event()
+
+            def send(port: NetworkPort, message: Message) -> bool:
+                taken = usual(port, message)
+                if isinstance(message, AppendFrame) and not cut.is_set():
+                    assert port._link is not None
+                    port._link.abort()
+                    cut.set()
+                return taken
+
+            monkeypatch.setattr(NetworkPort, "send", send)
+            assert await book.append(b"2") > 0
+            assert [bytes(b"".join(frame.payload)) for frame in second.frames()] == [b"2"]
+            assert len(first.frames()) == 2  # the creation, and the first record
+
+
+@pytest.mark.asyncio
+async def test_a_silent_seed_is_left_for_the_next_one_soon(tmp_path: Path) -> None:
+    """A machine that is gone does not even refuse; connecting must reach the others all the same,
+    and follow a session to them."""
+    one, two = tmp_path / "1.sock", tmp_path / "2.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(one))
+        silent.listen()
+        async with served(two) as second, two_seeds(one, two, patience_s=0.05) as log:
+            await log.book("orders").append(b"x")
+            assert len(second.hellos) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_seed_that_does_not_greet_is_left_for_the_next_one_soon(tmp_path: Path) -> None:
+    """An engine that lost the sequencer cannot greet; another one may have it still."""
+    one, two = tmp_path / "1.sock", tmp_path / "2.sock"
+    mute = await listen(f"unix:{one}", LinkCallbacks(on_messages=lambda link, messages: None))
+    async with served(two), two_seeds(one, two, patience_s=0.05) as log:
+        await log.book("orders").append(b"x")
+        port = log.client.core.port
+        assert isinstance(port, NetworkPort)
+        assert "did not greet within 0.05 s" in port.last_error
+    await mute.aclose()
+
+
+def test_patience_with_a_seed_grows_by_rounds_unless_it_is_the_only_one() -> None:
+    patience = [connecting._patience_s(rounds, seeds=3) for rounds in (0, 1, 2, 3, 4, 99)]
+    assert patience == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert connecting._patience_s(0, seeds=1) == 5.0
+
+
+@pytest.mark.asyncio
+async def test_every_seed_that_failed_is_named(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.sock", tmp_path / "2.sock"
+    client = Client(lambda events: NetworkPort([f"unix:{one}", f"unix:{two}"], events))
+    port = client.core.port
+    assert isinstance(port, NetworkPort)
+    await until(lambda: port.last_error.count("No such file") == 2)
+    assert str(one) in port.last_error and str(two) in port.last_error
+    await client.aclose()
+    await port.aclose()
 
 
 @pytest.mark.asyncio

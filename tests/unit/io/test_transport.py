@@ -246,6 +246,28 @@ def test_aclose_delivers_what_is_queued(run: Run, address: str) -> None:
     run(story())
 
 
+def test_what_was_not_written_before_the_end_is_known_to_have_stayed_here(run: Run) -> None:
+    """Whoever sent it may send it elsewhere; of what was written nobody knows."""
+
+    async def story() -> None:
+        client = Side()
+        listener = await listen("tcp:127.0.0.1:0", Side().callbacks)
+        link = await dial(listener.address, client.callbacks)
+        link.send(1, b"written")
+        assert (link.messages_out, link.messages_written) == (1, 0)
+        link.flush()
+        assert (link.messages_out, link.messages_written) == (1, 1)
+        assert link._transport is not None
+        link._transport.abort()  # as after a reset: the link hears of it in the next turn
+        assert link.send(2, b"kept here")
+        link.flush()
+        await client.until(lambda: "lost" in client.calls)
+        assert (link.messages_out, link.messages_written) == (2, 1)
+        await listener.aclose()
+
+    run(story())
+
+
 def test_a_send_after_the_end_is_refused_and_counted(run: Run) -> None:
     async def story() -> None:
         server, client = Side(), Side()
