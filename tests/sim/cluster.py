@@ -49,7 +49,7 @@ from bokilog.effects import (
     ViewSwapped,
 )
 from bokilog.errors import BokilogError
-from bokilog.frame import decode_frame
+from bokilog.frame import Frame, decode_frame, first_bad_record
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.node import GreetingCore
 from bokilog.functions.engine.settings import EngineSettings
@@ -67,6 +67,7 @@ from bokilog.sequencer.next_view import Start, next_view
 from bokilog.sequencer.primary import Primary
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.reader import is_whole
 from bokilog.storage_nodes.replica import Identity, Replica
 from bokilog.view import LogSpace, Node, View, first_end
 from tests.sim.disk import Disk, SimJournal
@@ -402,7 +403,7 @@ class Cluster:
         self.storage = tuple(NodeId(f"storage-{i + 1}") for i in range(knobs.storage_count))
         self.engines = tuple(NodeId(f"engine-{i + 1}") for i in range(knobs.engine_count))
         self.spaces = (SPACE,)
-        self.oracles = space_oracles(world, self.spaces)
+        self.oracles = space_oracles(world, self.spaces, self._whole)
         self.views = Views(world, self._first_view(), self._view_stored)
         self.disks = {
             node: Disk(world, knobs, node, self.spaces)
@@ -571,6 +572,18 @@ class Cluster:
         for peer in self.sequencers:
             if peer > node:
                 process.dial(peer)
+
+    def _whole(self, frame: Frame) -> Frame:
+        """The same frame from a disk on which no bit of it was flipped."""
+        payload = b"".join(bytes(part) for part in frame.payload)
+        if first_bad_record(frame.columns, memoryview(payload)) is None:
+            return frame
+        name = frame.shard, frame.first
+        for node in self.storage:
+            copy = self.disks[node].journals[frame.shard.space].frame(name)
+            if copy is not None and is_whole(copy):
+                return copy
+        return frame
 
     def _view_stored(self, view: View) -> None:
         """What a view says of ends is what terms of the one history begin with."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from bokilog.frame import ITEM_FRAME, decode_head
+from bokilog.errors import RemoteProtocolError
+from bokilog.frame import ITEM_FRAME, Frame, decode_frame, decode_head
 from bokilog.ids import LogSpaceId, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.journal import (
@@ -141,6 +142,18 @@ class SimJournal:
         self.inner.close(clean=clean)
 
     # --- what the world does to it ----------------------------------------------------------------
+
+    def frame(self, name: Item) -> Frame | None:
+        """A frame as it is written here."""
+        items = [item for each in self.inner._segments.values() for item in each.items.values()]
+        items += [(kind, data) for kind, _, data in self.inner._staged]
+        for kind, data in items:
+            try:
+                if kind == ITEM_FRAME and _item(kind, data)[0] == name:
+                    return decode_frame(data)
+            except RemoteProtocolError:
+                pass  # a flipped bit
+        return None
 
     def holds(self, shard: Shard, start: int, until: int) -> bool:
         """Whether these records would be here after a loss of power."""

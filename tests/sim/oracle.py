@@ -12,7 +12,7 @@ when each record is visible and trimmed, so that a read can be judged at any pos
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bokilog.errors import (
@@ -145,8 +145,10 @@ def _seqnum(record: Seen) -> int:
 class SpaceOracle:
     """The one history of one log space."""
 
-    def __init__(self, space: int, world: World) -> None:
+    def __init__(self, space: int, world: World, whole: Callable[[Frame], Frame]) -> None:
         self.space = space
+        self._whole = whole
+        """A frame's undamaged copy: an index does not look at payload, and may fold bad bytes."""
         self.entries: list[EntryRecord] = []
         self.units: list[OrderedUnit] = []
         self.by_data: dict[bytes, list[OrderedUnit]] = {}
@@ -274,6 +276,7 @@ class SpaceOracle:
     def _frame(
         self, count: int, frame_seqnum: int, frame: Frame, now_ms: int
     ) -> tuple[int, list[Verdict], tuple[int, ...]]:
+        frame = self._whole(frame)
         columns = frame.columns
         payload = b"".join(bytes(part) for part in frame.payload)
         offsets = [0]
@@ -420,5 +423,7 @@ class WatchedIndex(Index):
         return answer
 
 
-def space_oracles(world: World, spaces: Sequence[LogSpaceId]) -> dict[LogSpaceId, SpaceOracle]:
-    return {space: SpaceOracle(space, world) for space in spaces}
+def space_oracles(
+    world: World, spaces: Sequence[LogSpaceId], whole: Callable[[Frame], Frame]
+) -> dict[LogSpaceId, SpaceOracle]:
+    return {space: SpaceOracle(space, world, whole) for space in spaces}

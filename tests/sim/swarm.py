@@ -35,8 +35,8 @@ class Knobs:
     retry_s: float = 0.5
     segment_bytes: int = 1 << 26
     releases: bool = False
-    """Whether segments that nobody needs go. Until snapshots can be sent to a node that comes back
-    empty it needs them all: so either that, or wiped disks."""
+    """Whether segments that nobody needs go: then a node that comes back empty cannot fold from the
+    start, and loads what a peer has folded."""
     node_cache_bytes: int = 1 << 20
     pending_bytes: int = 1 << 20
     checkpoint_s: float = 0.3
@@ -172,5 +172,6 @@ def draw(seed: int) -> Knobs:
     if chance.random() < 0.4:
         knobs.releases = True
         knobs.segment_bytes = chance.choice((1 << 12, 1 << 14))
-        knobs.faults["wipe"] = knobs.faults["flip"] = 0.0
+        if chance.random() < 0.5:
+            knobs.faults["wipe"] = knobs.faults["flip"] = 0.0
     return knobs
