@@ -280,6 +280,8 @@ class Primary:
             self.published_count,
             *(follower.sent for follower in self._followers.values()),
         )
+        if count <= self._begins_at:
+            return  # a replica that was wiped since has stored less than its last life had
         found = releasable(self._journal, self._runs, count=count, until=self.published_count)
         if found is not None:
             self._begins_at = max(self._begins_at, found.begins_at)

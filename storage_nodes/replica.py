@@ -120,6 +120,7 @@ class Replica:
         lost_until: int = 0,
         compaction_bytes_s: int = COMPACTION_BYTES_S,
         backfill_bytes_s: int = BACKFILL_BYTES_S,
+        load_entries: int = LOAD_ENTRIES,
         scrub_bytes_s: int = SCRUB_BYTES_S,
     ) -> None:
         self.node = node
@@ -139,6 +140,7 @@ class Replica:
         self._loading = Loading(node, index)
         self._snapshots = Snapshots(index)
         self._backfill = Backfill(node, index, bytes_s=backfill_bytes_s)
+        self._load_entries = load_entries
         self._filled: list[Moved] = []
         """Staged: frames that a loaded fold names, from peers."""
         self._filling: dict[int, list[Moved]] = {}
@@ -908,7 +910,7 @@ class Replica:
         self._folded_by[peer] = message.folded.count
         behind = message.stored.count - self.index.position.count
         new = not self.index.stored_position.count
-        if new and behind > LOAD_ENTRIES and peer in self.space.replicas:
+        if new and behind > self._load_entries and peer in self.space.replicas:
             return self._load(f"{behind} entries are missing here", at_least=0)
         return self._release()
 

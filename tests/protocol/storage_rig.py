@@ -29,7 +29,7 @@ from bokilog.metalog import Cut, Entry, OpenShard, Run
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
-from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.storage_nodes.replica import LOAD_ENTRIES, Identity, Replica
 from bokilog.view import End, LogSpace, View
 from tests.frames import columns_of
 
@@ -118,11 +118,13 @@ class StorageRig:
         cache_bytes: int = 1 << 20,
         disk_id: str = "d",
         node: NodeId = NODE,
+        load_entries: int = LOAD_ENTRIES,
     ) -> None:
         self.journal = MemoryJournal(segment_bytes=1 << 13)
         self.store = MemoryStore()
         self.views: list[View] = []
         self.node = node
+        self._load_entries = load_entries
         self._pending_bytes, self._cache_bytes, self._disk_id = pending_bytes, cache_bytes, disk_id
         self._tokens: list[int] = []
         self.core = self._start()
@@ -136,6 +138,7 @@ class StorageRig:
             index=Index(SPACE, self.store),
             cache_bytes_max=self._cache_bytes,
             pending_bytes_max=self._pending_bytes,
+            load_entries=self._load_entries,
             new_index=lambda: Index(SPACE, MemoryStore()),
         )
         for _, location, data in self.journal.recover(replica.replay_from):

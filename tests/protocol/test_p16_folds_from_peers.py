@@ -33,7 +33,7 @@ from bokilog.messages import (
     StoredSent,
 )
 from bokilog.metalog import Entry, Proposer, Trim
-from bokilog.storage_nodes import replica as replica_module, snapshots
+from bokilog.storage_nodes import snapshots
 from tests.protocol.storage_rig import (
     BOOK,
     ENGINE,
@@ -62,7 +62,9 @@ class Trio:
     """Three replicas, and the metalog that all who are `up` are told."""
 
     def __init__(self) -> None:
-        self.rigs = {name: StorageRig(node=name, disk_id=str(name)) for name in NAMES}
+        self.rigs = {
+            name: StorageRig(node=name, disk_id=str(name), load_entries=5) for name in NAMES
+        }
         self.up = set(NAMES)
         self.metalog: list[Entry] = []
         self.first_kept = 0
@@ -133,7 +135,7 @@ class Trio:
     def wipe(self, name: NodeId, *, connect: bool = True) -> None:
         """Another disk takes the place of the node's."""
         self.away(name)
-        self.rigs[name] = StorageRig(node=name, disk_id="another")
+        self.rigs[name] = StorageRig(node=name, disk_id="another", load_entries=5)
         self.rigs[name].install(view())
         if connect:
             self.connect(name)
@@ -196,9 +198,8 @@ def data_of(rig: StorageRig, seqnum: int) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def loads_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few entries are reason enough, and a snapshot has several parts."""
-    monkeypatch.setattr(replica_module, "LOAD_ENTRIES", 5)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot has several parts."""
     monkeypatch.setattr(snapshots, "PART_ROWS_MAX", 2)
 
 

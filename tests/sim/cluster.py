@@ -480,7 +480,7 @@ class Cluster:
         disk, last = self.disks[node], self.views.latest()
         disk.incarnation += 1
         recovered = {
-            space: recover_metalog(disk.journals[space], first_end(space), ceiling=1)
+            space: recover_metalog(disk.journals[space], first_end(space), ceiling=1, released=True)
             for space in self.spaces
         }
         incarnation = self.views.register_incarnation()
@@ -491,7 +491,9 @@ class Cluster:
             starts={node: Start(incarnation=incarnation, disk_id=disk.disk_id)},
         )
         assert self.views.compare_and_swap(last.term, view), "nobody else stores views"
-        core = SequencerCore(node=node, view=view, recovered=recovered, journals=disk.journals)
+        core = SequencerCore(
+            node=node, view=view, recovered=recovered, journals=disk.journals, releases=True
+        )
 
         def perform(effect: Effect) -> None:
             assert isinstance(effect, RaiseCeiling), f"a sequencer cannot carry out {effect}"
@@ -609,6 +611,7 @@ class Cluster:
                 ),
                 cache_bytes_max=knobs.node_cache_bytes,
                 pending_bytes_max=knobs.pending_bytes,
+                load_entries=knobs.load_entries,
             )
             for _, location, data in disk.journals[space].recover(replica.replay_from):
                 replica.recover_frame(decode_frame(bytes(data)), location)

@@ -37,6 +37,8 @@ class Knobs:
     releases: bool = False
     """Whether segments that nobody needs go: then a node that comes back empty cannot fold from the
     start, and loads what a peer has folded."""
+    load_entries: int = 1_000
+    """One that lacks more than so many entries does so in any case."""
     node_cache_bytes: int = 1 << 20
     pending_bytes: int = 1 << 20
     checkpoint_s: float = 0.3
@@ -174,4 +176,5 @@ def draw(seed: int) -> Knobs:
         knobs.segment_bytes = chance.choice((1 << 12, 1 << 14))
         if chance.random() < 0.5:
             knobs.faults["wipe"] = knobs.faults["flip"] = 0.0
+    knobs.load_entries = chance.choice((0, 3, 20, 1_000))
     return knobs

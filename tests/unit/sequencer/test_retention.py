@@ -108,6 +108,17 @@ def test_p13_a_restart_knows_the_end_of_a_metalog_that_begins_late() -> None:
         recover_metalog(rig.journal, begun, ceiling=1)
 
 
+def test_a_replica_that_was_wiped_since_has_stored_less_and_nothing_comes_back() -> None:
+    """Found by the simulator."""
+    rig = long()
+    for node in (A, B):
+        stores(rig, node, 100)
+    begins_at = rig.primary._begins_at
+    stores(rig, B, 1)
+    stores(rig, C, 3)
+    assert rig.primary._begins_at == begins_at
+
+
 def test_what_is_not_its_own_journal_is_left_alone() -> None:
     """Embedded, frames lie in the same journal."""
     rig = long(releases=False)
