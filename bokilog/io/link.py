@@ -340,6 +340,8 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """For the event loop."""
+        if self._gone.done():
+            return  # abandoned before
         self._stop_greeting_timer()
         if self._loss is None:
             self._loss = Loss.BROKEN if exc is not None else Loss.PEER_CLOSED
@@ -363,6 +365,12 @@ class Link(asyncio.BufferedProtocol):
             self._error = error
         if self._transport is not None:
             self._transport.abort()
+
+    def abandon(self) -> None:
+        """It was given up while it was made: its end is not waited for."""
+        if self._transport is not None:
+            self.abort()
+            self.connection_lost(None)
 
     async def aclose(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what is queued, then close; abort if that takes longer than `timeout_s`.
@@ -427,5 +435,8 @@ class Link(asyncio.BufferedProtocol):
 
 def _is_self_connected(transport: asyncio.Transport) -> bool:
     # TCP allows it: dialling a dead local port, the system may choose that very port as our own.
-    here: object = transport.get_extra_info("sockname")
+    try:
+        here: object = transport.get_extra_info("sockname")
+    except OSError:
+        return True  # its descriptor is closed already
     return isinstance(here, tuple) and here == transport.get_extra_info("peername")

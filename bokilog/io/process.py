@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from types import CoroutineType
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from bokilog.errors import BokilogError, DataError, NotSupported, UnavailableError, UsageError
@@ -246,7 +247,8 @@ class _Life:
             self.say(ready=False)
             if (await asyncio.wait({task}, timeout=self._stop_timeout_s))[1]:
                 task.cancel()
-                _log.error("did not stop within %s s", self._stop_timeout_s)
+                where = _waits_in(task)
+                _log.error("did not stop within %s s, in %s", self._stop_timeout_s, where)
                 await asyncio.wait({task}, timeout=CANCEL_TIMEOUT_S)
         finally:
             asked.cancel()
@@ -283,6 +285,17 @@ class _Life:
                         asked("the end of its standard input")
 
             loop.add_reader(descriptor, readable_input)
+
+
+def _waits_in(task: asyncio.Task[None]) -> str:
+    """Where a task stands: what each coroutine waits for, the outermost first."""
+    names: list[str] = []
+    awaited: object = task.get_coro()
+    while isinstance(awaited, CoroutineType):
+        line = awaited.cr_frame.f_lineno if awaited.cr_frame is not None else 0
+        names.append(f"{awaited.cr_code.co_qualname}:{line}")
+        awaited = awaited.cr_await
+    return " > ".join(names) or "nothing that can be named"
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -119,6 +119,15 @@ async def _dial(
 
 
 async def _connect(address: TcpAddress | UnixAddress, link: Link) -> None:
+    try:
+        await _make_connection(address, link)
+    except BaseException:
+        # uvloop closes a connection whose making was cancelled, and does not tell its protocol.
+        link.abandon()
+        raise
+
+
+async def _make_connection(address: TcpAddress | UnixAddress, link: Link) -> None:
     loop = asyncio.get_running_loop()
     if isinstance(address, TcpAddress):
         await loop.create_connection(lambda: link, address.host, address.port)

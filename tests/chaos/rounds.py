@@ -34,6 +34,7 @@ READY_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0
 """Calls have up to 20 s themselves."""
 POLL_S = 0.05
+ERRORS_MAX = 5
 Say = Callable[[str], None]
 
 
@@ -110,6 +111,8 @@ class Round:
         self._started_s = time.monotonic()
         self.layout: Layout
         self._settled = False
+        self._logged: dict[Path, int] = {}
+        """Sizes of the processes' logs when the round began."""
 
     # --- running ----------------------------------------------------------------------------------
 
@@ -122,6 +125,7 @@ class Round:
         except BokilogError as error:
             self.violations.append(f"the cluster does not start: {error}")
             return
+        self._logged = {log: log.stat().st_size for log in self._logs()}
         first_term = cluster.view().term
         try:
             for client in CLIENTS:
@@ -213,8 +217,9 @@ class Round:
     # --- the check --------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """The files, the order in them, and what clients were told."""
+        """What processes logged, the files, the order in them, and what clients were told."""
         self.violations += self.told.bugs
+        self.violations += self._errors()
         if not self._settled:
             return
         report = Verification(self._directory).run()
@@ -225,6 +230,18 @@ class Round:
         oracle = read_order(self.layout, SPACE, world)
         self.violations += judged(self.told, oracle, world)
         self.violations += world.violations
+
+    def _logs(self) -> list[Path]:
+        return sorted(self.layout.logs_dir.glob("*.log"))
+
+    def _errors(self) -> list[str]:
+        """Errors that processes logged: no fault from outside is one."""
+        found = []
+        for log in self._logs():
+            with log.open(encoding="utf-8", errors="replace") as lines:
+                lines.seek(self._logged.get(log, 0))
+                found += [line.strip() for line in lines if " ERROR " in line]
+        return [f"logged: {text[:500]}" for text in found[:ERRORS_MAX]]
 
     def _note(self, text: str) -> None:
         self._say(f"  {time.monotonic() - self._started_s:6.2f} {text}")

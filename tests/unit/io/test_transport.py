@@ -784,6 +784,25 @@ def test_a_peer_closed_before_it_was_up_was_never_down(run: Run, started: bool) 
     run(story())
 
 
+def test_a_peer_closed_in_the_middle_of_connecting_ends_all_the_same(
+    run: Run, address: str
+) -> None:
+    """uvloop closes a connection whose making was cancelled, and does not tell its protocol."""
+
+    async def story() -> None:
+        listener = await listen(address, Side().callbacks)
+        for turns in range(12):
+            side = PeerSide(listener.address)
+            side.peer.start()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await side.peer.aclose()
+            assert side.calls in ([], ["up", "down"])
+        await listener.aclose()
+
+    run(story())
+
+
 def test_a_peer_remembers_why_it_cannot_connect(run: Run, tmp_path: Path) -> None:
     async def story() -> None:
         strange = await stranger_at(f"{tmp_path}/s", b"HTTP/1.1 400 Bad Request")
