@@ -92,7 +92,11 @@ class FoldCheck:
         found = self._store.get(keys.META)
         if found is None:
             if next(iter(self._store.keys(b"", b"\xff")), None) is not None:
-                self._add("the index store has rows and no position", "all reads by this replica")
+                self._add(
+                    "the index store has rows and no position: the load of a peer's index was cut"
+                    " short, and begins anew when the node starts",
+                    "all reads by this replica until then",
+                )
             return None
         meta = keys.decode_meta(found)
         if meta.space != space:
