@@ -139,6 +139,15 @@ def test_p07_nothing_of_a_failed_sync_counts_and_the_node_turns_read_only() -> N
     assert rig.replica.read_only == "the disk failed"
 
 
+def test_p07_a_sync_may_fail_when_the_shard_of_its_frames_was_closed_meanwhile() -> None:
+    rig = StorageRig().begin()
+    rig.take(frame(0))
+    rig.order(CloseShard(1000, NUMBER, 0))
+    rig.journal.broken = "the disk failed"
+    assert counts(rig.sync()) == []
+    assert rig.replica.read_only == "the disk failed"
+
+
 def test_p07_what_a_restart_reads_back_counts_and_what_was_not_synced_does_not() -> None:
     rig = StorageRig().begin()
     rig.hold(frame(0))
