@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bokilog.client.connect import connect as connect
     from bokilog.errors import (
         AppendUnknown as AppendUnknown,
+        BackupUnusable as BackupUnusable,
         BokilogError as BokilogError,
         Closed as Closed,
         ConditionFailed as ConditionFailed,
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 _HOME = {
     "connect": "bokilog.client.connect",
     "AppendUnknown": "bokilog.errors",
+    "BackupUnusable": "bokilog.errors",
     "BokilogError": "bokilog.errors",
     "Closed": "bokilog.errors",
     "ConditionFailed": "bokilog.errors",

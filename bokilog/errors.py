@@ -467,6 +467,16 @@ class HistoryChanged(DataError):
     current: str
 
 
+@dataclass(eq=False, repr=False)
+class BackupUnusable(DataError):
+    """A backup is not complete, was altered, or is none; nothing was restored from it."""
+
+    code = 76
+    text = "the backup in {place} cannot be used: {problem}"
+    place: str
+    problem: str
+
+
 # --- 90..99: the wire -----------------------------------------------------------------------------
 
 
@@ -498,6 +508,7 @@ _ERRORS: tuple[type[BokilogError], ...] = (
     *(WrongTerm, Sealed, NotPrimary, Overloaded, NotReady, NodeUnreachable, ReadOnly),
     *(DirectoryInUse,),
     *(Trimmed, DataLost, CorruptRecord, CorruptJournal, DecodeError, HistoryChanged),
+    *(BackupUnusable,),
     *(LocalProtocolError, RemoteProtocolError),
 )
 BY_CODE: Mapping[int, type[BokilogError]] = {error.code: error for error in _ERRORS}

@@ -268,7 +268,7 @@ class MetalogCheck:
             stored_count: the position of the fold that stands on this metalog, 0 without one.
             strict: the class allows no loss; else a metalog that is short is a note, returned.
         """
-        count = self.count or 0
+        count = self._needed_from if self.count is None else self.count
         named = max((end.position.count for end in self._ends.values()), default=0)
         notes = []
         if max(count, stored_count) < named:

@@ -45,8 +45,14 @@ RETRY_S: Final = 2.0
 """Without an answer, or with frames that no connected peer has."""
 
 
-def give_stored(source: Address, request: FetchStored, index: Index, reader: Reader) -> list[Send]:
-    """The live frames of a range, as many as one answer holds."""
+def give_stored(
+    source: Address, request: FetchStored, index: Index, reader: Reader, *, dead_too: bool = False
+) -> list[Send]:
+    """The live frames of a range, as many as one answer holds.
+
+    `dead_too`: also those whose records were trimmed, if they are there still: they may have been
+    live at the position that the one who asks is about.
+    """
     effects: list[Send] = []
     lacking: list[int] = []
     looked_at = size_bytes = 0
@@ -63,7 +69,7 @@ def give_stored(source: Address, request: FetchStored, index: Index, reader: Rea
             continue
         if row.location.segment not in index.segments:
             continue  # let go: everything in it was trimmed
-        if not row.void_units and not reader.is_live(row):
+        if not (dead_too or row.void_units or reader.is_live(row)):
             continue
         frame = reader.whole_frame(row)
         if frame is None:

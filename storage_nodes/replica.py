@@ -90,6 +90,9 @@ FOLD_RECORDS = 20_000
 """Records folded before messages get their turn again."""
 LOAD_ENTRIES = 1_000
 """A replica that has stored nothing folds so many entries rather than load a peer's fold."""
+EARLY_AUX_MAX = 256
+"""Aux data kept for records that are not folded here yet, of at most 64 KiB each; more is lost, as
+aux data may be."""
 ENTRIES_WAITING_MAX = 100_000
 """Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
 
@@ -160,6 +163,8 @@ class Replica:
         self._books_touched: set[int] = set()
         self._freeze_token: int | None = None
         self._checkpoint_due = False
+        self._early_aux: dict[int, SetAux] = {}
+        """By seqnum, of records that this fold has not come to."""
         self._stored_by: dict[str, int] = {}
         self._folded_by: dict[str, int] = {}
         self._expiry = Expiry()
@@ -592,6 +597,8 @@ class Replica:
             effects += self._progress()
         if self._loading.writing:
             return effects
+        if self._early_aux:
+            self._take_early_aux()
         if self._backfill.busy:
             self._backfill.folded()
         effects += self._streams.messages(self.index.position, self.index.tail)
@@ -691,9 +698,17 @@ class Replica:
 
     def set_aux(self, message: SetAux) -> list[Effect]:
         """Kept if the record is visible here; losing it costs time, never truth."""
-        if not self._loading.writing and self.index.contains(message.book, message.seqnum):
+        if self._loading.writing:
+            return []
+        if self.index.contains(message.book, message.seqnum):
             self.index.set_aux(message.seqnum, message.aux)
+        elif message.seqnum >= self.index.tail and len(self._early_aux) < EARLY_AUX_MAX:
+            self._early_aux[message.seqnum] = message
         return []
+
+    def _take_early_aux(self) -> None:
+        for seqnum in [each for each in self._early_aux if each < self.index.tail]:
+            self.set_aux(self._early_aux.pop(seqnum))
 
     def _not_here(self, source: Address, request: Request) -> list[Effect]:
         """There is no fold: another replica is asked (P33)."""

@@ -75,6 +75,11 @@ class Snapshots:
             return [Send(source, _nothing(request))]
         return [Send(source, self._part(source, given))]
 
+    def wait(self, source: Address, request: FetchSnapshot) -> None:
+        """The snapshot of the next checkpoint is wanted, not that of the last one."""
+        self._given.pop(source, None)
+        self._later[source] = request
+
     def checkpoint_stored(self) -> list[Send]:
         """Those who had to wait."""
         later, self._later = self._later, {}

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -115,6 +115,10 @@ class Layout:
         return "bokilog://" + ",".join(f"{HOST}:{port}" for port in self.ports)
 
 
+Fill = Callable[[Layout, View], tuple[End, ...]]
+"""Given where everything belongs and the view to come, the ends that take the place of its own."""
+
+
 def lay_out(
     directory: Path | str,
     *,
@@ -125,6 +129,7 @@ def lay_out(
     sync: str | None = None,
     sync_delay_ms: float | None = None,
     views_url: str | None = None,
+    fill: Fill | None = None,
 ) -> Layout:
     """Make the directory of a cluster, or make an existing one ready for its next start.
 
@@ -138,6 +143,8 @@ def lay_out(
         sync: `fdatasync` or `none`.
         sync_delay_ms: added to every sync.
         views_url: an etcd that keeps the views (`io/open_views.py`), instead of the directory.
+        fill: puts data into a new cluster's directory before its first view is stored, and says
+            where its log spaces stand; a cluster that has a view is refused then.
 
     Raises:
         InvalidSettings: a value is out of range, or cannot change any more.
@@ -162,7 +169,7 @@ def lay_out(
     for folder in _FOLDERS:
         make_directory(directory / folder)
     layout = Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))
-    _store_first_view(layout)
+    _store_first_view(layout, fill)
     write_synced(layout.settings_file, _to_toml(_operators_part(layout.settings_file), layout))
     return layout
 
@@ -287,7 +294,7 @@ def _plan(directory: Path, name: NodeId, role: Role, addresses: tuple[str, ...])
     return NodePlan(id=name, role=role, addresses=addresses, data_dir=data_dir)
 
 
-def _store_first_view(layout: Layout) -> None:
+def _store_first_view(layout: Layout, fill: Fill | None) -> None:
     with closing(open_views(layout.views)) as views:
         latest = views.latest()
         if latest is None:
@@ -297,10 +304,15 @@ def _store_first_view(layout: Layout) -> None:
                     "bring its views back"
                 )
                 raise InvalidSettings("views", views.where, problem)
-            if not views.compare_and_swap(None, first_view(layout)):
+            view = first_view(layout)
+            if fill is not None:
+                view = replace(view, ends=fill(layout, view))
+            if not views.compare_and_swap(None, view):
                 raise DirectoryInUse(str(layout.directory))  # another start was faster
             return
         where = views.where
+    if fill is not None:
+        raise InvalidSettings("views", where, "holds the views of a cluster already")
     _check_own_view(layout, latest, where)
 
 

@@ -113,7 +113,7 @@ class Storage:
             if self.past:
                 check_versions(self.past[-1])
         if not self.past:
-            self.store_view(_first_view())
+            self.store_view(first_view())
         self.journals: dict[LogSpaceId, Journal] = {}
         self.stores: dict[LogSpaceId, IndexStore] = {}
         for space, durability in SPACES.items():
@@ -426,7 +426,7 @@ def _log_space(space: LogSpaceId, durability: Durability) -> LogSpace:
     )
 
 
-def _first_view() -> View:
+def first_view() -> View:
     """Term 0: what the log is made of. Nobody acts in it: the first start stores term 1 (P12)."""
     return View(
         cluster_id=secrets.token_hex(8),

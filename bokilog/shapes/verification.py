@@ -291,11 +291,13 @@ class Verification:
             findings = Findings()
             durability = _durability(views, space)
             journal = self._journal(path, durability, findings)
+            # A cluster that was made of a backup begins where that was taken.
+            began = views[0].end(space).position.count if views and not views[0].term else 0
             metalog = MetalogCheck(
                 space,
                 PathOf(str(path)),
                 ends=ends_of(views, space),
-                needed_from=_begins_at(journal),
+                needed_from=max(_begins_at(journal), began),
                 with_frames=False,
             )
             trims = self._follow(journal, metalog)
@@ -308,7 +310,8 @@ class Verification:
             self._done(
                 _journal_part(f"{prefix}{path.name}", journal, metalog, metalog.findings, notes)
             )
-            found[space] = _Metalog(metalog.count or 0, metalog.count is not None, strict)
+            count = began if metalog.count is None else metalog.count
+            found[space] = _Metalog(count, metalog.count is not None, strict)
         return found
 
     def _folds(

@@ -30,6 +30,7 @@ from bokilog.messages import (
     Replicate,
     RequestFailed,
     ResumeShard,
+    SetAux,
     ShardHeld,
     ShardProgress,
     decode,
@@ -185,6 +186,17 @@ def test_p08_a_frame_that_is_still_on_its_way_is_not_asked_for() -> None:
     rig.hold(frame(1))
     assert rig.seqnums() == [1, 2]
     assert messages(rig.do(PATIENCE_IS_OVER), FetchFrames) == []
+
+
+def test_p08_aux_data_waits_for_a_fold_that_is_behind() -> None:
+    """The engine may have got its record from a write quorum that this node is not part of."""
+    rig = StorageRig().begin()
+    rig.get(ENGINE, SetAux(1, SPACE, BOOK, 1, b"view"))
+    rig.hold(frame(0))
+    rig.order(cut(1, 0, 1))
+    reply = rig.ask(read())
+    assert isinstance(reply, ReadReply)
+    assert reply.auxes == [b"view"]
 
 
 def test_p08_two_nodes_that_each_lack_what_the_other_holds_help_each_other() -> None:

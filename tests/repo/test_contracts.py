@@ -65,6 +65,7 @@ def test_the_contract_of_purity_covers_no_other_folder() -> None:
         ("rocksdict", "bokilog.storage_nodes.rocks_store"),
         ("aiohttp", "bokilog.io.http"),
         ("aetcd", "bokilog.io.etcd_views"),
+        ("obstore", "bokilog.io.object_store"),
     ],
 )
 def test_a_library_has_one_import_site(library: str, site: str) -> None:

@@ -53,6 +53,7 @@ CODES = {
     73: "CorruptJournal",
     74: "DecodeError",
     75: "HistoryChanged",
+    76: "BackupUnusable",
     90: "LocalProtocolError",
     91: "RemoteProtocolError",
 }

@@ -1,0 +1,91 @@
+"""What every place for objects promises: one suite, for a folder and for an object store."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bokilog.errors import InvalidSettings, NodeUnreachable
+from bokilog.io.places import Folder, Place, open_place
+from tests.objects import object_store
+
+MakePlace = Callable[[str], Place]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    with object_store() as url:
+        yield url
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> MakePlace:
+    if request.param == "folder":
+        return lambda name: open_place(str(tmp_path / name))
+    url: str = request.getfixturevalue("store")
+    return lambda name: open_place(f"{url}/{name}")
+
+
+def test_what_was_put_is_there_under_its_name(make: MakePlace) -> None:
+    place = make("kept")
+    assert list(place.names()) == []
+    place.put("space-0/rows-1.part", b"rows")
+    place.put("manifest.json", b"{}")
+    assert sorted(make("kept").names()) == ["manifest.json", "space-0/rows-1.part"]
+    assert place.get("space-0/rows-1.part") == b"rows"
+
+
+def test_what_is_put_again_takes_the_place_of_the_first(make: MakePlace) -> None:
+    place = make("again")
+    place.put("one", b"first")
+    place.put("one", b"second")
+    assert place.get("one") == b"second"
+
+
+def test_there_is_nothing_under_a_name_that_was_not_put(make: MakePlace) -> None:
+    place = make("other")
+    assert place.get("nothing") is None
+    make("neighbour").put("one", b"theirs")
+    assert list(place.names()) == []
+
+
+@pytest.mark.parametrize("where", ["ftp://host/path", "s3://", "etcd://host:1"])
+def test_a_url_of_another_kind_is_refused_by_name(where: str) -> None:
+    with pytest.raises(InvalidSettings, match=where):
+        open_place(where)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InvalidSettings, match="is a file"):
+        list(Folder(tmp_path / "file").names())
+
+
+@pytest.mark.slow
+def test_ranges_are_read_and_objects_removed(store: str) -> None:
+    from bokilog.io.object_store import ObjectStore
+
+    place = ObjectStore(f"{store}/ranges")
+    place.put("one", b"0123456789")
+    assert place.get_range("one", 3, 6) == b"345"
+    assert place.get_range("nothing", 3, 6) is None
+    place.delete("one")
+    place.delete("one")
+    assert place.get("one") is None
+
+
+def test_a_store_that_nobody_runs_is_unreachable_and_never_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from bokilog.io.object_store import ObjectStore
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    place = ObjectStore("s3://bucket/x", retries_max=0)
+    with pytest.raises(NodeUnreachable, match="s3://bucket/x"):
+        place.get("one")
+    with pytest.raises(NodeUnreachable):
+        list(place.names())
+    with pytest.raises(NodeUnreachable):
+        place.put("one", b"")
