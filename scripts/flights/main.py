@@ -2,6 +2,7 @@
 
     scripts/demo                    # a local cluster: two function nodes, two workers on each
     scripts/demo --kill-worker      # the same answer, although a worker is killed in the middle
+    scripts/demo --chaos            # the same, although the primary and a storage node die as well
     scripts/demo --embedded         # everything in this process
 
 Decides what is started where and what is shown. The job itself needs nobody: this program submits
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ import click
 from rich.console import Console
 
 import bokilog
+from bokilog.io.open_views import open_views
 from bokilog.logbook import Log
 from bokilog.shapes.local_cluster import LocalCluster
 from scripts.flights.control import EXCHANGE_BOOK, JobControl, create_books
@@ -40,6 +43,7 @@ from scripts.flights.tables import Answer, Report, answer_of, as_json, print_rep
 from scripts.flights.worker import Worker
 
 FUNCTION_NODES: Final = 2
+SEQUENCERS_OF_CHAOS: Final = 3  # so that one may die
 _LOOK_S: Final = 0.2  # how often it is looked whether any worker is left
 _PLAIN_COLUMNS: Final = 110  # of a page where there is no terminal to ask
 _INTERRUPTED: Final = 130
@@ -57,7 +61,14 @@ class Options:
     partitions: int
     job: str
     kill_worker: bool
+    chaos: bool = False
+    """The primary, a storage node and a worker are killed; there are three sequencers then."""
     claim_ttl_ms: int = CLAIM_TTL_MS
+
+    @property
+    def victim(self) -> str | None:
+        """The worker that is killed while it holds a task."""
+        return "worker-1-1" if self.kill_worker or self.chaos else None
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -72,6 +83,7 @@ def run(options: Options, console: Console, *, data: Path) -> Report:
             return asyncio.run(_embedded(options, plan, shown, data=data, directory=directory))
         cluster = LocalCluster(
             directory / "cluster",
+            sequencers=SEQUENCERS_OF_CHAOS if options.chaos else None,
             function_nodes=FUNCTION_NODES,
             port=options.port or free_ports(FUNCTION_NODES),
         )
@@ -84,7 +96,7 @@ def run(options: Options, console: Console, *, data: Path) -> Report:
             with WorkerProcesses(job=options.job, data=data, logs=logs) as workers:
                 _start_workers(workers, options, [*cluster.layout.ports])
                 return asyncio.run(
-                    _watched(options, plan, shown, workers, url=cluster.url, started_s=started_s)
+                    _watched(options, plan, shown, workers, cluster, started_s=started_s)
                 )
 
 
@@ -94,8 +106,8 @@ def _start_workers(workers: WorkerProcesses, options: Options, ports: list[int])
         others = [each for each in ports if each != port]
         url = "bokilog://" + ",".join(f"127.0.0.1:{each}" for each in (port, *others))
         for number in range(1, options.workers + 1):
-            halts = options.kill_worker and (node, number) == (1, 1)
-            workers.start(f"worker-{node}-{number}", url, halts=halts)
+            name = f"worker-{node}-{number}"
+            workers.start(name, url, halts=name == options.victim)
 
 
 async def _watched(
@@ -103,11 +115,12 @@ async def _watched(
     plan: Plan,
     shown: Display,
     workers: WorkerProcesses,
+    cluster: LocalCluster,
     *,
-    url: str,
     started_s: float,
 ) -> Report:
-    victim = "worker-1-1" if options.kill_worker else None
+    victim = options.victim
+    blows = _blows(cluster) if options.chaos else iter(())
 
     def look(state: JobState) -> None:
         nonlocal victim
@@ -118,9 +131,30 @@ async def _watched(
             workers.kill(victim)
             shown.say(f"killed {victim}, which had claimed {claimed[0]}")
             victim = None
+        if claimed or victim is None:  # from the first claim on, one at each look
+            for said in islice(blows, 1):
+                shown.say(said)
 
-    async with bokilog.connect(url) as log:
-        return await _job(log, options, plan, shown, look=look, started_s=started_s)
+    async with bokilog.connect(cluster.url) as log:
+        report = await _job(log, options, plan, shown, look=look, started_s=started_s)
+    for said in blows:  # the job was faster than we looked
+        shown.say(said)
+    return report
+
+
+def _blows(cluster: LocalCluster) -> Iterator[str]:
+    """Kills the primary, then a storage node; says each."""
+    for node, whose in ((_primary(cluster), "the primary"), ("storage-1", "a storage node")):
+        pid = cluster.pid(node)
+        cluster.kill(node)
+        yield f"killed {node}, {whose} (pid {pid}): the cluster goes on, and starts it again"
+
+
+def _primary(cluster: LocalCluster) -> str:
+    with closing(open_views(cluster.layout.views)) as views:
+        view = views.latest()
+    assert view is not None, "a cluster that runs has a view"
+    return view.spaces[0].primary
 
 
 async def _embedded(
@@ -269,6 +303,11 @@ def _is_free(port: int) -> bool:
 )
 @click.option("--kill-worker", is_flag=True, help="Kill a worker while it holds a task.")
 @click.option(
+    "--chaos",
+    is_flag=True,
+    help="Kill the primary, a storage node and a worker while the job runs: the same answer.",
+)
+@click.option(
     "--json",
     "json_path",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -283,11 +322,13 @@ def main(
     partitions: int,
     job: str | None,
     kill_worker: bool,
+    chaos: bool,
     json_path: Path | None,
 ) -> None:
     """Departure delays of New York City in 2013 by weather and by carrier, through the log."""
-    if kill_worker and (embedded or workers * FUNCTION_NODES < 2):
-        raise click.UsageError("--kill-worker needs a cluster, where another worker goes on")
+    if (kill_worker or chaos) and embedded:
+        name = "--chaos" if chaos else "--kill-worker"
+        raise click.UsageError(f"{name} needs a cluster, where another worker goes on")
     options = Options(
         embedded=embedded,
         directory=directory,
@@ -297,6 +338,7 @@ def main(
         partitions=partitions,
         job=job or secrets.token_hex(4),
         kill_worker=kill_worker,
+        chaos=chaos,
     )
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it too stops what was started

@@ -79,6 +79,18 @@ def test_cluster_answers_alike_although_a_worker_is_killed_with_a_claim(
     assert report.repeated_claims >= 1
 
 
+@pytest.mark.kill
+def test_cluster_answers_alike_although_primary_storage_node_and_worker_die(
+    data: Path, tmp_path: Path
+) -> None:
+    report, said = demo(data, tmp_path, embedded=False, chaos=True, claim_ttl_ms=1_500)
+    check(report.answer, data)
+    assert "killed worker-1-1, which had claimed" in said
+    assert ", the primary (pid" in said
+    assert "killed storage-1, a storage node (pid" in said
+    assert report.repeated_claims >= 1
+
+
 def test_workers_that_cannot_start_end_the_demo_with_their_words(tmp_path: Path) -> None:
     with pytest.raises(ExceptionGroup) as raised:
         demo(tmp_path / "missing", tmp_path / "demo", embedded=False)
