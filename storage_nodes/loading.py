@@ -77,7 +77,7 @@ class Loading:
         self.loaded_bytes = 0
         """Of the load on its way."""
         self._at_least = 0
-        """Snapshots of fewer entries than this are of no use."""
+        """Snapshots of fewer entries than this are of no use; a fold that has them needs none."""
         self._number = 0
         self._part = 0
         self._peer: NodeId | None = None
@@ -104,7 +104,12 @@ class Loading:
         self._at_least = max(self._at_least, at_least)
 
     def ask(self, peers: Sequence[NodeId]) -> list[Effect]:
-        """The next of these peers, one at a time; again after a while, if there is none."""
+        """The next of these peers, one at a time; again after a while, if there is none.
+
+        A fold that got there by itself meanwhile needs no other.
+        """
+        if not self._writing and self._index.position.count >= self._at_least:
+            self.reason, self._at_least = "", 0
         if not self.reason or self._peer is not None:
             return []
         timer = SetTimer(("snapshot", int(self._index.space)), RETRY_S)

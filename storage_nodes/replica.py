@@ -149,7 +149,7 @@ class Replica:
         self._filling: dict[int, list[Moved]] = {}
         """The same, committed, by token."""
         self._gone: tuple[Position, set[str]] = (START, set())
-        """Peers that cannot give the frames of the next entry though they have folded it."""
+        """Peers that have no frames of the next entry to give."""
         self._follower = MetalogFollower(space.id, index.position)
         self._entries: deque[tuple[Position, Entry]] = deque()
         self._fold_scheduled = False
@@ -335,11 +335,13 @@ class Replica:
         """A peer has answered; its frames are here, or it has none to give."""
         if self._repair.answered(message):
             return self._fold()
-        if not self._entries or self._folded_by.get(str(source), 0) < self._entries[0][0].count:
+        if not self._entries:
             return []
         wanted = self._entries[0][0]
-        self._gone = wanted, {*(self._gone[1] if self._gone[0] == wanted else ()), str(source)}
-        if not self._gone[1].issuperset(self._peers()):
+        gone = {*(self._gone[1] if self._gone[0] == wanted else ()), str(source)}
+        self._gone = wanted, gone
+        folded = any(self._folded_by.get(peer, 0) >= wanted.count for peer in gone)
+        if not folded or not gone.issuperset(self._peers()):
             return []
         reason = f"no peer has the frames of entry {wanted.count} any more"
         return self._load(reason, at_least=wanted.count)
@@ -926,7 +928,8 @@ class Replica:
         behind = message.stored.count - self.index.position.count
         new = not self.index.stored_position.count
         if new and behind > self._load_entries and peer in self.space.replicas:
-            return self._load(f"{behind} entries are missing here", at_least=0)
+            reason = f"{behind:,} entries are missing here"
+            return self._load(reason, at_least=message.stored.count)
         return self._release()
 
     def _release(self) -> list[Effect]:

@@ -350,6 +350,25 @@ def test_p16_frames_that_peers_have_let_go_are_no_reason_to_wait_for_ever() -> N
     assert trio[NODE].replica.facts()["records_lost"] == 0
 
 
+def test_p16_two_nodes_that_wait_for_the_same_frames_load_the_fold_of_the_third() -> None:
+    """Found by the simulator: neither can give the other anything, nor say that it is gone."""
+    trio = Trio()
+    trio.append(0, 2)
+    trio.away(NODE)
+    trio.away(OTHER)
+    trio.append(2, 12, size_bytes=1800)
+    trio.order(Trim(5000, BOOK, None, 12, ME))
+    trio[PEER].replica._stored_by[OTHER] = 99  # before it was away, as far as this test goes
+    trio.checkpoint(PEER)
+    trio.checkpoint(PEER)
+    assert trio[PEER].journal.segments()[0].number > 1
+    trio.connect(NODE, OTHER)
+    assert trio[NODE].replica.loaded_count == trio[OTHER].replica.loaded_count == 1
+    for name in (NODE, OTHER):
+        trio.catch_up(name)
+        same_fold(trio[name], trio[PEER])
+
+
 def test_p24_a_frame_that_no_replica_has_any_more_is_data_lost_and_nothing_else_is() -> None:
     trio = Trio()
     trio.append(0, 12)
@@ -397,10 +416,21 @@ def test_p16_a_snapshot_that_is_not_further_does_not_end_a_fold() -> None:
     trio.append(8, 12)
     trio.do(NODE, Received(PRIMARY, MetalogGone(SPACE, 13)))
     assert not trio[NODE].replica._loading.reason, "it stands there already"
-    trio[NODE].replica._loading.want("a test", at_least=0)
+    trio[NODE].replica._loading.want("a test", at_least=14)
     trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
     assert trio.kinds(FetchSnapshot) and not trio[NODE].replica._loading.loaded_count
     same_fold(trio[NODE], trio[PEER])
+
+
+def test_p16_a_fold_that_got_there_by_itself_needs_no_other() -> None:
+    """1. A node asks for a fold. 2. No peer gives one, but the frames come. 3. It does not ask, nor
+    say that it is rebuilt, any more."""
+    trio = Trio()
+    trio.append(0, 8)
+    trio[NODE].replica._loading.want("a test", at_least=10)
+    trio.append(8, 12)
+    trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
+    assert trio[NODE].replica.rebuilding == "" and not trio.kinds(FetchSnapshot)
 
 
 def test_p27_followers_see_a_hole_where_a_fold_was_loaded() -> None:
