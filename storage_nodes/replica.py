@@ -177,6 +177,10 @@ class Replica:
         self._segments_known = False
         self._rebuilt = False
         """It took the place of another one: what was folded is folded again."""
+        self._backups: set[int] = set()
+        """Connections that take a backup: until they end nothing is let go (P21)."""
+        self._broken_backups: set[int] = set()
+        """Those for which something was let go all the same."""
         self._ended: dict[Term, End] = {}
         for number, opened in index.open_shards.items():
             shard = Shard(space.id, index.position.term, number)
@@ -656,6 +660,11 @@ class Replica:
 
     def link_down(self, source: Address) -> list[Effect]:
         self._streams.drop(source)
+        if isinstance(source, int) and source in self._backups | self._broken_backups:
+            self._backups.discard(source)
+            self._broken_backups.discard(source)
+            self._snapshots.drop(source)
+            return [*self._waiting.drop(source), *self._release()]
         return list(self._waiting.drop(source))
 
     # --- reads ------------------------------------------------------------------------------------
@@ -954,6 +963,10 @@ class Replica:
         stored = self.index.stored_position.count
         if self._loading.writing or (self._loading.loaded_count and not stored):
             return False
+        if self._backups and not self.read_only:
+            return False
+        self._broken_backups |= self._backups  # on a full disk backups fail, so that appends do not
+        self._backups.clear()
         others = [self._stored_by.get(peer, 0) for peer in self.space.replicas if peer != self.node]
         return sum(each >= stored for each in others) >= self.space.write_quorum - 1
 
@@ -989,7 +1002,19 @@ class Replica:
         """A peer wants this fold, or the next part of it."""
         if self._loading.writing:
             return []  # it asks another one after a while
+        if isinstance(source, int) and not message.part:
+            return self._begin_backup(source, message)
         return [*self._snapshots.give(source, message)]
+
+    def _begin_backup(self, source: int, message: FetchSnapshot) -> list[Effect]:
+        """A backup is of the present position, so it waits for a checkpoint; until its connection
+        ends, the frames that the snapshot names stay here, live or not."""
+        self._backups.add(source)
+        if not self.index.frozen and self.index.stored_position == self.index.position:
+            return [*self._snapshots.give(source, message)]
+        self._snapshots.wait(source, message)
+        self._checkpoint_due = True
+        return []
 
     def snapshot_part(self, source: Address, part: SnapshotPart) -> list[Effect]:
         """The next part of a peer's fold; the first one, if it will do, ends this one."""
@@ -1064,7 +1089,11 @@ class Replica:
         """A peer has loaded a fold, and lacks frames that it names."""
         if self._loading.writing:
             return []
-        return [*give_stored(source, message, self.index, self._reader)]
+        if source in self._broken_backups:
+            start = message.first_seqnum
+            return [Send(source, StoredSent(self.space.id, start, start, START, []))]
+        dead_too = source in self._backups
+        return [*give_stored(source, message, self.index, self._reader, dead_too=dead_too)]
 
     def stored_frame(self, source: Address, message: StoredFrame) -> list[Effect]:
         """Journals a frame that the loaded fold names; it is read once it is durable."""
