@@ -208,8 +208,8 @@ class Pending:
         )
 
     def forget(self, shard: Shard, start: int) -> None:
-        """The journal did not take the frame after all (P7): it is not held, and may come again, unless
-        its shard was closed meanwhile."""
+        """The journal did not take the frame after all (P7): it is not held, and may come again,
+        unless its shard was closed meanwhile."""
         room = self.shards.get(shard)
         held = room.frames.get(start) if room is not None else None
         if room is not None and held is not None and not held.durable:
