@@ -6,9 +6,10 @@ folded more than that. They drop their fold, not their frames, and fold again: u
 entries are the same ones, and what comes behind it has other seqnums, above the ceiling.
 
 Decides: the fold as it is stored, if no end since lies before it; else from nothing, if the journal
-holds everything since the start. If not, the node refuses and says what can be done: other state
-comes from a peer's snapshot only (P16, P20), and that is not there yet. Class `sync` publishes
-nothing that it may lose, so there such an end is damage, and nothing is dropped for it.
+holds everything since the start. If not, the node refuses and says what can be done: it does not
+drop its fold for a peer's (P16), since every peer may stand past that end, and then nobody would
+have one. Class `sync` publishes nothing that it may lose, so there such an end is damage, and
+nothing is dropped for it.
 
 Does not know how stores, journals and views are read; its shell does.
 """
@@ -63,10 +64,10 @@ def goes_on_from_stored(
     raise NotReady(
         f"log space {space.id} lost its metalog past entry {bound} (class {space.durability} may),"
         f" its fold is stored here at entry {stored.count}, and journal-{space.id} does not reach"
-        f" back to the start, to fold it again. It needs the snapshot of a peer, which this version"
-        f" cannot load. To begin the log space anew, without its records, stop the cluster and move"
-        f" away metalog-{space.id} of the sequencer and index-{space.id} and journal-{space.id} of"
-        f" every storage node"
+        f" back to the start, to fold it again. If another storage node goes on, move index-{space.id}"
+        f" and journal-{space.id} of this one away: it loads that one's fold. If none does, the log"
+        f" space begins anew, without its records, once metalog-{space.id} of the sequencer and both"
+        f" directories of every storage node are moved away"
     )
 
 
