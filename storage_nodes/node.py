@@ -146,6 +146,8 @@ class _Storage:
             new_index=partial(_empty_index, space.id),
             cache_bytes_max=self._settings.cache_bytes,
             pending_bytes_max=self._settings.pending_bytes,
+            compaction_bytes_s=self._settings.compaction_bytes_s,
+            scrub_bytes_s=self._settings.scrub_bytes_s,
             backfill_bytes_s=self._settings.rebuild_bytes_s,
         )
         for kind, location, data in items(replica.replay_from):

@@ -14,6 +14,8 @@ from bokilog.io.addresses import parse_address
 from bokilog.io.open_views import check_views
 from bokilog.io.settings import SyncName, check_setting
 from bokilog.limits import MIB, SEGMENT_BYTES, UNIT_BYTES_MAX, UNIT_COLUMNS_BYTES_MAX
+from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S
+from bokilog.storage_nodes.scrub import SCRUB_BYTES_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,12 @@ class StorageSettings:
     pending_bytes: int = 256 * MIB
     """Per log space, frames in memory that are not folded yet; beyond it the oldest durable ones
     are read back from the journal when their turn comes (P32)."""
+    compaction_bytes_s: int = COMPACTION_BYTES_S
+    """Per log space, how fast live frames are copied out of segments that are mostly trimmed (P21):
+    a tenth of what a slow disk writes, so that appends hardly notice. 0: none are."""
+    scrub_bytes_s: int = SCRUB_BYTES_S
+    """Per log space, how fast frames are read to find flipped bits (P30): a terabyte in three days.
+    0: nothing is looked for."""
     rebuild_bytes_s: int = 32 * MIB
     """Per log space, how fast a node whose disk was lost copies frames from the others: appends and
     reads come first (P33)."""
@@ -85,6 +93,8 @@ class StorageSettings:
             least=UNIT_BYTES_MAX + UNIT_COLUMNS_BYTES_MAX,
             why="the largest unit must fit",
         )
+        check_setting("compaction_bytes_s", self.compaction_bytes_s, least=0)
+        check_setting("scrub_bytes_s", self.scrub_bytes_s, least=0)
         check_setting("rebuild_bytes_s", self.rebuild_bytes_s, least=MIB)
         check_setting("view_poll_s", self.view_poll_s, least=0.01, most=60)
         check_setting("sync_delay_ms", self.sync_delay_ms, least=0, most=10_000)

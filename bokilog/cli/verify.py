@@ -16,7 +16,7 @@ from typing import Final
 
 import click
 
-from bokilog.errors import DirectoryInUse
+from bokilog.errors import DirectoryInUse, UnavailableError
 from bokilog.shapes.verification import Report, Verification
 from bokilog.verify import Part, bytes_text
 
@@ -36,7 +36,7 @@ def verify(directory: Path, as_json: bool) -> int:
 
     DIR is the directory of an embedded log, of a cluster, or of one node of it (DIR/data/NODE).
     Nothing is changed. Exit codes: 0 clean, 1 damage was found, 2 it cannot be checked (in use by
-    a live process, or nothing of bokilog's).
+    a live process, its view store does not answer, or nothing of bokilog's).
     """
     progress = _Progress(shown=sys.stderr.isatty() and not as_json)
 
@@ -49,6 +49,8 @@ def verify(directory: Path, as_json: bool) -> int:
         report = Verification(directory, part_done=part_done, progress=progress.read).run()
     except DirectoryInUse as error:
         raise _CannotCheck(f"{error}: stop it first, or check a copy") from None
+    except UnavailableError as error:
+        raise _CannotCheck(str(error)) from None
     finally:
         progress.clear()
     if as_json:

@@ -13,14 +13,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bokilog.errors import BokilogError, CorruptJournal, DirectoryInUse, InvalidSettings
+from bokilog.errors import (
+    BokilogError,
+    CorruptJournal,
+    DataError,
+    DirectoryInUse,
+    FormatTooNew,
+    InvalidSettings,
+)
 from bokilog.frame import ITEM_FRAME
-from bokilog.ids import LogSpaceId, NodeId
+from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io.directory import (
     IDENTITY,
     StoredIdentity,
@@ -28,6 +35,7 @@ from bokilog.io.directory import (
     lock_to_read,
     read_identity,
 )
+from bokilog.io.open_views import open_views
 from bokilog.io.stopped_journal import StoppedJournal
 from bokilog.io.view_store import decode_view
 from bokilog.metalog import ITEM_METALOG, DeleteBook, Run, Trim, decode_run
@@ -104,6 +112,7 @@ class Verification:
         Raises:
             InvalidSettings: the directory holds nothing of bokilog's.
             DirectoryInUse: a live process owns it, or a part of it.
+        NodeUnreachable, NotReady: the store of its views does not answer.
         """
         directory, report = self._directory, self._report
         if (directory / SETTINGS).exists():
@@ -129,12 +138,18 @@ class Verification:
             self._embedded(directory, views)
             return
         self._report.kind = "node"
-        beside = directory.parent.parent / "views"
-        views = self._views(beside, "") if beside.is_dir() else []
+        views = self._views_beside(directory.parent.parent)
         if identity is not None and views and views[-1].cluster_id != identity.cluster_id:
             views = []  # somebody else's
         metalogs = self._metalogs(directory, "", views)
         self._folds(directory, "", views, metalogs, later={})
+
+    def _views_beside(self, cluster: Path) -> list[View]:
+        """Of the cluster that a node's directory may lie in."""
+        if (cluster / SETTINGS).exists():
+            return self._stored_views(read_layout(cluster))
+        beside = cluster / "views"
+        return self._views(beside, "") if beside.is_dir() else []
 
     def _cluster(self, layout: Layout) -> None:
         state = read_state(layout.run_dir)
@@ -145,7 +160,7 @@ class Verification:
             for node in nodes:
                 assert node.data_dir is not None
                 kept.enter_context(_kept(node.data_dir))
-            views = self._views(layout.settings.views_dir, "")
+            views = self._stored_views(layout)
             metalogs: dict[LogSpaceId, _Metalog] = {}
             later: dict[LogSpaceId, dict[int, int]] = {}
             for node in nodes:
@@ -221,6 +236,26 @@ class Verification:
         except (ValueError, TypeError) as error:
             raise CorruptJournal(str(file), 0, f"it holds no ceilings: {error}") from None
 
+    def _stored_views(self, layout: Layout) -> list[View]:
+        """The views of a cluster, wherever they are kept."""
+        if not layout.settings.views_url:
+            return self._views(layout.settings.views_dir, "")
+        findings = Findings()
+        views: list[tuple[str, View]] = []
+        with closing(open_views(layout.views)) as store:
+            latest = store.latest_term()
+            for term in range(latest + 1 if latest is not None else 0):
+                name = f"{store.where} term {term}"
+                try:
+                    view = store.load(Term(term))
+                except (DataError, FormatTooNew) as error:
+                    findings.add(name, 0, str(error), "the end of the term before it")
+                    continue
+                if view is not None:
+                    views.append((name, view))
+            where = store.where
+        return self._checked_views(views, findings, where=where, prefix="")
+
     def _views(self, directory: Path, prefix: str) -> list[View]:
         findings = Findings()
         views: list[tuple[str, View]] = []
@@ -237,9 +272,14 @@ class Verification:
                 findings.add(str(file), None, problem, "the end of the term before it")
             views.append((str(file), view))
         views.sort(key=lambda named: named[1].term)
+        return self._checked_views(views, findings, where=str(directory), prefix=prefix)
+
+    def _checked_views(
+        self, views: list[tuple[str, View]], findings: Findings, *, where: str, prefix: str
+    ) -> list[View]:
         check_views(views, findings)
         if not views:
-            findings.add(str(directory), None, "there is no view", "nothing starts without one")
+            findings.add(where, None, "there is no view", "nothing starts without one")
         terms = f"terms {views[0][1].term} to {views[-1][1].term}" if views else "none"
         self._done(findings.part(f"{prefix}views", terms))
         return [view for _, view in views]

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 import bokilog
+from bokilog.cli.main import main
 from bokilog.cli.status import collect
+from bokilog.errors import InvalidSettings
+from bokilog.io.places import Folder
 from bokilog.logbook import Log
+from bokilog.shapes.backup import backup
 from bokilog.shapes.local_cluster import LocalCluster
+from bokilog.shapes.restore import restore
 from tests.etcd import EtcdServer
 from tests.integration.cluster import free_port
 
@@ -101,3 +106,35 @@ async def _views(cluster: LocalCluster) -> dict[str, object]:
     return {"problem": views["problem"]} | (
         {"term": view["term"]} if isinstance(view, dict) else {}
     )
+
+
+def test_views_in_etcd_are_verified_and_a_restore_stores_them_there(
+    tmp_path: Path, etcd: EtcdServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with new_cluster(tmp_path / "d", etcd.url("c1")) as cluster:
+        asyncio.run(_append_and_back_up(cluster, tmp_path / "copy"))
+    assert main(["verify", str(tmp_path / "d")]) == 0
+    assert "terms 0 to 1" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "d" / "data" / "storage-1")]) == 0
+
+    copy, taken = Folder(tmp_path / "copy"), etcd.url("c1")
+    with pytest.raises(InvalidSettings, match="cluster already"):
+        restore(copy, tmp_path / "new", views_url=taken)
+    assert not (tmp_path / "new").exists()
+    restore(copy, tmp_path / "new", views_url=etcd.url("c2"), port=free_port())
+    with LocalCluster(tmp_path / "new") as cluster:
+        asyncio.run(_read(cluster))
+    etcd.kill()
+    assert main(["verify", str(tmp_path / "new")]) == 2
+    assert etcd.endpoint in capsys.readouterr().err
+
+
+async def _append_and_back_up(cluster: LocalCluster, folder: Path) -> None:
+    async with bokilog.connect(cluster.url) as log:
+        await log.book("orders").append(b"one")
+        await backup(cluster.layout.directory, Folder(folder))
+
+
+async def _read(cluster: LocalCluster) -> None:
+    async with bokilog.connect(cluster.url) as log:
+        assert [bytes(each.data) async for each in log.book("orders").scan()] == [b"one"]

@@ -120,10 +120,10 @@ def test_every_command_line_works(tmp_path: Path) -> None:
     up = f"bokilog up --port {port}"
     try:
         for number, (where, script) in enumerate(SHELL):
+            if number:
+                run("bokilog", "down", cwd=tmp_path, url=url)
             if "bokilog up" not in script:
                 run("sh", "-c", f"{up} --detach", cwd=tmp_path, url=url)
-            elif number:
-                run("bokilog", "down", cwd=tmp_path, url=url)
             done = run("sh", "-e", "-c", script.replace("bokilog up", up), cwd=tmp_path, url=url)
             print(where, done, sep="\n")
     finally:
