@@ -64,10 +64,10 @@ def goes_on_from_stored(
     raise NotReady(
         f"log space {space.id} lost its metalog past entry {bound} (class {space.durability} may),"
         f" its fold is stored here at entry {stored.count}, and journal-{space.id} does not reach"
-        f" back to the start, to fold it again. If another storage node goes on, move index-{space.id}"
-        f" and journal-{space.id} of this one away: it loads that one's fold. If none does, the log"
-        f" space begins anew, without its records, once metalog-{space.id} of the sequencer and both"
-        f" directories of every storage node are moved away"
+        f" back to the start, to fold it again. If another storage node goes on, move"
+        f" index-{space.id} and journal-{space.id} of this one away: it loads the other's fold. If"
+        f" none does, the log space begins anew, without its records, once metalog-{space.id} of"
+        f" the sequencer and both directories of every storage node are moved away"
     )
 
 

@@ -238,7 +238,14 @@ def test_p20_a_journal_that_let_segments_go_cannot_be_folded_again() -> None:
         rig.install(flush_view(2, end=at(5), tail=CEILING))
     line = readable(caught.value)
     assert line is not None and "\n" not in line
-    for part in ("log space 1", "entry 5", "entry 13", "flush", "journal-1", "snapshot of a peer"):
+    for part in (
+        "log space 1",
+        "entry 5",
+        "entry 13",
+        "flush",
+        "journal-1",
+        "loads the other's fold",
+    ):
         assert part in line
     assert Index(SPACE, rig.store).position == at(13), "nothing was dropped"
 
