@@ -1151,6 +1151,7 @@ class Replica:
             "records_lost": self._backfill.lost_records,
             "chained_hash": f"{self.index.chained_hash:016x}",
             "segments": len(self._journal.segments()),
+            "backups": len(self._backups),
             "segments_compacted": self._compactor.emptied_count,
             "compacted_bytes": self._compactor.copied_bytes,
             "scrubbed_bytes": self._scrubber.scrubbed_bytes,

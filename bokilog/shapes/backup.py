@@ -87,9 +87,16 @@ async def backup(
         raise InvalidSettings("destination", repr(place.where), problem)
     if (directory / IDENTITY).exists() and read_identity(directory).cluster_id == "embedded":
         async with embedded_source(directory) as stopped:
-            return await _Backup(stopped, place, bytes_s=bytes_s, tell=tell).run()
+            return await copy_log(stopped, place, bytes_s=bytes_s, tell=tell)
     async with cluster_source(read_layout(directory)) as running:
-        return await _Backup(running, place, bytes_s=bytes_s, tell=tell).run()
+        return await copy_log(running, place, bytes_s=bytes_s, tell=tell)
+
+
+async def copy_log(
+    source: Source, place: Place, *, bytes_s: int, tell: Tell = _tell_nobody
+) -> Manifest:
+    """Copy a log from whoever gives it to an empty place."""
+    return await _Backup(source, place, bytes_s=bytes_s, tell=tell).run()
 
 
 class _Backup:

@@ -11,14 +11,33 @@ import pytest
 
 import bokilog
 from bokilog.cli.main import main
-from bokilog.errors import BackupUnusable, DirectoryInUse, FormatTooNew, InvalidSettings
+from bokilog.errors import (
+    BackupUnusable,
+    DataLost,
+    DirectoryInUse,
+    FormatTooNew,
+    InvalidSettings,
+    NotReady,
+)
+from bokilog.ids import LogSpaceId
 from bokilog.io.places import Folder, open_place
-from bokilog.shapes.backup import backup
-from bokilog.shapes.backup_files import FORMAT, MANIFEST, Manifest, encode_manifest, read_manifest
+from bokilog.messages import StoredFrame, StoredSent
+from bokilog.shapes.backup import BYTES_S, backup, copy_log
+from bokilog.shapes.backup_files import (
+    FORMAT,
+    MANIFEST,
+    PART_BYTES,
+    Manifest,
+    encode_manifest,
+    read_manifest,
+)
+from bokilog.shapes.backup_source import EmbeddedSource, embedded_source
+from bokilog.shapes.cluster_layout import lay_out
 from bokilog.shapes.restore import restore
 from bokilog.shapes.verification import Verification
 from tests.objects import object_store
 
+pytestmark = pytest.mark.slow
 RECORDS = 40
 
 
@@ -169,6 +188,88 @@ def test_an_embedded_log_that_is_open_is_in_use(tmp_path: Path) -> None:
                 await backup(tmp_path / "log", Folder(tmp_path / "copy"))
 
     asyncio.run(use())
+
+
+class Lacking:
+    """An embedded log that has no bytes of one frame; another replica may have them."""
+
+    def __init__(self, source: EmbeddedSource, *, elsewhere: bool) -> None:
+        self.view, self.shape, self.spaces = source.view, source.shape, source.spaces
+        self.begin, self.rows = source.begin, source.rows
+        self._source = source
+        self._elsewhere = elsewhere
+        self._lacking: list[StoredFrame] = []
+
+    async def frames(
+        self, space: LogSpaceId, first: int, until: int
+    ) -> tuple[list[StoredFrame], StoredSent]:
+        found, sent = await self._source.frames(space, first, until)
+        if len(found) < 10:
+            return found, sent
+        self._lacking.append(found.pop(5))
+        return found, sent._replace(lacking=[self._lacking[0].first_seqnum])
+
+    async def frames_elsewhere(self, space: LogSpaceId, first: int) -> list[StoredFrame]:
+        return self._lacking if self._elsewhere else []
+
+
+async def back_up_lacking(log: Path, folder: Path, *, elsewhere: bool) -> Manifest:
+    async with embedded_source(log) as source:
+        lacking = Lacking(source, elsewhere=elsewhere)
+        return await copy_log(lacking, Folder(folder), bytes_s=BYTES_S)
+
+
+def test_a_frame_that_the_giver_lacks_comes_from_another_replica(log: Path, tmp_path: Path) -> None:
+    manifest = asyncio.run(back_up_lacking(log, tmp_path / "copy", elsewhere=True))
+    assert [space.lost_frames for space in manifest.spaces] == [0, 0, 0]
+    restore(Folder(tmp_path / "copy"), tmp_path / "new")
+    assert records(tmp_path / "new") == records(log)
+    assert Verification(tmp_path / "new").run().clean
+
+
+def test_what_no_replica_has_is_told_and_stays_lost(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = asyncio.run(back_up_lacking(log, tmp_path / "copy", elsewhere=False))
+    assert manifest.spaces[0].lost_frames == 1
+    assert main(["restore", str(tmp_path / "copy"), "--dir", str(tmp_path / "new")]) == 0
+    assert "1 frames are on no replica any more" in capsys.readouterr().out
+
+    async def read() -> list[int]:
+        lost = []
+        async with bokilog.open(tmp_path / "new") as new:
+            for seqnum, data in expected:
+                try:
+                    record = await new.book("orders").read(seqnum)
+                except DataLost as error:
+                    lost.append(error.seqnum)
+                else:
+                    assert record is not None
+                    assert bytes(record.data) == data
+        return lost
+
+    expected = records(log)
+    assert len(asyncio.run(read())) == 1
+
+
+def test_a_record_larger_than_a_part_is_copied(tmp_path: Path) -> None:
+    data = bytes(PART_BYTES + 1)
+
+    async def use() -> None:
+        async with bokilog.open(tmp_path / "log") as log:
+            await log.book("orders").append(data)
+
+    asyncio.run(use())
+    asyncio.run(backup(tmp_path / "log", Folder(tmp_path / "copy"), bytes_s=1 << 40))
+    restore(Folder(tmp_path / "copy"), tmp_path / "new")
+    assert [found for _, found in records(tmp_path / "new")] == [data]
+
+
+def test_a_cluster_that_was_never_started_has_nothing_to_back_up(tmp_path: Path) -> None:
+    lay_out(tmp_path / "d")
+    with pytest.raises(NotReady, match="never started"):
+        asyncio.run(backup(tmp_path / "d", Folder(tmp_path / "copy")))
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.fixture
