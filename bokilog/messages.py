@@ -181,6 +181,13 @@ class FrameLost(NamedTuple):
     reason: str
 
 
+class Leaving(NamedTuple):
+    """Engine to client: it is about to stop. What was sent is still answered; the client sends no
+    more frames here, and goes to another engine once nothing is under way."""
+
+    reason: str
+
+
 VERDICT_VISIBLE = 0
 """a: first seqnum"""
 VERDICT_CONDITION_FAILED = 1
@@ -696,6 +703,7 @@ Message = (
     | FrameVerdicts
     | FrameRefused
     | FrameLost
+    | Leaving
     | Read
     | ReadReply
     | RequestFailed
@@ -752,6 +760,7 @@ KINDS: dict[type[Message], int] = {
     FrameVerdicts: 12,
     FrameRefused: 13,
     FrameLost: 14,
+    Leaving: 15,
     Read: 20,
     ReadReply: 21,
     RequestFailed: 22,

@@ -29,6 +29,7 @@ from bokilog.errors import (
     BokilogError,
     InvalidSettings,
     NodeUnreachable,
+    NotReady,
     RemoteProtocolError,
     from_wire,
 )
@@ -270,6 +271,11 @@ class NetworkPort:
     def last_error(self) -> str:
         """Why each seed could not be reached, or was lost; empty if none has failed yet."""
         return "; ".join(self._errors.values())
+
+    def leave(self) -> None:
+        """Nothing is under way on the connection any more, so nothing is lost with it."""
+        if self._link is not None:
+            self._link.abort(Loss.CLOSED, NotReady("the engine is about to stop"))
 
     def close(self) -> None:
         """No callback follows; `aclose` ends the connection itself."""

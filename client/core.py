@@ -40,6 +40,7 @@ from bokilog.messages import (
     FrameOrdered,
     FrameRefused,
     FrameVerdicts,
+    Leaving,
     Message,
     ReadReply,
     RequestFailed,
@@ -100,6 +101,8 @@ class ClientCore:
         self.welcome: Welcome | None = None
         """The newest one, also after the connection is gone."""
         self.up = False
+        self.leaving = False
+        """The engine is about to stop: it gets no more frames; once none is under way it is left."""
         self.down_reason = "it was never reached"
         self.cache = cache or Cache()
         self.system = Session("")
@@ -140,7 +143,7 @@ class ClientCore:
         self.welcome = welcome
         for space, term, count, _ in welcome.positions:
             self.system.observe(space, Position(Term(term), count))
-        self.up = True
+        self.up, self.leaving = True, False
         self.requests.up(now_s)
         self.flush(now_s)
 
@@ -181,9 +184,13 @@ class ClientCore:
                     self._wake_at(lane.resume_at_s)
                 case FrameLost():
                     self._left(self.lane(message.space).lose(message))
+                case Leaving():
+                    self.leaving = True
                 case _:
                     raise RemoteProtocolError(f"{type(message).__name__} is nothing for a client")
         self._pump()
+        if self.leaving and self.port is not None and not any(map(_awaits, self._lanes.values())):
+            self.port.leave()
 
     def _verdicts(self, message: FrameVerdicts, now_s: float) -> None:
         lane = self.lane(message.space)
@@ -235,7 +242,7 @@ class ClientCore:
 
     def _pump(self) -> None:
         """Lanes take turns, a frame each; a frame without room lets no other pass."""
-        if self._pumping or not self.up or self.port is None:
+        if self._pumping or not self.up or self.leaving or self.port is None:
             return
         self._pumping = True  # an answer from inside `send` comes back here
         turns, idle_count = self._turns, 0
@@ -455,6 +462,11 @@ class ClientCore:
 
 def _order(held: tuple[tuple[float, int], Unit]) -> tuple[float, int]:
     return held[0]
+
+
+def _awaits(lane: Lane) -> bool:
+    """Whether frames of it are under way."""
+    return bool(lane.sent)
 
 
 def _forget_route(book: Book) -> None:

@@ -28,6 +28,10 @@ class Port(Protocol):
         """Hand over a message; False while there is no engine, and then nothing was kept."""
         ...
 
+    def leave(self) -> None:
+        """End the connection to this engine and go to the next one; `on_down` follows."""
+        ...
+
     def close(self) -> None:
         """Let go of the engine; no callback follows."""
         ...

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "up": ("cluster", "Start a cluster on this machine."),
     "status": ("status", "Show what runs and how far it is."),
     "down": ("cluster", "Stop the cluster of a directory."),
+    "restart": ("restart", "Restart a running cluster, one process after the other."),
     "append": ("records", "Append one record and print its seqnum."),
     "read": ("records", "Print one record: by seqnum, the next or the last."),
     "scan": ("records", "Print the records there are, then end."),

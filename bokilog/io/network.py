@@ -21,7 +21,7 @@ from bokilog.errors import RemoteProtocolError
 from bokilog.framing import WireMessage
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import Listener, Peer, PeerCallbacks, listen
-from bokilog.messages import Hello, Message, Welcome, decode, encode
+from bokilog.messages import Hello, Leaving, Message, Welcome, decode, encode
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,9 @@ class Network:
         self._links: dict[Address, Link | Peer] = {}
         self._names: dict[Link | Peer, Address] = {}
         self._clients = itertools.count(1)
+        self._served: dict[int, Link | Peer] = {}
+        """Clients whose links are up, without those who only ask for the status."""
+        self._dismissing = False
         self._touched: dict[Link | Peer, None] = {}
         """In the order of the first message: whom the core names first is woken first."""
 
@@ -123,9 +126,23 @@ class Network:
     def welcome_client(self, connection: int, welcome: Welcome) -> None:
         """The greeting of a client is complete: its link is up."""
         link = self._links.get(connection)
-        if link is not None:
+        if link is not None and self._dismissing:
+            link.abort()
+        elif link is not None:
+            self._served[connection] = link
             _send(link, welcome)
             self._events.link_up(connection)
+
+    def dismiss_clients(self, reason: str) -> None:
+        """Ask all clients to go to another engine, and take no new ones."""
+        self._dismissing = True
+        for link in self._served.values():
+            _send(link, Leaving(reason))
+
+    @property
+    def clients_count(self) -> int:
+        """How many clients are connected."""
+        return len(self._served)
 
     def disconnect(self, peer: Address, reason: str) -> None:
         link = self._links.get(peer)
@@ -168,10 +185,13 @@ class Network:
             self._refuse(link, hello.node, self._foreign(hello.cluster_id))
             return
         self._greet(link, hello)
-        if len(messages) > 1:
+        if len(messages) > 1 and link in self._names:
             self._deliver(self._names[link], messages[1:])
 
     def _greet(self, link: Link, hello: Hello) -> None:
+        if hello.role == "client" and self._dismissing:
+            link.abort()
+            return
         if hello.role in ("client", "control"):
             connection = next(self._clients)
             self._links[connection] = link
@@ -179,7 +199,8 @@ class Network:
             if hello.role == "client":
                 self._events.greet_client(connection)
             else:
-                self.welcome_client(connection, self.welcome())
+                _send(link, self.welcome())
+                self._events.link_up(connection)
             return
         name: Address = ("bulk", hello.node) if hello.bulk else hello.node
         _send(link, self.welcome())
@@ -212,6 +233,8 @@ class Network:
         name = self._names.pop(link, None)
         if name is not None and self._links.get(name) is link:
             del self._links[name]
+            if isinstance(name, int):
+                self._served.pop(name, None)
             self._events.link_down(name)
 
     def _clogged(self, link: Link | Peer, *, clear: bool) -> None:

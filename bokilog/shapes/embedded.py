@@ -412,6 +412,9 @@ class EmbeddedPort:
     def send(self, message: Message) -> bool:
         return self._node.send(message)
 
+    def leave(self) -> None:
+        """There is no other engine, and this one does not ask for it."""
+
     def close(self) -> None:
         """The engine goes with the node, which its owner closes."""
 

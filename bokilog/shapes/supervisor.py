@@ -1,7 +1,8 @@
 """Starts the processes of a local cluster, watches them, restarts the dead, stops them in order.
 
 Decides when a dead process is started again and when that has become pointless. Restarts back off
-from 0.1 s, doubling to 5 s, and start over once a process has lived for 10 s. One that dies five
+from 0.1 s, doubling to 5 s, and start over once a process has lived for 10 s; one that was told to
+stop, and did, starts again at once (`bokilog restart`). One that dies five
 times in a row within its first 2 s is given up: while the cluster starts this ends the start, later
 it leaves that process down (`status` shows it) and the others running. A process that cannot start
 for a reason that an operator can mend (exit code 2) ends the start at once.
@@ -98,8 +99,16 @@ class Restarts:
         """In a row."""
         self._delay_s = BACK_OFF_S_MIN
 
-    def delay_s(self, lived_s: float) -> float | None:
-        """How long to wait before the next start; None: give up."""
+    def delay_s(self, lived_s: float, *, in_order: bool = False) -> float | None:
+        """How long to wait before the next start; None: give up.
+
+        Args:
+            lived_s: since the start.
+            in_order: it served, and stopped because somebody told it to: it starts again at once.
+        """
+        if in_order:
+            self.count, self.early_deaths = self.count + 1, 0
+            return 0.0
         self.early_deaths = self.early_deaths + 1 if lived_s < EARLY_S else 0
         if self.early_deaths >= EARLY_DEATHS_MAX:
             return None
@@ -288,7 +297,8 @@ class Supervisor:
         child.exit = describe_exit(code)
         self._drop_process(child)
         mendable = code == EXIT_USAGE and not child.was_ready
-        delay_s = None if mendable else child.restarts.delay_s(lived_s)
+        in_order = code == 0 and child.state is ProcessState.RUNNING
+        delay_s = None if mendable else child.restarts.delay_s(lived_s, in_order=in_order)
         if delay_s is None:
             child.state = ProcessState.FAILED
             self._say(f"{child.plan.id} {child.exit} after {lived_s:.1f} s and is given up")

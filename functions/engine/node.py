@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from bokilog.effects import Effect, Event, LinkDown, LinkUp, Received, Send
 from bokilog.errors import NotReady
@@ -17,6 +18,10 @@ from bokilog.io.open_views import open_views
 from bokilog.io.view_store import check_versions
 from bokilog.messages import RequestFailed, Tail, TailRequest
 from bokilog.view import LogSpace, View
+
+LEAVE_S: Final = 3.0
+"""How long a stopping engine waits for its clients: longer than a change of the primary takes."""
+_LEAVE_POLL_S: Final = 0.01
 
 
 class GreetingCore:
@@ -120,8 +125,19 @@ async def run(
     ready()
     try:
         await shell.run(stop, poll_s=settings.view_poll_s)
+        await _let_clients_go(shell)
     finally:
         await shell.aclose()
+
+
+async def _let_clients_go(shell: NodeShell) -> None:
+    """What clients have under way is answered, so that nobody has to wonder what became of it."""
+    shell.network.dismiss_clients("it is about to stop")
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + LEAVE_S
+    while shell.network.clients_count and loop.time() < deadline_s:
+        await asyncio.sleep(_LEAVE_POLL_S)
+        shell.load_views()
 
 
 def _dial_peers(shell: NodeShell, view: View) -> None:

@@ -127,6 +127,9 @@ class CoreClient:
     def send(self, message: Message) -> bool:
         return self.engine is not None and self.world.send(self.number, self.engine, message)
 
+    def leave(self) -> None:
+        raise AssertionError("engines of this simulation do not leave")
+
     def close(self) -> None:
         self.engine = None
 

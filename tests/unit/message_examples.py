@@ -35,6 +35,7 @@ from bokilog.messages import (
     HoldCeiling,
     IndexReport,
     IndexStream,
+    Leaving,
     Message,
     Metalog,
     MetalogGone,
@@ -93,6 +94,7 @@ EXAMPLES: tuple[Message, ...] = (
     FrameVerdicts(1, 2, POSITION, OUTCOMES),
     FrameRefused(1, 2, [53, 0.5]),
     FrameLost(1, 2, "the disk is gone"),
+    Leaving("it is about to stop"),
     Read(7, 1, 8, "t", 1, 99, 100, 1 << 20, False, POSITION, 250, True, -1, -1),
     ReadReply(
         request=7,

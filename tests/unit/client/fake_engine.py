@@ -118,6 +118,9 @@ class FakeEngine:
             self._schedule()
         return True
 
+    def leave(self) -> None:
+        self.disconnect("the engine is about to stop")
+
     def close(self) -> None:
         self.up, self.closed = False, True
 

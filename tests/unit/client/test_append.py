@@ -22,7 +22,7 @@ from bokilog.errors import (
     RecordTooLarge,
 )
 from bokilog.limits import FRAME_BYTES_MAX, INFLIGHT_RECORDS_MAX
-from bokilog.messages import AppendFrame, FrameOrdered, Message, Read
+from bokilog.messages import AppendFrame, FrameOrdered, Leaving, Message, Read
 from bokilog.record import Buffer, Entry, Unit
 from tests.unit.client.fake_engine import FakeEngine
 from tests.unit.client.opened import existing, opened
@@ -238,6 +238,37 @@ async def test_what_was_not_sent_leaves_after_a_reconnect_in_the_order_of_issue(
         seqnums = await asyncio.gather(*tasks)
         assert seqnums == sorted(seqnums)
         assert payloads(engine) == [[b"1", b"2", b"3"]]
+
+
+async def test_an_engine_that_is_about_to_stop_is_left_once_all_is_answered() -> None:
+    """So that no outcome is unknown: what it has is answered, the rest goes to the next one."""
+    engine = FakeEngine()
+    async with existing(engine) as (_, book):
+        engine.answering = False
+        (sent,) = issue(book, b"sent")
+        await turn()
+        engine.tell(Leaving("it is about to stop"))
+        (waiting,) = issue(book, b"waiting")
+        await turn()
+        assert payloads(engine) == [[b"sent"]]
+        engine.answer()
+        assert not engine.up
+        first = await sent
+        assert not waiting.done()
+        engine.answering = True
+        engine.connect()
+        assert await waiting > first
+        assert [r.data async for r in book.scan()] == [b"first", b"sent", b"waiting"]
+
+
+async def test_an_engine_that_is_about_to_stop_is_left_at_once_when_nothing_is_under_way() -> None:
+    engine = FakeEngine()
+    async with existing(engine) as (_, book):
+        engine.tell(Leaving("it is about to stop"))
+        assert not engine.up
+        tasks = issue(book, b"next")
+        engine.connect()
+        assert await tasks[0] > 0
 
 
 async def test_without_an_engine_an_append_ends_definitely_in_time() -> None:

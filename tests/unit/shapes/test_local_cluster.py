@@ -316,6 +316,14 @@ def test_back_off_doubles_and_starts_over_after_a_good_life() -> None:
     assert restarts.count == 9
 
 
+def test_who_was_told_to_stop_starts_again_at_once() -> None:
+    restarts = Restarts()
+    assert [restarts.delay_s(0.1) for _ in range(4)][-1] is not None
+    assert restarts.delay_s(0.1, in_order=True) == 0.0
+    assert restarts.delay_s(0.1) is not None  # counting starts over
+    assert restarts.count == 6
+
+
 def test_five_early_deaths_in_a_row_are_enough() -> None:
     restarts = Restarts()
     assert None not in [restarts.delay_s(0.1) for _ in range(4)]
