@@ -20,11 +20,11 @@ import pytest
 import bokilog
 from bokilog import Entry
 from bokilog.cli.main import main
-from bokilog.errors import ConditionFailed, DataLost, HistoryChanged
+from bokilog.errors import BackupUnusable, ConditionFailed, DataLost, HistoryChanged, NotReady
 from bokilog.io.places import Folder
 from bokilog.logbook import Log, LogBook
 from bokilog.record import Record
-from bokilog.shapes.backup import backup
+from bokilog.shapes.backup import Progress, backup
 from bokilog.shapes.backup_files import Manifest
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.restore import restore
@@ -43,6 +43,7 @@ class Taken:
     """What was done to a cluster, and the copy of it."""
 
     folder: Path
+    cluster: LocalCluster
     manifest: Manifest
     acknowledged: dict[str, dict[int, tuple[bytes, tuple[str, ...]]]] = field(default_factory=dict)
     before: dict[str, int] = field(default_factory=dict)
@@ -93,7 +94,7 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taken]:
     root = tmp_path_factory.mktemp("backup")
 
     async def use(cluster: LocalCluster) -> Taken:
-        taken = Taken(root / "copy", None)  # type: ignore[arg-type]  # set below
+        taken = Taken(root / "copy", cluster, None)  # type: ignore[arg-type]  # set below
         async with bokilog.connect(cluster.url) as log:
             await log.create_book("flushed", durability="flush")
             await log.create_book("scratch", durability="memory")
@@ -236,3 +237,26 @@ def test_an_embedded_log_can_be_made_of_it_and_backed_up_again(
 
     asyncio.run(use(new))
     asyncio.run(use(tmp_path / "twice"))
+
+
+def test_a_backup_whose_storage_nodes_die_is_none(taken: Taken, tmp_path: Path) -> None:
+    directory, folder = taken.cluster.layout.directory, Folder(tmp_path / "copy")
+
+    async def kill_meanwhile() -> None:
+        begun = asyncio.Event()
+
+        def tell(_: Progress) -> None:
+            begun.set()
+
+        copying = asyncio.create_task(backup(directory, folder, bytes_s=300_000, tell=tell))
+        await begun.wait()
+        for number in (1, 2, 3):
+            taken.cluster.kill(f"storage-{number}")
+        await copying
+
+    with pytest.raises(NotReady, match=r"storage-\d is gone"):
+        asyncio.run(kill_meanwhile())
+    with pytest.raises(BackupUnusable, match=r"nothing is there|not finished"):
+        restore(folder, tmp_path / "new")
+    for number in (1, 2, 3):
+        taken.cluster.wait_ready(f"storage-{number}", restarts=1)

@@ -165,13 +165,16 @@ def test_a_look_at_very_many_logbooks_takes_turns() -> None:
 def test_p25_never_fewer_bytes_than_asked_for_stay(
     lengths: list[int], retained: int, trims: list[int]
 ) -> None:
-    sizes = Sizes(retained, 1)
+    sizes, trimmed = Sizes(retained, 1), 1
     for place, length in enumerate(lengths):
         sizes.add([place + 1], [length])
         sizes.cursor = place + 2
         if trims and place % 20 == 0:
-            sizes.forget_below(min(trims.pop(), sizes.cursor))
+            until = min(trims.pop(), sizes.cursor)
+            sizes.forget_below(until)
+            trimmed = max(trimmed, until)
     kept = sum(lengths[max(0, sizes.due - 1) :])
     assert sizes.due <= 1 or kept >= retained
     largest = max(lengths)
+    kept = sum(lengths[max(sizes.due, trimmed) - 1 :])
     assert kept <= retained + retained // GRANULES + 1 + 2 * largest or not sizes.due
