@@ -102,7 +102,7 @@ class ClientCore:
         """The newest one, also after the connection is gone."""
         self.up = False
         self.leaving = False
-        """The engine is about to stop: it gets no more frames, and is left after its last answer."""
+        """The engine is about to stop: it gets no more frames and is left after its last answer."""
         self.down_reason = "it was never reached"
         self.cache = cache or Cache()
         self.system = Session("")
