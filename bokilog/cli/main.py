@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "verify": ("verify", "Check the files of a stopped log, and say what is wrong."),
     "backup": ("backup", "Copy a log, while it runs, to a folder or an object store."),
     "restore": ("backup", "Make a new log of a backup."),
+    "recover": ("recover", "Go on with a stopped cluster whose majority is lost for good."),
     "bench": ("bench", "Measure this machine and compare."),
 }
 

@@ -1,0 +1,136 @@
+"""A majority of sequencers is lost for good, and `bokilog recover` goes on without it (P15)."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import bokilog
+from bokilog.cli.main import cli, main
+from bokilog.errors import DirectoryInUse, HistoryChanged
+from bokilog.io.file_views import FileViews
+from bokilog.shapes.accept_loss import AcceptLoss
+from bokilog.shapes.local_cluster import LocalCluster
+from bokilog.shapes.verification import Verification
+from bokilog.view import View
+from tests.integration.cluster import new_cluster
+
+pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(120)]
+
+COUNT = 200
+
+
+def latest(directory: Path) -> View:
+    view = FileViews(directory / "views").latest()
+    assert view is not None
+    return view
+
+
+def recover(directory: Path, *options: str, answer: str = "") -> Result:
+    return CliRunner().invoke(
+        cli, ["recover", "--dir", str(directory), *options], input=answer, standalone_mode=False
+    )
+
+
+def made(directory: Path, *, sequencers: int) -> tuple[dict[bytes, int], str]:
+    """A stopped cluster with records; what they are, and a token that has seen them."""
+
+    async def write() -> tuple[dict[bytes, int], str]:
+        async with bokilog.connect(cluster.url) as log:
+            book = log.book("orders")
+            datas = [b"%d" % number for number in range(COUNT)]
+            seqnums = await asyncio.gather(
+                *(book.append(data, "t", key=data.decode()) for data in datas)
+            )
+            flushed = await log.create_book("flushed", durability="flush")
+            assert await log.book(flushed.book).append(b"flushed") > 0
+            return dict(zip(datas, seqnums, strict=True)), log.session().token
+
+    with new_cluster(directory, sequencers=sequencers) as cluster:
+        return asyncio.run(write())
+
+
+def check(directory: Path, acked: dict[bytes, int], token: str) -> None:
+    """Whatever is left is as it was, nothing stands twice, and the old token is refused."""
+
+    async def look() -> None:
+        async with bokilog.connect(cluster.url) as log:
+            book = log.book("orders")
+            found = {record.data: record.seqnum async for record in book.scan(tag="t")}
+            assert found.items() <= acked.items()
+            assert len(found) >= COUNT // 2, "the survivor held nearly all of it"
+            fresh = await book.append(b"fresh", "t")
+            assert fresh > max(acked.values())
+            for data, seqnum in list(found.items())[:5]:
+                assert await book.append(data, "t", key=data.decode()) == seqnum
+            with pytest.raises(HistoryChanged, match="the token is of"):
+                await log.book("orders", session=log.session(token)).read_prev()
+
+    with LocalCluster(directory) as cluster:
+        asyncio.run(look())
+
+
+def test_two_of_three_sequencers_are_lost_and_the_rest_goes_on(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    acked, token = made(directory, sequencers=3)
+    before = latest(directory)
+    lost = before.space(before.spaces[0].id).sequencers[:2]  # the primary among them
+    for node in lost:
+        shutil.rmtree(directory / "data" / node)
+
+    asked = recover(directory)
+    assert asked.return_value == 1
+    assert all(f"sequencer {node} is gone" in asked.output for node in lost)
+    assert "nothing was changed" in asked.output
+    refused = recover(directory, "--accept-loss", answer="n\n")
+    assert refused.return_value == 1
+    assert latest(directory) == before
+
+    accepted = recover(directory, "--accept-loss", "--yes")
+    assert accepted.exception is None, accepted.output
+    after = latest(directory)
+    assert after.term == before.term + 1
+    assert after.history_id != before.history_id
+    assert f"new history, {after.history_id}" in accepted.output
+    check(directory, acked, token)
+    report = Verification(directory).run()
+    assert report.clean, [part.findings for part in report.parts if part.findings]
+    assert "nothing that it needs is lost" in recover(directory, "--accept-loss", "--yes").output
+
+
+def test_disks_that_came_back_empty_count_as_lost_and_are_moved_aside(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    acked, token = made(directory, sequencers=3)
+    view = latest(directory)
+    wiped = view.spaces[0].sequencers[1:]
+    for node in wiped:
+        shutil.rmtree(directory / "data" / node)
+    cluster = LocalCluster(directory)
+    cluster.start()  # their processes make new directories, which have no vote
+    cluster.stop()
+    assert latest(directory).term == view.term
+    assert "its disk is another one" in recover(directory).output
+    assert recover(directory, "--accept-loss", "--yes").return_value == 0
+    assert all(
+        (directory / "data" / f"{node}.before-term-{view.term + 1}.1").is_dir() for node in wiped
+    )
+    check(directory, acked, token)
+
+
+def test_without_any_sequencer_there_is_nothing_to_go_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "d"
+    made(directory, sequencers=1)
+    shutil.rmtree(directory / "data" / "sequencer-1")
+    assert main(["recover", "--dir", str(directory), "--accept-loss", "--yes"]) == 1
+    assert "no sequencer is left that has a say" in capsys.readouterr().err
+
+
+def test_a_cluster_that_runs_is_left_alone(tmp_path: Path) -> None:
+    with new_cluster(tmp_path / "d") as cluster, pytest.raises(DirectoryInUse):
+        AcceptLoss(cluster.layout).__enter__()
