@@ -264,7 +264,7 @@ class AcceptLoss:
             _move_aside(self._data_dir(node) / f"index-{number}", view)
         following = next_view(
             view,
-            ends=[_after_a_gap(left.ends[space.id]) for space in view.spaces],
+            ends=[self._end(left, space.id) for space in view.spaces],
             primary={space.id: left.ends[space.id].sources[0] for space in view.spaces},
             starts=starts,
         )
@@ -291,6 +291,13 @@ class AcceptLoss:
             sync_directory(str(path))
             return directory.disk_id
 
+    def _end(self, left: Left, space: LogSpaceId) -> End:
+        """Where the term ends; seqnums that are lost with entries are given to no other records."""
+        end = left.ends[space].end
+        if not left.majority_lost:
+            return end
+        return replace(end, tail=min(end.tail + SEQNUMS_LEFT_OUT, SEQNUM_MAX))
+
     def _data_dir(self, node: NodeId) -> Path:
         for plan in self._layout.nodes:
             if plan.id == node and plan.data_dir is not None:
@@ -299,12 +306,6 @@ class AcceptLoss:
 
 
 # --- pieces ---------------------------------------------------------------------------------------
-
-
-def _after_a_gap(ending: Ending) -> End:
-    """Seqnums that are lost are not given to other records."""
-    tail = min(ending.end.tail + SEQNUMS_LEFT_OUT, SEQNUM_MAX)
-    return replace(ending.end, tail=tail)
 
 
 @contextmanager

@@ -134,3 +134,18 @@ def test_without_any_sequencer_there_is_nothing_to_go_on_from(
 def test_a_cluster_that_runs_is_left_alone(tmp_path: Path) -> None:
     with new_cluster(tmp_path / "d") as cluster, pytest.raises(DirectoryInUse):
         AcceptLoss(cluster.layout).__enter__()
+
+
+def test_two_of_three_storage_nodes_are_lost_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """More disks than the write quorum allows: what the third one holds is served."""
+    directory = tmp_path / "d"
+    acked, token = made(directory, sequencers=1)
+    for node in ("storage-1", "storage-2"):
+        shutil.rmtree(directory / "data" / node)
+    before = latest(directory)
+    asked = recover(directory)
+    assert asked.return_value == 1
+    assert "records that only storage-1, storage-2 held are lost" in asked.output
+    assert recover(directory, "--accept-loss", "--yes").return_value == 0
+    assert latest(directory).history_id != before.history_id
+    check(directory, acked, token)
