@@ -63,6 +63,9 @@ class LogSpace:
         if len(set(self.sequencers)) != len(self.sequencers):
             names = ", ".join(self.sequencers)
             raise InvalidSettings("backups", names, "names a sequencer of the log space twice")
+        if len(set(self.replicas)) != len(self.replicas):
+            names = ", ".join(self.replicas)
+            raise InvalidSettings("replicas", names, "names a storage node of the log space twice")
         if not 1 <= self.write_quorum <= len(self.replicas):
             raise InvalidSettings(
                 name="write_quorum",

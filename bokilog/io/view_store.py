@@ -150,10 +150,22 @@ def first_view(views: ViewStore) -> View:
 
 
 def check_next(expected_term: Term | None, view: View) -> None:
-    """Every store refuses a view that would leave a term out."""
+    """Every store refuses a view that would leave a term out, or that has fewer nodes than its log
+    spaces name."""
     wanted = 0 if expected_term is None else expected_term + 1
     if view.term != wanted:
         raise InvalidSettings("term", str(view.term), f"does not follow {expected_term}: {wanted}")
+    roles = {node.id: node.role for node in view.nodes}
+    for space in view.spaces:
+        members: tuple[tuple[str, Role, tuple[NodeId, ...]], ...] = (
+            ("replicas", "storage", space.replicas),
+            ("sequencers", "sequencer", space.sequencers),
+        )
+        for name, role, nodes in members:
+            missing = [node for node in nodes if roles.get(node) != role]
+            if missing:
+                problem = f"of log space {space.id} is no {role} node of the view"
+                raise InvalidSettings(name, ", ".join(missing), problem)
 
 
 def check_node_name(node: NodeId) -> None:

@@ -79,6 +79,12 @@ def test_a_write_quorum_is_one_to_all_replicas(quorum: int) -> None:
         replace(space(1), write_quorum=quorum)
 
 
+def test_a_replica_counts_once() -> None:
+    replicas = (*space(1).replicas[:2], space(1).replicas[0])
+    with pytest.raises(InvalidSettings, match="names a storage node of the log space twice"):
+        replace(space(1), replicas=replicas)
+
+
 def test_a_log_space_begins_with_nothing() -> None:
     assert first_end(LogSpaceId(4)) == End(
         space=LogSpaceId(4), position=START, tail=1, timestamp_ms=0

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -125,6 +126,22 @@ def test_an_empty_store_has_no_view(place: Place) -> None:
     store = place.open()
     assert (store.latest_term(), store.latest(), store.load(Term(1))) == (None, None, None)
     assert (store.intent(), store.lease_holder()) == (None, "")
+
+
+def test_a_view_with_fewer_nodes_than_its_log_spaces_name_is_refused(
+    place: Place, store: ViewStore
+) -> None:
+    """Also when a node of that name is there in another role."""
+    known = view(1)
+    wanted = replace(known.spaces[0], replicas=(NodeId("storage-1"), NodeId("storage-2")))
+    with pytest.raises(InvalidSettings, match="replicas=storage-2 of log space 0 is no storage"):
+        store.compare_and_swap(Term(0), replace(known, spaces=(wanted,)))
+    wanted = replace(known.spaces[0], backups=(NodeId("storage-1"),))
+    with pytest.raises(
+        InvalidSettings, match="sequencers=storage-1 of log space 0 is no sequencer"
+    ):
+        store.compare_and_swap(Term(0), replace(known, spaces=(wanted,)))
+    assert store.latest_term() == 0
 
 
 def test_a_stored_view_is_read_as_it_was(place: Place, store: ViewStore) -> None:

@@ -20,7 +20,7 @@ from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.node import _Storage
 from bokilog.storage_nodes.settings import StorageSettings
-from bokilog.view import View
+from bokilog.view import Node as ViewNode, View
 from tests.protocol.storage_rig import (
     ENGINE,
     NODE,
@@ -39,7 +39,10 @@ CEILING = 1000
 
 def flush_view(term: int, *, end: Position = START, tail: int = 1) -> View:
     made = view(term, end=end, tail=tail)
-    return replace(made, spaces=(replace(made.spaces[0], durability="flush"),))
+    space = replace(made.spaces[0], durability="flush")
+    sequencers = (ViewNode(id=each, role="sequencer", address="") for each in space.sequencers)
+    storage = (ViewNode(id=each, role="storage", address="") for each in space.replicas)
+    return replace(made, nodes=(*sequencers, *storage), spaces=(space,))
 
 
 class Node:
