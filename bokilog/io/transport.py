@@ -139,7 +139,11 @@ async def _make_connection(address: TcpAddress | UnixAddress, link: Link) -> Non
         except BlockingIOError:
             # Unlike TCP, a unix socket does not report when the listener's queue has room.
             await asyncio.sleep(_BUSY_DELAY_S)
-    await loop.create_unix_connection(lambda: link, sock=connected)
+    transport, _ = await loop.create_unix_connection(lambda: link, sock=connected)
+    if transport.is_closing() and not isinstance(loop, asyncio.BaseEventLoop):
+        # uvloop has closed the descriptor already and forgets to say so to the socket, which would
+        # close it once more when nobody refers to it: by then it may be another connection's.
+        connected.detach()
 
 
 @dataclass(frozen=True, slots=True)

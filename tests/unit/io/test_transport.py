@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -21,6 +22,7 @@ from bokilog.errors import (
 from bokilog.framing import PREAMBLE, WireMessage, encode_message
 from bokilog.io import addresses
 from bokilog.io.addresses import TcpAddress, UnixAddress, parse_address
+from bokilog.io.link import Ledger
 from bokilog.io.transport import (
     Link,
     LinkCallbacks,
@@ -28,6 +30,7 @@ from bokilog.io.transport import (
     Loss,
     Peer,
     PeerCallbacks,
+    _dial,
     dial,
     listen,
     redial_delay_s,
@@ -876,3 +879,32 @@ def test_redials_back_off_to_a_bound() -> None:
 def test_a_queue_smaller_than_its_clogged_mark_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="queue_bytes_max=1000 is less than clogged_bytes"):
         LinkSettings(queue_bytes_max=1_000)
+
+
+def test_a_connection_that_ends_while_it_is_made_closes_its_descriptor_once(
+    run: Run, tmp_path: Path
+) -> None:
+    """uvloop closes it and does not tell the socket, which would close it again: by then the number
+    is that of another connection or of a journal."""
+
+    async def story() -> None:
+        listener = await listen(f"unix:{tmp_path}/s", Side().callbacks)
+        before = os.open(os.devnull, os.O_RDONLY)
+        ledger = Ledger(closing=True)  # the link ends itself as soon as it is made
+        with pytest.raises(NodeUnreachable):
+            await _dial(
+                listener.address,
+                Side().callbacks,
+                settings=LinkSettings(),
+                timeout_s=1.0,
+                ledger=ledger,
+            )
+        for _ in range(5):
+            await asyncio.sleep(0)
+        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]
+        gc.collect()
+        for file in (before, *files):
+            os.close(file)  # raises if somebody has closed it
+        await listener.aclose()
+
+    run(story())
