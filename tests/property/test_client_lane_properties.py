@@ -68,8 +68,8 @@ class World:
     def on_up(self, welcome: Welcome) -> None:
         self.core.on_up(welcome, self.now_s)
 
-    def on_down(self, reason: str) -> None:
-        self.core.on_down(reason)
+    def on_down(self, reason: str, unsent: Frames = ()) -> None:
+        self.core.on_down(reason, unsent)
 
     def on_messages(self, messages: list[Message]) -> None:
         self.core.on_messages(messages, self.now_s)

@@ -143,3 +143,5 @@ def test_a_cluster_of_the_last_format_holds_what_it_held(cluster: Kept) -> None:
 
     with LocalCluster(cluster.path, port=free_port()) as running:
         asyncio.run(main())
+    report = Verification(cluster.path).run()
+    assert report.clean, [part.findings for part in report.parts if part.findings]
