@@ -17,6 +17,7 @@ from bokilog.client import batching
 from bokilog.client.batching import Unit, unit_digest
 from bokilog.client.books import Route
 from bokilog.client.core import Book, ClientCore
+from bokilog.client.port import Frames
 from bokilog.client.session import Session
 from bokilog.errors import BokilogError, ConditionFailed, Overloaded
 from bokilog.frame import Tags
