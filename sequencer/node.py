@@ -63,7 +63,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         space.id: recover_metalog(
             journals[space.id],
             begun.end(space.id),
-            ceiling=_start(ceilings, space),
+            ceiling=max(_start(ceilings, space), last.end(space.id).tail),
             released=True,
         )
         for space in spaces
