@@ -282,7 +282,7 @@ class EngineCore:
                 continue
             position = max(waiting.position, message.position)
             asked: Read | BookState = waiting._replace(linearizable=False, position=position)
-            effects += self.reader.ask(client, asked, self._now_s)
+            effects += self.reader.ask(client, asked, self._now_s, linearizable=True)
         return effects
 
     # --- from storage nodes -----------------------------------------------------------------------

@@ -132,12 +132,19 @@ class Reader:
 
     # --- questions --------------------------------------------------------------------------------
 
-    def ask(self, source: Address, message: Question, now_s: float) -> list[Effect]:
-        """A client's question: answered from here if that is possible, else passed on."""
+    def ask(
+        self, source: Address, message: Question, now_s: float, *, linearizable: bool = False
+    ) -> list[Effect]:
+        """A client's question: answered from here if that is possible, else passed on.
+
+        A linearizable one is answered from here only once the stream has come to its position: a
+        fact is true for ever but for trims, and one may be in what the stream has not told (P26).
+        """
         space = self._spaces.get(message.space)
         if space is None:
             return [self._failed(source, message.request, _not_ready(message.space))]
-        if self._keeps and type(message) is Read:
+        behind = linearizable and message.position > space.position
+        if self._keeps and type(message) is Read and not behind:
             effects = self._answer(space, source, message, now_s)
             if effects is not None:
                 self.local_count += 1

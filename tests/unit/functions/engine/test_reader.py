@@ -24,6 +24,8 @@ from bokilog.messages import (
     RequestFailed,
     SeqnumAt,
     SetAux,
+    Tail,
+    TailRequest,
 )
 from tests.unit.functions.engine.world import (
     BOOK,
@@ -605,3 +607,22 @@ def test_the_trims_of_a_logbook_come_with_its_naming() -> None:
     asked = read(2, start=100, until=101)
     passed_on = sim.get(CLIENT, asked)
     assert passed_on == [own(request_of(passed_on), asked)]
+
+
+def test_p26_a_linearizable_read_is_answered_by_facts_only_where_the_stream_has_come() -> None:
+    """1. A trim is ordered at position 11 and acknowledged. 2. This engine's stream stands at 10, where
+    the trimmed record is a fact. 3. Who has seen neither reads linearizably, and must not get it.
+    """
+    sim = following()
+    wanted = read(5, tag="t", start=0, linearizable=True)._replace(limit=1)
+
+    def asked_at(count: int) -> list[Effect]:
+        sim.get(CLIENT, wanted)
+        sent = [each for each in sim.do(BatchEnded(0)) if isinstance(each, Send)]
+        (request,) = (each.message for each in sent if isinstance(each.message, TailRequest))
+        return sim.get(sent[-1].to, Tail(request.request, SPACE, at(count), 100))
+
+    assert answered(asked_at(10)).seqnums == [20]
+    (passed_on,) = asked_at(11)
+    assert isinstance(passed_on, Send) and isinstance(passed_on.message, Read)
+    assert (passed_on.to, passed_on.message.position) == (S1, at(11))
