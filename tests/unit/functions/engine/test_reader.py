@@ -610,8 +610,8 @@ def test_the_trims_of_a_logbook_come_with_its_naming() -> None:
 
 
 def test_p26_a_linearizable_read_is_answered_by_facts_only_where_the_stream_has_come() -> None:
-    """1. A trim is ordered at position 11 and acknowledged. 2. This engine's stream stands at 10, where
-    the trimmed record is a fact. 3. Who has seen neither reads linearizably, and must not get it.
+    """1. A trim is ordered at position 11 and acknowledged. 2. This engine's stream stands at 10,
+    where the trimmed record is a fact. 3. Who reads linearizably must not get that record.
     """
     sim = following()
     wanted = read(5, tag="t", start=0, linearizable=True)._replace(limit=1)
