@@ -189,8 +189,8 @@ class IndexFollower:
             left = self._unnamed.pop(book, 1) - 1
             if left:
                 self._unnamed[book] = left
-            elif book in self.books:
-                named.add(book)
+            elif book in self.books and book in self._told:
+                named.add(book)  # wanted again but not told yet: until then its stream has ended
         return named
 
     def _extend(self, message: IndexStream) -> set[Key]:

@@ -143,6 +143,22 @@ def test_a_book_dropped_and_wanted_again_is_followed_from_its_last_naming_on() -
     assert following == {BOOK}
 
 
+def test_a_naming_from_before_a_book_was_dropped_means_nothing_once_it_is_wanted_again() -> None:
+    """The replica has heard of the drop by then: it streams nothing of it until it is told again."""
+    sim = Sim(engine(followed_books_max=1)).start(S1)
+    for book in (BOOK, 8):
+        sim.get(CLIENT, read(tag="t", book=book))
+        sim.do(BatchEnded(0))
+    following = sim.core.reader._spaces[SPACE].following
+    sim.get(CLIENT, read(tag="t", book=BOOK))  # wanted again, and the replica is not told yet
+    sim.get(S1, stream(10, since=10, tail=30, following=[BOOK]))
+    assert following == set()
+    sim.do(BatchEnded(0))
+    sim.get(S1, stream(11, since=10, tail=31, following=[8]))
+    sim.get(S1, stream(11, since=11, tail=31, following=[BOOK]))
+    assert following == {BOOK}
+
+
 def test_without_facts_every_read_is_passed_on_and_nothing_is_followed_or_kept() -> None:
     sim = Sim(engine(facts_bytes=0, cache_bytes=0)).start()
     sim.do(BatchEnded(0))
