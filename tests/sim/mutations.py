@@ -633,6 +633,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(name="a session forgets", rule="P27", patches=_session_forgets, knobs=_reads()),
     Mutation(
         name="a stale primary answers a linearizable read",
+        seeds=(229, 41),  # about one in forty: a partition must leave the old primary an engine
         rule="P26",
         patches=_stale_tail,
         knobs=_changing(

@@ -144,7 +144,7 @@ def test_a_book_dropped_and_wanted_again_is_followed_from_its_last_naming_on() -
 
 
 def test_a_naming_from_before_a_book_was_dropped_means_nothing_once_it_is_wanted_again() -> None:
-    """The replica has heard of the drop by then: it streams nothing of it until it is told again."""
+    """The replica has heard of the drop by then, and streams nothing of it until told again."""
     sim = Sim(engine(followed_books_max=1)).start(S1)
     for book in (BOOK, 8):
         sim.get(CLIENT, read(tag="t", book=book))
