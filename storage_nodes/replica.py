@@ -91,8 +91,8 @@ FOLD_RECORDS = 20_000
 LOAD_ENTRIES = 1_000
 """A replica that has stored nothing folds so many entries rather than load a peer's fold."""
 EARLY_AUX_MAX = 256
-"""Aux data kept for records that are not folded here yet, of at most 64 KiB each; more is lost, as
-aux data may be."""
+"""Aux data kept for records that are not folded here yet, of at most 64 KiB each; beyond it the
+oldest is lost, as aux data may be, so that seqnums that never come keep nobody out."""
 ENTRIES_WAITING_MAX = 100_000
 """Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
 
@@ -142,6 +142,7 @@ class Replica:
         self._reader = self._new_reader(lost_until)
         self._loading = Loading(node, index)
         self._snapshots = Snapshots(index)
+        self._backfill_bytes_s = backfill_bytes_s
         self._backfill = Backfill(node, index, bytes_s=backfill_bytes_s)
         self._load_entries = load_entries
         self._filled: list[Moved] = []
@@ -416,7 +417,8 @@ class Replica:
             return  # sent again
         self.index = index
         self._snapshots, self._loading = Snapshots(index), Loading(self.node, index)
-        self._backfill = Backfill(self.node, index)
+        self._backfill = Backfill(self.node, index, bytes_s=self._backfill_bytes_s)
+        self._early_aux.clear()
         self.index.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
         self._reader = self._new_reader(lost_until=entry.first_seqnum)
         self._follower.position = self.index.position
@@ -713,7 +715,9 @@ class Replica:
             return []
         if self.index.contains(message.book, message.seqnum):
             self.index.set_aux(message.seqnum, message.aux)
-        elif message.seqnum >= self.index.tail and len(self._early_aux) < EARLY_AUX_MAX:
+        elif message.seqnum >= self.index.tail:
+            if len(self._early_aux) >= EARLY_AUX_MAX:
+                del self._early_aux[next(iter(self._early_aux))]
             self._early_aux[message.seqnum] = message
         return []
 
