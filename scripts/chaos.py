@@ -4,6 +4,7 @@
     scripts/chaos.py --minutes 30           # rounds of faults under load, each followed by a check
     scripts/chaos.py --rounds 3 --seed 7    # the same faults at about the same moments
     scripts/chaos.py --measure --kills 20   # silence per kind of kill, and a slow storage node
+    scripts/chaos.py --saturate 30          # minutes of load without faults: no view may change
 
 Each round starts three sequencers, three storage nodes, two engines and three clients, with a proxy
 between all of them, and kills (-9), pauses, cuts, delays and stops them at random. Then it heals
@@ -33,6 +34,7 @@ ROOT: Final = Path(__file__).parents[1]
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from tests.chaos.rounds import Say, Summary, play_round  # noqa: E402
+from tests.chaos.saturate import saturate  # noqa: E402
 from tests.chaos.silence import measure, table  # noqa: E402
 
 ROUNDS_PER_DIRECTORY: Final = 10
@@ -72,6 +74,12 @@ _INTERRUPTED: Final = 130
     show_default=True,
     help="With --measure: seconds of appends per turn, with and without a slow storage node.",
 )
+@click.option(
+    "--saturate",
+    "saturate_minutes",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Minutes of as much load as there can be, without faults, instead.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="Only a line per round.")
 def main(
@@ -83,6 +91,7 @@ def main(
     measures: bool,
     kills: int,
     slow_s: float,
+    saturate_minutes: float | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -102,6 +111,12 @@ def main(
             found = measure(base / "measure", kills=kills, slow_s=slow_s, say=say)
             print(json.dumps(found.plain()) if as_json else table(found))
             ok = found.ok
+        elif saturate_minutes is not None:
+            busy = saturate(base / "saturate", minutes=saturate_minutes, say=say)
+            for text in busy.errors:
+                say(f"ERROR {text}")
+            print(json.dumps(busy.plain()) if as_json else busy.line())
+            ok = busy.ok
         else:
             say(f"seed {seed}, in {base}")
             end_s = None if minutes is None else time.monotonic() + 60 * minutes

@@ -17,6 +17,7 @@ from bokilog.record import Record
 from tests.chaos.client import Line
 from tests.chaos.order import read_order
 from tests.chaos.rounds import SPACE, Round
+from tests.chaos.saturate import saturate
 from tests.chaos.told import Told, judged
 from tests.sim.loop import World
 
@@ -46,6 +47,12 @@ def test_a_round_of_chaos_breaks_no_rule_and_checks_can_fail(tmp_path: Path) -> 
         for life, line in tamper(one.told.lines):
             told.heard(life, line)
         assert any(name in text for text in judged(told, oracle, World(0))), name
+
+
+def test_load_that_saturates_the_machine_changes_no_view(tmp_path: Path) -> None:
+    found = saturate(tmp_path / "cluster", minutes=0.05, say=print)
+    assert found.ok, found.line()
+    assert found.acked > 0
 
 
 def _move_an_ack(lines: list[tuple[str, Line]]) -> list[tuple[str, Line]]:
