@@ -7,58 +7,74 @@ Invariants: a code names one class for ever (a retired class leaves its code unu
 ints, floats, strings or None, travel in the order they are declared, and new ones go last with a
 default; the text is made from the attributes, so it reads the same on both ends of the wire.
 
-Knows nothing of HTTP (`bokilog/io/http.py` maps errors to statuses) or of msgpack (`codec.py`).
+The errors of calls are in `call_errors.py`, codes 100..119. Knows nothing of HTTP (the gateway maps
+errors to statuses) or of msgpack (`codec.py`).
 Source: differs from Boki, whose result codes do not say whether a failed append may still appear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from inspect import get_annotations
+from typing import ClassVar, dataclass_transform
 
 SHOWN_CHARACTERS_MAX = 200  # a message names the value; a megabyte of value would hide the message
 TOLD_CHARACTERS_MAX = 8_000  # a reason or a problem may quote the last lines of a log
 _TOLD = frozenset({"reason", "problem"})
 
 
-@dataclass(eq=False, repr=False)
+@dataclass_transform(eq_default=False)
 class BokilogError(Exception):
-    """Base of all errors; only its leaves, which have a code, are raised."""
+    """Base of all errors; only its leaves, which have a code, are raised.
+
+    A leaf declares its attributes as a dataclass does, and type checkers see it as one. But it is
+    none: the methods of fifty dataclasses, each compiled from text, are a tenth of what opening a
+    log in a fresh process costs.
+    """
 
     code: ClassVar[int] = 0
     retryable: ClassVar[bool] = False
     definite: ClassVar[bool] = True
     text: ClassVar[str] = ""
+    attributes: ClassVar[Mapping[str, str]] = {}
+    """By name, in the order they are declared: what each holds, as its annotation says."""
 
-    def __post_init__(self) -> None:
+    def __init_subclass__(cls) -> None:
+        cls.attributes = {**cls.attributes, **get_annotations(cls)}
+
+    def __init__(self, *values: object, **named: object) -> None:
+        names = list(self.attributes)
         if self.code == 0:
             raise TypeError(f"{type(self).__name__} is a family of errors: raise one of them")
-        self.args = tuple(getattr(self, name) for name in _names(type(self)))  # to pickle and copy
+        given = dict(zip(names, values, strict=False))
+        if len(values) > len(names) or given.keys() & named or not named.keys() <= set(names):
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, each once")
+        self.__dict__.update(given, **named)
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise TypeError(f"{type(self).__name__} lacks {', '.join(missing)}")
+        self.args = tuple(getattr(self, name) for name in names)  # to pickle and copy
+        self.__dict__.update(zip(names, self.args, strict=True))  # defaults as well
 
     def __repr__(self) -> str:
-        # Written once: a generated one per class is a third of what importing this file costs.
-        values = (f"{name}={getattr(self, name)!r}" for name in _names(type(self)))
+        values = (f"{name}={getattr(self, name)!r}" for name in self.attributes)
         return f"{type(self).__qualname__}({', '.join(values)})"
 
     def __str__(self) -> str:
-        names = _names(type(self))
-        return self.text.format(**{name: _shown(name, getattr(self, name)) for name in names})
+        shown = {name: _shown(name, getattr(self, name)) for name in self.attributes}
+        return self.text.format(**shown)
 
 
-@dataclass(eq=False, repr=False)
 class UsageError(BokilogError):
     """The caller's fault: retrying the same call never helps. Raised before anything is sent."""
 
 
-@dataclass(eq=False, repr=False)
 class UnavailableError(BokilogError):
     """Certainly nothing happened, and the same call may succeed later."""
 
     retryable = True
 
 
-@dataclass(eq=False, repr=False)
 class DataError(BokilogError):
     """A gap in what can be read, and what kind of gap it is. Final."""
 
@@ -66,7 +82,6 @@ class DataError(BokilogError):
 # --- 10..39: usage --------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class InvalidTag(UsageError):
     """A tag is empty, too long, not text, or reserved for the libraries."""
 
@@ -76,7 +91,6 @@ class InvalidTag(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class TooManyTags(UsageError):
     """A record has more tags than the limit."""
 
@@ -86,7 +100,6 @@ class TooManyTags(UsageError):
     limit: int
 
 
-@dataclass(eq=False, repr=False)
 class InvalidName(UsageError):
     """The name of a LogBook or of a hold (`kind` says which) cannot be used."""
 
@@ -97,7 +110,6 @@ class InvalidName(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class InvalidData(UsageError):
     """The data of a record, or aux data, is not bytes."""
 
@@ -106,7 +118,6 @@ class InvalidData(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class RecordTooLarge(UsageError):
     """A record, or the aux data beside one (`kind` says which), has too many bytes."""
 
@@ -117,7 +128,6 @@ class RecordTooLarge(UsageError):
     kind: str = "a record"
 
 
-@dataclass(eq=False, repr=False)
 class UnitTooLarge(UsageError):
     """A unit has too many records or bytes; `measure` says which."""
 
@@ -128,7 +138,6 @@ class UnitTooLarge(UsageError):
     measure: str
 
 
-@dataclass(eq=False, repr=False)
 class InvalidUnit(UsageError):
     """A unit is empty or holds something that is no `Entry`."""
 
@@ -137,7 +146,6 @@ class InvalidUnit(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class InvalidCondition(UsageError):
     """An entry of `unless` does not map a tag (or None) to a seqnum."""
 
@@ -147,7 +155,6 @@ class InvalidCondition(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class TooManyConditions(UsageError):
     """A unit has more conditions than the limit."""
 
@@ -157,7 +164,6 @@ class TooManyConditions(UsageError):
     limit: int
 
 
-@dataclass(eq=False, repr=False)
 class InvalidKey(UsageError):
     """An idempotency key is empty, too long or not text."""
 
@@ -167,7 +173,6 @@ class InvalidKey(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class InvalidRange(UsageError):
     """A position, a count or a duration (`name` says which) lies outside its range."""
 
@@ -178,7 +183,6 @@ class InvalidRange(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class InvalidSettings(UsageError):
     """A setting or an option of a LogBook has no such value."""
 
@@ -189,7 +193,6 @@ class InvalidSettings(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class UnknownLogBook(UsageError):
     """There is no LogBook of that name; reads behave as on an empty one instead of raising this."""
 
@@ -198,7 +201,6 @@ class UnknownLogBook(UsageError):
     book: str
 
 
-@dataclass(eq=False, repr=False)
 class LogBookConflict(UsageError):
     """`create_book` met a LogBook of that name with another property."""
 
@@ -210,7 +212,6 @@ class LogBookConflict(UsageError):
     requested: str
 
 
-@dataclass(eq=False, repr=False)
 class NotSupported(UsageError):
     """This version, or this shape, cannot do that."""
 
@@ -220,7 +221,6 @@ class NotSupported(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class InvalidToken(UsageError):
     """A session token was not made by this log, or was cut short."""
 
@@ -230,7 +230,6 @@ class InvalidToken(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class KeyReused(UsageError):
     """The key is known with other bytes or tags; `seqnum` is where its first unit stands."""
 
@@ -240,7 +239,6 @@ class KeyReused(UsageError):
     seqnum: int
 
 
-@dataclass(eq=False, repr=False)
 class FormatTooNew(UsageError):
     """Stored data, or a peer, speaks a newer format than this version reads."""
 
@@ -251,7 +249,6 @@ class FormatTooNew(UsageError):
     supported: int
 
 
-@dataclass(eq=False, repr=False)
 class Closed(UsageError):
     """The connection or the log was closed before the call."""
 
@@ -260,7 +257,6 @@ class Closed(UsageError):
     what: str
 
 
-@dataclass(eq=False, repr=False)
 class WrongLoop(UsageError):
     """The object belongs to another event loop, or to the process before a fork."""
 
@@ -270,7 +266,6 @@ class WrongLoop(UsageError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class TagsEnded(UsageError):
     """The unit writes or tests a tag under a prefix that its library has ended; it is void."""
 
@@ -282,7 +277,6 @@ class TagsEnded(UsageError):
 # --- 40..49: conditions and outcomes --------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class ConditionFailed(BokilogError):
     """The unit is void: `tag` (None: the whole LogBook) has a visible record at `winner`. Final."""
 
@@ -292,7 +286,6 @@ class ConditionFailed(BokilogError):
     winner: int
 
 
-@dataclass(eq=False, repr=False)
 class AppendUnknown(BokilogError):
     """The append was sent and its outcome is unknown: it appears at most once, or never.
 
@@ -306,7 +299,6 @@ class AppendUnknown(BokilogError):
     reason: str
 
 
-@dataclass(eq=False, repr=False)
 class ReadTimeout(BokilogError, TimeoutError):
     """A read, or another call that changes nothing, did not finish within `timeout_s`."""
 
@@ -317,7 +309,6 @@ class ReadTimeout(BokilogError, TimeoutError):
     timeout_s: float
 
 
-@dataclass(eq=False, repr=False)
 class UnitMalformed(BokilogError):
     """The unit was ordered and is void: no storage node can make anything of its frame. Final.
 
@@ -332,7 +323,6 @@ class UnitMalformed(BokilogError):
 # --- 50..69: unavailable --------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class WrongTerm(UnavailableError):
     """The message is about another term than the receiver's."""
 
@@ -341,7 +331,6 @@ class WrongTerm(UnavailableError):
     current_term: int
 
 
-@dataclass(eq=False, repr=False)
 class Sealed(UnavailableError):
     """The term has ended; a next view is on its way."""
 
@@ -350,7 +339,6 @@ class Sealed(UnavailableError):
     term: int
 
 
-@dataclass(eq=False, repr=False)
 class NotPrimary(UnavailableError):
     """The sequencer asked is not the primary; `hint` names the one that may be."""
 
@@ -359,7 +347,6 @@ class NotPrimary(UnavailableError):
     hint: str | None = None
 
 
-@dataclass(eq=False, repr=False)
 class Overloaded(UnavailableError):
     """There was no room within `timeout_s`; nothing was sent or kept."""
 
@@ -369,7 +356,6 @@ class Overloaded(UnavailableError):
     what: str = "the append"
 
 
-@dataclass(eq=False, repr=False)
 class NotReady(UnavailableError):
     """The node or the cluster is still starting, recovering or changing its view."""
 
@@ -378,7 +364,6 @@ class NotReady(UnavailableError):
     reason: str
 
 
-@dataclass(eq=False, repr=False)
 class NodeUnreachable(UnavailableError):
     """No connection to the node, and nothing was sent to it."""
 
@@ -388,7 +373,6 @@ class NodeUnreachable(UnavailableError):
     reason: str
 
 
-@dataclass(eq=False, repr=False)
 class ReadOnly(UnavailableError):
     """The node takes no appends for now (disk full, failed sync); reads go on."""
 
@@ -397,7 +381,6 @@ class ReadOnly(UnavailableError):
     reason: str
 
 
-@dataclass(eq=False, repr=False)
 class DirectoryInUse(UnavailableError):
     """Another live process owns the data directory."""
 
@@ -409,7 +392,6 @@ class DirectoryInUse(UnavailableError):
 # --- 70..89: data ---------------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class Trimmed(DataError):
     """The position lies behind a trim; `trim_until` is the first kept seqnum."""
 
@@ -418,7 +400,6 @@ class Trimmed(DataError):
     trim_until: int
 
 
-@dataclass(eq=False, repr=False)
 class DataLost(DataError):
     """The record was ordered, and no replica has its bytes any more; read on at seqnum + 1."""
 
@@ -427,7 +408,6 @@ class DataLost(DataError):
     seqnum: int
 
 
-@dataclass(eq=False, repr=False)
 class CorruptRecord(DataError):
     """The stored bytes of the record do not match their checksum on any replica asked."""
 
@@ -436,7 +416,6 @@ class CorruptRecord(DataError):
     seqnum: int
 
 
-@dataclass(eq=False, repr=False)
 class CorruptJournal(DataError):
     """A journal is damaged before its last known sync point."""
 
@@ -447,7 +426,6 @@ class CorruptJournal(DataError):
     problem: str = "a synced group does not verify"
 
 
-@dataclass(eq=False, repr=False)
 class DecodeError(DataError):
     """The codec of a typed LogBook refused the record's bytes; `record.data` still has them."""
 
@@ -457,7 +435,6 @@ class DecodeError(DataError):
     problem: str = "its codec refused it"
 
 
-@dataclass(eq=False, repr=False)
 class HistoryChanged(DataError):
     """The log was restored or recovered with loss since the token was made."""
 
@@ -467,7 +444,6 @@ class HistoryChanged(DataError):
     current: str
 
 
-@dataclass(eq=False, repr=False)
 class BackupUnusable(DataError):
     """A backup is not complete, was altered, or is none; nothing was restored from it."""
 
@@ -480,7 +456,6 @@ class BackupUnusable(DataError):
 # --- 90..99: the wire -----------------------------------------------------------------------------
 
 
-@dataclass(eq=False, repr=False)
 class LocalProtocolError(BokilogError):
     """This side was about to send something the protocol does not allow; it was not sent."""
 
@@ -489,7 +464,6 @@ class LocalProtocolError(BokilogError):
     problem: str
 
 
-@dataclass(eq=False, repr=False)
 class RemoteProtocolError(BokilogError):
     """The other side sent something the protocol does not allow; what was in flight is unknown."""
 
@@ -511,8 +485,17 @@ _ERRORS: tuple[type[BokilogError], ...] = (
     *(BackupUnusable,),
     *(LocalProtocolError, RemoteProtocolError),
 )
-BY_CODE: Mapping[int, type[BokilogError]] = {error.code: error for error in _ERRORS}
-assert len(BY_CODE) == len(_ERRORS), "two errors share a wire code"
+BY_CODE: dict[int, type[BokilogError]] = {}
+
+
+def register(*errors: type[BokilogError]) -> None:
+    """Make errors known by their wire codes, so that they arrive as what they are."""
+    for error in errors:
+        known = BY_CODE.setdefault(error.code, error)
+        assert known is error, f"{known.__name__} and {error.__name__} share a wire code"
+
+
+register(*_ERRORS)
 
 # Annotations are the wire types too: what each allows, so that garbage is refused, not stored.
 _WIRE_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -535,10 +518,9 @@ def from_wire(parts: Sequence[object]) -> BokilogError:
     if error is None:
         return RemoteProtocolError(f"unknown error code {code!r}")
     values = parts[1:]
-    wanted = fields(error)
+    wanted = error.attributes.values()
     fits = len(values) <= len(wanted) and all(
-        isinstance(value, _WIRE_TYPES[str(field.type)])
-        for field, value in zip(wanted, values, strict=False)
+        isinstance(value, _WIRE_TYPES[kind]) for kind, value in zip(wanted, values, strict=False)
     )
     try:
         return error(*values) if fits else RemoteProtocolError(_malformed(error, values))
@@ -548,10 +530,6 @@ def from_wire(parts: Sequence[object]) -> BokilogError:
 
 def _malformed(error: type[BokilogError], values: Sequence[object]) -> str:
     return f"{error.__name__} with attributes {_shown('', repr(list(values)))}"
-
-
-def _names(error: type[BokilogError]) -> list[str]:
-    return [field.name for field in fields(error)]
 
 
 def _shown(name: str, value: object) -> object:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import fields
 
 import pytest
 from hypothesis import given, strategies as st
 
-from bokilog import errors
+from bokilog import call_errors, errors
 from bokilog.errors import BY_CODE, BokilogError, RemoteProtocolError, from_wire, to_wire
 
 # A code is a promise to every process that runs another version: add lines, never change one.
@@ -56,6 +55,16 @@ CODES = {
     76: "BackupUnusable",
     90: "LocalProtocolError",
     91: "RemoteProtocolError",
+    100: "FunctionFailed",
+    101: "UnknownFunction",
+    102: "InvalidArguments",
+    103: "CallTimeout",
+    104: "CallCancelled",
+    105: "WorkerLost",
+    106: "CallTooDeep",
+    107: "ResultUnusable",
+    108: "UnknownCall",
+    109: "AppFailed",
 }
 SAMPLES: dict[str, object] = {
     "int": 7,
@@ -67,7 +76,7 @@ FAMILIES = (errors.UsageError, errors.UnavailableError, errors.DataError)
 
 
 def sample(error: type[BokilogError]) -> BokilogError:
-    return error(*(SAMPLES[str(field.type)] for field in fields(error)))
+    return error(*(SAMPLES[kind] for kind in error.attributes.values()))
 
 
 LEAVES = pytest.mark.parametrize("error", BY_CODE.values(), ids=lambda error: error.__name__)
@@ -78,7 +87,8 @@ def test_wire_codes_never_change() -> None:
 
 
 def test_every_error_has_a_code_or_is_a_family() -> None:
-    defined = {value for value in vars(errors).values() if isinstance(value, type)}
+    everything = {**vars(errors), **vars(call_errors)}.values()
+    defined = {value for value in everything if isinstance(value, type)}
     taxonomy = {value for value in defined if issubclass(value, BokilogError)}
     assert taxonomy == {BokilogError, *FAMILIES, *BY_CODE.values()}
 
@@ -102,8 +112,26 @@ def test_an_error_survives_pickle_and_copy(error: type[BokilogError]) -> None:
 
 @LEAVES
 def test_the_text_names_every_attribute(error: type[BokilogError]) -> None:
-    for field in fields(error):
-        assert str(SAMPLES[str(field.type)]) in str(sample(error))
+    for name, kind in error.attributes.items():
+        if name == "trace":
+            continue  # pages of it: shown where somebody asks for it
+        assert str(SAMPLES[kind]) in str(sample(error))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"), [((), {}), (("a", 1, 2), {}), (("a",), {"tag": "b"}), (("a", 1), {"b": 2})]
+)
+def test_an_error_takes_each_of_its_attributes_once(
+    values: tuple[object, ...], named: dict[str, object]
+) -> None:
+    with pytest.raises(TypeError, match="ConditionFailed"):
+        errors.ConditionFailed(*values, **named)  # type: ignore[arg-type]
+
+
+def test_a_default_is_an_attribute_like_any_other() -> None:
+    error = errors.Overloaded(0.25)
+    assert vars(error) == {"retry_after_s": 0.25, "what": "the append"}
+    assert error.args == (0.25, "the append")
 
 
 def test_keywords_make_the_same_error() -> None:
@@ -121,10 +149,11 @@ def test_a_whole_logbook_condition_has_no_tag() -> None:
 
 def test_what_a_caller_may_conclude() -> None:
     indefinite = {error.__name__ for error in BY_CODE.values() if not error.definite}
-    assert indefinite == {"AppendUnknown", "RemoteProtocolError"}
+    calls = {"FunctionFailed", "CallTimeout", "CallCancelled", "WorkerLost", "ResultUnusable"}
+    assert indefinite == {"AppendUnknown", "RemoteProtocolError", *calls}
     retryable = {error for error in BY_CODE.values() if error.retryable}
     unavailable = {e for e in BY_CODE.values() if issubclass(e, errors.UnavailableError)}
-    assert retryable == {*unavailable, errors.ReadTimeout}
+    assert retryable == {*unavailable, errors.ReadTimeout, call_errors.WorkerLost}
 
 
 def test_a_read_timeout_is_a_timeout_error() -> None:
