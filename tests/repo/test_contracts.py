@@ -26,6 +26,10 @@ SHELLS = {
         *("checkpoints", "index_store", "memory_store", "rocks_store"),
     },
     "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
+    "bokilog/functions": {"__init__"},
+    "bokilog/functions/calls": {"__init__"},
+    "bokilog/functions/gateway": {"__init__"},
+    "bokilog/functions/runtime": {"__init__", "options", "runner"},
     "bokilog/client": {
         *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "sync"),
         "routing",
@@ -63,7 +67,7 @@ def test_the_contract_of_purity_covers_no_other_folder() -> None:
     [
         ("msgpack", "bokilog.codec"),
         ("rocksdict", "bokilog.storage_nodes.rocks_store"),
-        ("aiohttp", "bokilog.io.http"),
+        ("aiohttp", "bokilog.functions.gateway.*"),
         ("aetcd", "bokilog.io.etcd_views"),
         ("obstore", "bokilog.io.object_store"),
     ],

@@ -1,0 +1,1 @@
+"""Durable calls: accepted means appended, so that none is lost."""

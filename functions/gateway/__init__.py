@@ -1,0 +1,1 @@
+"""HTTP: functions, calls and the log itself."""

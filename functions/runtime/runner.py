@@ -1,0 +1,41 @@
+"""What durable calls and the gateway need of whoever runs calls: the host, or a test.
+
+Decides nothing. Errors of a call are in its `Done`; nothing here raises for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from bokilog.functions.runtime.messages import Done, FunctionRows, Item, Start
+
+
+class RunningCall(Protocol):
+    """A call under way."""
+
+    @property
+    def done(self) -> asyncio.Future[Done]:
+        """What came of it; the future of a call never has an exception."""
+        ...
+
+    def credit(self, count: int) -> None:
+        """Of a stream: so many more items may come."""
+        ...
+
+    def cancel(self, reason: str) -> None:
+        """It is not wanted any more; `done` is set all the same, and soon."""
+        ...
+
+
+class CallRunner(Protocol):
+    """Whoever runs calls."""
+
+    def start(self, start: Start, *, on_item: Callable[[Item], None] | None = None) -> RunningCall:
+        """Run a call here or on another node; `start.call` is not looked at."""
+        ...
+
+    def functions(self) -> FunctionRows:
+        """What can be called now."""
+        ...
