@@ -16,6 +16,7 @@ from bokilog.io.directory import claim
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
+from bokilog.io.one_identity import check_alone
 from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
 from bokilog.io.view_store import check_versions, first_view
@@ -24,7 +25,7 @@ from bokilog.sequencer.ceilings import CEILINGS, Ceilings
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member_node import run_member
 from bokilog.sequencer.next_view import Start, next_view, sequencers_of
-from bokilog.sequencer.recovery import recover_metalog
+from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
 from bokilog.view import LogSpace
 
@@ -38,6 +39,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
     check_versions(last)
     directory = claim(settings.data_dir, last.cluster_id, settings.node_id)
     node = NodeId(settings.node_id)
+    await check_alone(node, last, addresses=[settings.address])
     spaces = [space for space in last.spaces if node in space.sequencers]
     journals = {space.id: _journal(settings, space) for space in spaces}
     ceilings = Ceilings(settings.data_dir / CEILINGS)
@@ -65,6 +67,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
             begun.end(space.id),
             ceiling=max(_start(ceilings, space), last.end(space.id).tail),
             released=True,
+            ended=ended_in(views, space.id),
         )
         for space in spaces
     }
@@ -128,6 +131,7 @@ def _journal(settings: SequencerSettings, space: LogSpace) -> JournalFile:
         verify=lambda kind, data: kind == ITEM_METALOG and verify_run(data),
         segment_bytes=settings.segment_bytes,
         headroom_bytes=settings.headroom_bytes,
+        keeps_something=space.durability != "sync",
     )
 
 

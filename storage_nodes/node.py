@@ -17,6 +17,7 @@ from bokilog.io.directory import Directory, claim
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.io.node import NodeShell
+from bokilog.io.one_identity import check_alone
 from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
 from bokilog.io.view_store import ViewStore, check_versions
@@ -49,6 +50,7 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
     check_versions(latest)
     node = NodeId(settings.node_id)
     with claim(settings.data_dir, latest.cluster_id, node) as directory:
+        await check_alone(node, latest, addresses=(settings.address, settings.bulk_address))
         storage = _Storage(settings, directory, latest, views=views)
         checkpoints = Checkpoints()
         shell = _shell(settings, storage, checkpoints, latest=latest, views=views)
@@ -99,10 +101,13 @@ class _Storage:
         self.replicas: dict[LogSpaceId, Replica] = {}
         self._settings = settings
         self._views = views
-        self.incarnation = directory.next_incarnation()
+        self._node = NodeId(settings.node_id)
+        self.incarnation = views.register_incarnation(
+            self._node,
+            above=directory.next_incarnation(),  # what it was known by before it was registered
+        )
         self.disk_id = directory.disk_id
         self._stores: dict[LogSpaceId, IndexStore] = {}
-        self._node = NodeId(settings.node_id)
         spaces = [space for space in view.spaces if self._node in space.replicas]
         self._identities: dict[Durability, Identity] = {
             "sync": Identity(directory.disk_id, 0),

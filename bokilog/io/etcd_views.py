@@ -201,30 +201,30 @@ class EtcdViews:
 
     # --- incarnations -----------------------------------------------------------------------------
 
-    def register_incarnation(self, node: NodeId) -> int:
+    def register_incarnation(self, node: NodeId, *, above: int = 0) -> int:
         """As `ViewStore.register_incarnation`; the counter is the cluster's, so shards differ (P1).
 
         A number whose answer was lost stays unused.
         """
         check_node_name(node)
-        return self._call(lambda client: self._next_incarnation(client, node))
+        return self._call(lambda client: self._next_incarnation(client, node, above))
 
-    async def _next_incarnation(self, client: aetcd.Client, node: NodeId) -> int:
+    async def _next_incarnation(self, client: aetcd.Client, node: NodeId, above: int) -> int:
         make = client.transactions
         last, own = self._key("incarnations/last"), self._key(f"incarnations/{node}")
         while True:
             found = await client.get(last)
             known = 0 if found is None else self._number(last, found.value)
-            number = b"%d" % (known + 1)
+            number = max(known, above) + 1
             stored, _ = await client.transaction(
                 compare=[
                     make.create(last) == 0 if found is None else make.value(last) == found.value
                 ],
-                success=[make.put(last, number), make.put(own, number)],
+                success=[make.put(key, b"%d" % number) for key in (last, own)],
                 failure=[],
             )
             if stored:
-                return known + 1
+                return number
 
     def latest_incarnation(self, node: NodeId) -> int:
         """As `ViewStore.latest_incarnation`."""

@@ -171,7 +171,7 @@ class FileViews:
             sync_directory(str(self.path))
         return True
 
-    def register_incarnation(self, node: NodeId) -> int:
+    def register_incarnation(self, node: NodeId, *, above: int = 0) -> int:
         """As `ViewStore.register_incarnation`; the counter is the cluster's, so shards differ (P1).
 
         Raises as `compare_and_swap`.
@@ -179,7 +179,7 @@ class FileViews:
         file, last = self._incarnation_file(node), self.path / "incarnations" / "last.json"
         make_directory(file.parent)
         with self._locked():
-            number = 1 + max(_read_number(last), _read_number(file))
+            number = 1 + max(_read_number(last), _read_number(file), above)
             for each in (last, file):  # a crash in between leaves a number unused, never used twice
                 content = {"node": node, "incarnation": number}
                 write_synced(each, json.dumps(content).encode() + b"\n")

@@ -3,7 +3,8 @@
 Decides who is who: the side that dials says `Hello`, the other answers `Welcome`, and only then is
 the link up for the core. A node keeps one control link and one bulk link per peer (P32); a newer
 connection of the same peer replaces the older one. Clients are numbered. A peer of another cluster
-is refused by name (P3); one that knows a newer term makes this node load its view (P17).
+is refused by name, and so is an earlier start of a peer than the last one heard of (P3); one that
+knows a newer term makes this node load its view (P17).
 
 Does not know: what messages mean beyond the greeting.
 """
@@ -20,6 +21,7 @@ from bokilog.effects import Address
 from bokilog.errors import RemoteProtocolError
 from bokilog.framing import WireMessage
 from bokilog.io.link import Link, LinkCallbacks
+from bokilog.io.one_identity import Starts
 from bokilog.io.transport import Listener, Peer, PeerCallbacks, listen
 from bokilog.messages import Hello, Leaving, Message, Welcome, decode, encode
 
@@ -72,6 +74,7 @@ class Network:
         self._clients = itertools.count(1)
         self._served: dict[int, Link | Peer] = {}
         """Clients whose links are up, without those who only ask for the status."""
+        self._starts = Starts()
         self._dismissing = False
         self._touched: dict[Link | Peer, None] = {}
         """In the order of the first message: whom the core names first is woken first."""
@@ -168,6 +171,8 @@ class Network:
         if welcome.cluster_id != self.identity.cluster_id:
             self._refuse(peer, welcome.node, self._foreign(welcome.cluster_id))
             return
+        if not self._counts(peer, welcome.node, welcome.incarnation):
+            return
         self._up(name, peer, welcome.term)
         self._deliver(name, messages[1:])
 
@@ -202,6 +207,8 @@ class Network:
                 _send(link, self.welcome())
                 self._events.link_up(connection)
             return
+        if not self._counts(link, hello.node, hello.incarnation):
+            return
         name: Address = ("bulk", hello.node) if hello.bulk else hello.node
         _send(link, self.welcome())
         self._up(name, link, hello.term)
@@ -211,6 +218,19 @@ class Network:
         return Welcome(me.node, me.incarnation, me.cluster_id, me.history_id, me.term, [], [])
 
     # --- both -------------------------------------------------------------------------------------
+
+    def _counts(self, link: Link | Peer, node: str, incarnation: int) -> bool:
+        """Whether the other end is the last start of its node; links of earlier ones end (P3)."""
+        reason = self._starts.refusal(node, incarnation)
+        if reason:
+            self._refuse(link, node, reason)
+            return False
+        if self._starts.note(node, incarnation):
+            names: tuple[Address, Address] = (node, ("bulk", node))
+            for older in [self._links[name] for name in names if name in self._links]:
+                self._lost(older)
+                older.abort()
+        return True
 
     def _up(self, name: Address, link: Link | Peer, term: int) -> None:
         older = self._links.get(name)

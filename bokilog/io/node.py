@@ -31,7 +31,7 @@ from bokilog.effects import (
     ViewInstalled,
 )
 from bokilog.errors import BokilogError, NotReady
-from bokilog.ids import LogSpaceId, Term
+from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io.clock import Clock
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
@@ -66,6 +66,7 @@ class NodeShell:
             installed=lambda: self._installed,
             install=self.install,
             failed=self._on_bug,
+            node=(NodeId(identity.node), identity.incarnation) if identity.incarnation else None,
         )
         self._perform_own = perform
         self._greet_client = greet_client
@@ -114,6 +115,7 @@ class NodeShell:
         self._views.start(poll_s)
         while not stop.is_set() and self._bug is None:
             self.load_views()
+            self._views.check_alone()
             waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._stopped)]
             await asyncio.wait(waits, timeout=poll_s, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:

@@ -9,6 +9,9 @@ store's own word of a change.
 Invariants: `install` runs on the loop, once per term, without a gap. A store that does not answer
 is said once in the log, and once when it is back; until then the present view holds.
 
+It also notices that a later start of the node was registered: this one does not count then, and is
+told to stop (P3).
+
 Does not know what a view means to the node.
 """
 
@@ -20,8 +23,9 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from bokilog.errors import Closed, UnavailableError
-from bokilog.ids import Term
+from bokilog.errors import Closed, NotReady, UnavailableError
+from bokilog.ids import NodeId, Term
+from bokilog.io.one_identity import superseded
 from bokilog.io.view_store import ViewStore
 from bokilog.view import View
 
@@ -38,6 +42,7 @@ class ViewLoader:
         installed: the term of the view that the node has.
         install: takes the next view, and moves `installed` with it.
         failed: gets what no waiting mends, such as a damaged view.
+        node: whose start this is, with its registered incarnation; None: it has none.
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class ViewLoader:
         installed: Callable[[], Term],
         install: Callable[[View], None],
         failed: Callable[[BaseException], None],
+        node: tuple[NodeId, int] | None = None,
     ) -> None:
         self._store = store
         self._installed = installed
         self._install = install
         self._failed = failed
+        self._node = node
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._problem = ""
@@ -68,6 +75,17 @@ class ViewLoader:
             return
         for view in self._newer(self._installed()):
             self._install_next(view)
+
+    def check_alone(self) -> None:
+        """Stop the process if a later start of its node counts; a remote store is not asked here.
+
+        A store that does not answer says nothing.
+        """
+        if not self._store.remote:
+            try:
+                self._note_later(self._later())
+            except UnavailableError:
+                return
 
     def start(self, poll_s: float) -> None:
         """Begin with a remote store, asked each `poll_s` at the latest; called on the loop."""
@@ -102,6 +120,18 @@ class ViewLoader:
             known = view.term
         return found
 
+    def _later(self) -> int:
+        """The incarnation of a later start of this node; 0: there is none."""
+        if self._node is None:
+            return 0
+        node, incarnation = self._node
+        latest = self._store.latest_incarnation(node)
+        return latest if latest > incarnation else 0
+
+    def _note_later(self, latest: int) -> None:
+        if latest and self._node is not None:
+            self._failed(NotReady(superseded(*self._node, latest)))
+
     # --- the thread of a remote store -------------------------------------------------------------
 
     def _run(self, loop: asyncio.AbstractEventLoop, poll_s: float) -> None:
@@ -117,11 +147,15 @@ class ViewLoader:
             sent = max(sent, self._installed())
             try:
                 views = self._newer(sent)
+                later = self._later()
             except (UnavailableError, Closed) as error:
                 self._note(str(error))
                 self._stop.wait(poll_s)
                 continue
             self._note("")
+            if later:
+                self._post(loop, self._note_later, later)
+                return
             for view in views:
                 self._post(loop, self._install_next, view)
                 sent = view.term

@@ -85,8 +85,12 @@ class ViewStore(Protocol):
         """
         ...
 
-    def register_incarnation(self, node: NodeId) -> int:
-        """A number for this start of `node`: unique in the cluster, above all earlier ones (P3)."""
+    def register_incarnation(self, node: NodeId, *, above: int = 0) -> int:
+        """A number for this start of `node`: unique in the cluster, above all earlier ones (P3).
+
+        Args:
+            above: a number that the node has used by other means.
+        """
         ...
 
     def latest_incarnation(self, node: NodeId) -> int:

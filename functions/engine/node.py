@@ -14,6 +14,7 @@ from bokilog.ids import NodeId
 from bokilog.io.clock import SystemClock
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
+from bokilog.io.one_identity import check_alone
 from bokilog.io.open_views import open_views
 from bokilog.io.view_store import check_versions
 from bokilog.messages import RequestFailed, Tail, TailRequest
@@ -82,6 +83,7 @@ async def run(
         raise NotReady(f"no view is stored in {views.where}: start the cluster with bokilog up")
     check_versions(view)
     node = NodeId(settings.node_id)
+    await check_alone(node, view, addresses=settings.addresses)
     incarnation = views.register_incarnation(node)
 
     def greeted(connection: int, positions: list[list[int]]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from bokilog.errors import BokilogError, CorruptJournal, NodeUnreachable
-from bokilog.ids import Term
+from bokilog.ids import NodeId, Term
 from bokilog.io.view_loader import ViewLoader
 from bokilog.io.view_store import ViewStore
 from bokilog.view import View
@@ -33,6 +33,7 @@ class Store:
         self.gate.set()
         self.asked = threading.Event()
         self.closed = False
+        self.started = 1
 
     def add(self, *terms: int) -> None:
         for term in terms:
@@ -45,6 +46,9 @@ class Store:
         if self.problem is not None:
             raise self.problem
         return self.latest
+
+    def latest_incarnation(self, node: str) -> int:
+        return self.started
 
     def load(self, term: int) -> View | None:
         return self.views.get(term)
@@ -71,6 +75,7 @@ class Node:
             installed=lambda: Term(self.installed[-1]),
             install=self.install,
             failed=self.failures.append,
+            node=(NodeId("storage-1"), 1),
         )
 
     def install(self, view: View) -> None:
@@ -164,4 +169,25 @@ async def test_a_damaged_view_fails_the_node() -> None:
     node.loader.start(POLL_S)
     await until(lambda: node.failures != [])
     assert node.failures == [node.store.problem]
+    await node.loader.aclose()
+
+
+def test_p3_a_later_start_of_the_node_ends_this_one() -> None:
+    node = Node(Store(remote=False))
+    node.loader.check_alone()
+    assert node.failures == []
+    node.store.started = 2
+    node.loader.check_alone()
+    assert "storage-1 (start 2, this one is 1), and only the latest" in str(node.failures[0])
+
+
+@pytest.mark.asyncio
+async def test_p3_a_later_start_in_a_remote_store_ends_this_one() -> None:
+    node = Node(Store(remote=True))
+    node.store.started = 2
+    node.loader.check_alone()
+    assert node.failures == []  # the loop does not wait for the store
+    node.loader.start(POLL_S)
+    await until(lambda: node.failures != [])
+    assert "only the latest counts" in str(node.failures[0])
     await node.loader.aclose()

@@ -211,6 +211,8 @@ def test_p3_incarnations_are_unique_and_only_the_latest_counts(
     other = place.open()
     assert (other.latest_incarnation(ONE), other.latest_incarnation(TWO)) == (3, 2)
     assert other.latest_incarnation(NodeId("engine-9")) == 0
+    assert other.register_incarnation(ONE, above=9) == 10
+    assert store.register_incarnation(TWO, above=4) == 11
 
 
 def test_p3_starts_at_once_get_different_numbers(place: Place, store: ViewStore) -> None:
