@@ -8,8 +8,6 @@ Named tuples, which cost half of what a frozen dataclass costs to make and to im
 compared by their type only with `match` and `isinstance`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -232,12 +230,12 @@ class StorePromise(NamedTuple):
     term: Term
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AcquireLease:
     """Get or renew the lease of the active controller; `LeaseHeld` or `LeaseLost` tells."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReleaseLease:
     """Let another controller be the active one at once."""
 

@@ -20,8 +20,6 @@ because they are meant to stay. Source: P7, P30, P31; LIMITS point 6 (own segmen
 general store). Differs from Boki, which leaves all this to its key-value store.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol

@@ -13,11 +13,9 @@ Does not know: sockets, nor what any message means to its receiver. Differs from
 messages are fixed C structs: columns and lists leave room for the next version.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
-from typing import Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 from bokilog.codec import (
     flag,
@@ -51,48 +49,47 @@ from bokilog.limits import AUX_BYTES_MAX, TAG_BYTES_MAX
 from bokilog.metalog import (
     Entry,
     Run,
-    annotation_text,
     decode_run,
     encode_run,
     entry_from_plain,
     entry_to_plain,
 )
 
-# --- what fields hold, by the name of their annotation (checked on arrival, see `_CHECK_OF`) ------
+# --- what fields hold, by their annotation (checked on arrival, see `_CHECK_OF`) ------------------
 
-Sum64: TypeAlias = int
+Sum64: TypeAlias = Annotated[int, "Sum64"]
 """A checksum: any 64 bits. A plain `int` is a number in 0..2**63-1."""
-Offset: TypeAlias = int
+Offset: TypeAlias = Annotated[int, "Offset"]
 """A byte offset, or -1."""
-ReadTag: TypeAlias = str | None
+ReadTag: TypeAlias = Annotated[str | None, "ReadTag"]
 """A tag within its limit, since stored keys are made of it; None: every record."""
-AuxBytes: TypeAlias = bytes
+AuxBytes: TypeAlias = Annotated[bytes, "AuxBytes"]
 """Aux data within its limit."""
-WireError: TypeAlias = list[object]
+WireError: TypeAlias = Annotated[list[object], "WireError"]
 """`errors.to_wire`; `errors.from_wire` takes any list."""
-PositionRows: TypeAlias = list[list[int]]
+PositionRows: TypeAlias = Annotated[list[list[int]], "PositionRows"]
 """[log space, term, count, tail]"""
-SpaceRows: TypeAlias = list[list[object]]
+SpaceRows: TypeAlias = Annotated[list[list[object]], "SpaceRows"]
 """[log space, durability class]"""
-CountRows: TypeAlias = list[list[int]]
+CountRows: TypeAlias = Annotated[list[list[int]], "CountRows"]
 """[shard number, count]"""
-AwaitedRows: TypeAlias = list[list[int]]
+AwaitedRows: TypeAlias = Annotated[list[list[int]], "AwaitedRows"]
 """[term, shard number, first count, first seqnum]"""
-Outcomes: TypeAlias = list[list[object]]
+Outcomes: TypeAlias = Annotated[list[list[object]], "Outcomes"]
 """[unit, VERDICT_*, a, b]"""
-SealedRows: TypeAlias = list[list[int]]
+SealedRows: TypeAlias = Annotated[list[list[int]], "SealedRows"]
 """[log space, term, count, tail, timestamp ms, ceiling]"""
-EndRows: TypeAlias = list[list[int]]
+EndRows: TypeAlias = Annotated[list[list[int]], "EndRows"]
 """[log space, term, count]"""
-EntryRows: TypeAlias = list[list[object]]
+EntryRows: TypeAlias = Annotated[list[list[object]], "EntryRows"]
 """[first seqnum, books, unit_records, tags, void units, timestamp ms]: columns as in the frame"""
-TrimRows: TypeAlias = list[list[object]]
+TrimRows: TypeAlias = Annotated[list[list[object]], "TrimRows"]
 """[book, tag or None, trim_until]"""
-VerdictRows: TypeAlias = list[list[object]]
+VerdictRows: TypeAlias = Annotated[list[list[object]], "VerdictRows"]
 """[term, shard number, first count, [outcome, ...]]"""
-AnswerRows: TypeAlias = list[list[object]]
+AnswerRows: TypeAlias = Annotated[list[list[object]], "AnswerRows"]
 """[request, values or None, error or None]"""
-StoreRows: TypeAlias = list[list[bytes]]
+StoreRows: TypeAlias = Annotated[list[list[bytes]], "StoreRows"]
 """[key, value] as in the fold's store"""
 
 # --- greeting ------------------------------------------------------------------------------------
@@ -859,9 +856,7 @@ Decoder: TypeAlias = Callable[[bytes | memoryview, Sequence[memoryview]], Messag
 
 def _plain_decoder(message: type[Message]) -> Decoder:
     """Of a message that is nothing but its fields."""
-    checks = [
-        _CHECK_OF[annotation_text(annotation)] for annotation in message.__annotations__.values()
-    ]
+    checks = [_CHECK_OF[annotation] for annotation in message.__annotations__.values()]
     length = len(checks)
 
     def decode_plain(head: bytes | memoryview, attachments: Sequence[memoryview]) -> Message:
@@ -1114,33 +1109,33 @@ _OUTCOMES: Final[dict[int, tuple[frozenset[type], frozenset[type]]]] = {
 }
 """What `a` and `b` of a verdict are."""
 
-_CHECK_OF: Final[dict[str, Callable[[object], object]]] = {
-    "int": natural,
-    "str": text,
-    "bool": flag,
-    "ReadTag": _read_tag,
-    "AuxBytes": _aux_bytes,
-    "str | None": optional_text,
-    "list[int]": naturals,
-    "list[object]": listed,
-    "dict[str, object]": _facts,
-    "Sum64": _sum64,
-    "Offset": _offset,
-    "Position": _position,
-    "Shard": _shard,
-    "WireError": listed,
-    "PositionRows": _rows_of_naturals(4),
-    "SpaceRows": _space_rows,
-    "CountRows": _rows_of_naturals(2),
-    "AwaitedRows": _rows_of_naturals(4),
-    "SealedRows": _rows_of_naturals(6),
-    "EndRows": _rows_of_naturals(3),
-    "Outcomes": _outcomes,
-    "EntryRows": _entry_rows,
-    "TrimRows": _trim_rows,
-    "VerdictRows": _verdict_rows,
-    "AnswerRows": _answer_rows,
-    "StoreRows": _store_rows,
+_CHECK_OF: Final[dict[object, Callable[[object], object]]] = {
+    int: natural,
+    str: text,
+    bool: flag,
+    ReadTag: _read_tag,
+    AuxBytes: _aux_bytes,
+    str | None: optional_text,
+    list[int]: naturals,
+    list[object]: listed,
+    dict[str, object]: _facts,
+    Sum64: _sum64,
+    Offset: _offset,
+    Position: _position,
+    Shard: _shard,
+    WireError: listed,
+    PositionRows: _rows_of_naturals(4),
+    SpaceRows: _space_rows,
+    CountRows: _rows_of_naturals(2),
+    AwaitedRows: _rows_of_naturals(4),
+    SealedRows: _rows_of_naturals(6),
+    EndRows: _rows_of_naturals(3),
+    Outcomes: _outcomes,
+    EntryRows: _entry_rows,
+    TrimRows: _trim_rows,
+    VerdictRows: _verdict_rows,
+    AnswerRows: _answer_rows,
+    StoreRows: _store_rows,
 }
 
 _SPECIAL: Final[dict[int, Decoder]] = {

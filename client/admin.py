@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TypeVar, overload
+from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 from bokilog.client import routing
 from bokilog.client.books import Created
-from bokilog.client.codecs import Codec, codec_for
 from bokilog.client.logbook import ClientLogBook
 from bokilog.client.node import Client
 from bokilog.client.session import Session
@@ -32,6 +31,9 @@ from bokilog.record import (
     check_duration,
     check_retention,
 )
+
+if TYPE_CHECKING:
+    from bokilog.client.codecs import Codec
 
 T = TypeVar("T")
 
@@ -102,6 +104,10 @@ class ClientLog:
             session: None for the connection's own, shared by all that name none.
             system_tags: whether tags may start with `$`: for the libraries that own those.
         """
+        if type is None and codec is None:
+            return self.typed_book(name, None, session=session, system_tags=system_tags)
+        from bokilog.client.codecs import codec_for  # at first use: most logs are of bytes
+
         codec_of_type = codec_for(type, codec)
         return self.typed_book(name, codec_of_type, session=session, system_tags=system_tags)
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from bokilog.facts import Facts
 from bokilog.limits import MIB
@@ -25,8 +24,7 @@ FACTS_BYTES_DEFAULT: Final = 8 * MIB
 RECORD_COST_BYTES: Final = 400  # what a kept record takes beside its data and its tags, about
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStats:
+class CacheStats(NamedTuple):
     """What is kept now."""
 
     records: int

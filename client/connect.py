@@ -3,8 +3,8 @@
 Decides which engine is dialled when, and what a URL means. A client has one engine at a time; when
 it is lost the next seed is tried, with back-off once all of them failed. While there is another one
 to try, a seed that is silent is given little time, and more in each round. URLs of logs in this
-process (`file:DIR`, `memory:`) are opened by whoever registered for them: that is a higher floor,
-found by name, so that the client imports nothing of it.
+process (`file:DIR`, `memory:`) are opened by whoever registered for them (`opening.py`): that is a
+higher floor, found by name, so that the client imports nothing of it.
 
 Invariants: nothing is sent before a `Welcome` arrived on the same connection; whatever is closed
 leaves no task and no socket behind. Does not know: what messages mean.
@@ -13,17 +13,16 @@ leaves no task and no socket behind. Does not know: what messages mean.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Sequence
 from itertools import cycle
-from types import TracebackType
 from typing import Final
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.node import TIMEOUT_S_DEFAULT, Client
+from bokilog.client.opening import Opening, opener_of
 from bokilog.client.port import Events, Port
 from bokilog.errors import (
     BokilogError,
@@ -57,7 +56,6 @@ __all__ = [
     "Port",
     "addresses_of",
     "connect",
-    "register_opener",
 ]
 
 URL_DEFAULT: Final = "bokilog://127.0.0.1:7300"
@@ -70,43 +68,6 @@ PATIENCE_S: Final = 5.0
 PATIENCE_S_MIN: Final = 0.5
 # Payloads this small on average are joined: one copy costs less than a length and a slice for each.
 JOINED_BYTES_MAX: Final = 16 * KIB
-
-Opener = Callable[[str | None, float], Awaitable[ClientLog]]
-"""(directory, or None for memory; default timeout in s) -> an open log."""
-
-_OPENERS: Final[dict[str, Opener]] = {}
-_OPENERS_HOME: Final = "bokilog.shapes.embedded"
-
-
-def register_opener(scheme: str, opener: Opener) -> None:
-    """Have URLs of `scheme` ("file", "memory") opened by `opener`; a shape calls it on import."""
-    _OPENERS[scheme] = opener
-
-
-class Opening:
-    """A log about to be open: await it, or enter it as an async context manager."""
-
-    __slots__ = ("_log", "_open")
-
-    def __init__(self, open_log: Callable[[], Awaitable[ClientLog]]) -> None:
-        self._open = open_log
-        self._log: ClientLog | None = None
-
-    def __await__(self) -> Generator[object, None, ClientLog]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> ClientLog:
-        self._log = await self._open()
-        return self._log
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._log is not None:
-            await self._log.aclose()
 
 
 def connect(
@@ -169,9 +130,7 @@ async def _open_here(scheme: str, rest: str, timeout_s: float) -> ClientLog:
     directory = rest.removeprefix("//") if scheme == "file" else None
     if directory == "" or (scheme == "memory" and rest.strip("/")):
         raise InvalidSettings("url", f"{scheme}:{rest}", "is neither file:DIR nor memory:")
-    if scheme not in _OPENERS:
-        importlib.import_module(_OPENERS_HOME)
-    opener = _OPENERS.get(scheme)
+    opener = opener_of(scheme)
     if opener is None:
         raise InvalidSettings("url", f"{scheme}:{rest}", "has nothing installed that opens it")
     return await opener(directory, timeout_s)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from bokilog.client.batching import Batch, Lane, Room, Unit
 from bokilog.client.books import Route
@@ -75,8 +75,7 @@ class Book:
         return not self.held and not self.finding
 
 
-@dataclass(frozen=True, slots=True)
-class ClientStats:
+class ClientStats(NamedTuple):
     """What one client has under way."""
 
     connected: bool

@@ -15,12 +15,11 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from threading import get_ident
-from typing import Final, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, overload
 
 from bokilog.client import routing
 from bokilog.client.batching import NEVER, Lane, Unit, in_column, unit_digest
 from bokilog.client.books import Route
-from bokilog.client.codecs import Codec
 from bokilog.client.core import Book
 from bokilog.client.follow import Turn, follow_turns, scan_pages
 from bokilog.client.node import Client
@@ -68,6 +67,9 @@ from bokilog.record import (
     check_timestamp_ms,
     check_unit,
 )
+
+if TYPE_CHECKING:
+    from bokilog.client.codecs import Codec
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -19,7 +19,6 @@ Differs from Boki, whose index lives in memory and is rebuilt from the whole met
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from xxhash import xxh3_64_intdigest
@@ -94,8 +93,7 @@ class OpenedShard:
         """Its records below this count are ordered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexStats:
+class IndexStats(NamedTuple):
     """What an index holds, for `status` and for tests."""
 
     position: Position

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from bokilog.effects import BatchEnded, CancelTimer, SetTimer, TimerFired
 from bokilog.io.clock import Clock
@@ -60,8 +59,7 @@ class Scheduler(Protocol):
         """Call it after `delay` seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class DriverStats:
+class DriverStats(NamedTuple):
     """What a driver has done so far."""
 
     ticks: int

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from bokilog.errors import CorruptJournal, InvalidSettings, ReadOnly
@@ -85,8 +84,7 @@ class _Pending(NamedTuple):
     new_name: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalStats:
+class JournalStats(NamedTuple):
     """Counts since the start, and what there is now."""
 
     group_count: int

@@ -11,16 +11,16 @@ next view, and only then lets anybody in.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import secrets
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bokilog.client.connect import ClientLog, Opening, register_opener
+from bokilog.client.admin import ClientLog
 from bokilog.client.node import TIMEOUT_S_DEFAULT, Client
+from bokilog.client.opening import Opening, register_opener
 from bokilog.client.port import Events
 from bokilog.effects import (
     CancelTimer,
@@ -44,10 +44,7 @@ from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io.clock import Clock, SystemClock
 from bokilog.io.commits import Committer
-from bokilog.io.directory import Directory, claim, write_synced
 from bokilog.io.driver import Driver
-from bokilog.io.file_views import FileViews
-from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.io.sync import DataSync, DelayedSync, NoSync, SyncPolicy
 from bokilog.io.view_store import check_versions
@@ -58,15 +55,17 @@ from bokilog.record import DURABILITIES, Durability
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.primary import Recovered, RunIndex
 from bokilog.shapes.composed import ComposedCore, FromCore, ToCore, bulk
-from bokilog.shapes.recovery import end_of, lost_end, replay, verify_item
+from bokilog.shapes.recovery import end_of, lost_end, replay
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.replica import Identity, Replica
-from bokilog.storage_nodes.rocks_store import RocksStore
 from bokilog.view import LogSpace, Node, View, first_end
+
+if TYPE_CHECKING:
+    from bokilog.shapes.embedded_disk import Disk
 
 ENGINE, STORAGE, SEQUENCER = NodeId("engine-1"), NodeId("storage-1"), NodeId("sequencer-1")
 SPACES: dict[LogSpaceId, Durability] = {
@@ -77,7 +76,6 @@ CLIENT = 1
 CHECKPOINT_S = 10.0
 CACHE_BYTES = 64 << 20
 PENDING_BYTES = 256 << 20
-INDEX_BYTES = 64 << 20
 HEADROOM_BYTES = 16 << 20
 """A checkpoint of a full generation takes a few MiB, a trim a few hundred bytes."""
 
@@ -102,14 +100,13 @@ class Storage:
 
     def __init__(self, directory: Path | None, settings: EmbeddedSettings) -> None:
         self.settings = settings
-        self.directory: Directory | None = None
-        self.views: FileViews | None = None
+        self.disk: Disk | None = None
         self.past: list[View] = []
-        self._path = directory
         if directory is not None:
-            self.directory = claim(directory, "embedded", "embedded")
-            self.views = FileViews(directory / "views")
-            self.past = _stored_views(self.views)
+            from bokilog.shapes.embedded_disk import Disk  # a log in memory is open without it
+
+            self.disk = Disk(directory)
+            self.past = self.disk.views()
             if self.past:
                 check_versions(self.past[-1])
         if not self.past:
@@ -119,7 +116,8 @@ class Storage:
         for space, durability in SPACES.items():
             self.journals[space] = self._journal(space, durability)
             self.stores[space] = self._store(space, durability)
-        self.ceilings = self._read_ceilings()
+        known = self.disk.ceilings() if self.disk is not None else {}
+        self.ceilings = {space: known.get(space, 1) for space in SPACES}
 
     def sync_policy(self, durability: Durability) -> SyncPolicy:
         policy: SyncPolicy = DataSync() if durability == "sync" else NoSync()
@@ -130,16 +128,13 @@ class Storage:
     def raise_ceiling(self, space: LogSpaceId, seqnum: int) -> None:
         """Synced when this returns (P11)."""
         self.ceilings[space] = seqnum
-        if self._path is not None:
-            plain = {str(number): value for number, value in self.ceilings.items()}
-            write_synced(self._path / "ceilings.json", json.dumps(plain).encode())
+        if self.disk is not None:
+            self.disk.store_ceilings(self.ceilings)
 
     def store_view(self, view: View) -> None:
         """The next view; the directory's lock is held, so nobody else stores any."""
-        if self.views is not None:
-            expected = self.past[-1].term if self.past else None
-            stored = self.views.compare_and_swap(expected, view)
-            assert stored, f"somebody else stored term {view.term}"
+        if self.disk is not None:
+            self.disk.store_view(self.past[-1].term if self.past else None, view)
         self.past.append(view)
 
     def close(self, *, clean: bool) -> None:
@@ -147,30 +142,22 @@ class Storage:
             journal.close(clean=clean)
         for store in self.stores.values():
             store.close()
-        if self.directory is not None:
-            self.directory.close()
+        if self.disk is not None:
+            self.disk.close()
 
     def _journal(self, space: LogSpaceId, durability: Durability) -> Journal:
-        if self._path is None or durability == "memory":
+        if self.disk is None or durability == "memory":
             return MemoryJournal()
-        return JournalFile(
-            self._path / f"journal-{space}",
+        return self.disk.journal(
+            space,
             sync=self.sync_policy(durability),
-            verify=verify_item,
             headroom_bytes=self.settings.headroom_bytes,
         )
 
     def _store(self, space: LogSpaceId, durability: Durability) -> IndexStore:
-        if self._path is None or durability == "memory":
+        if self.disk is None or durability == "memory":
             return MemoryStore()
-        return RocksStore(self._path / f"index-{space}", memory_bytes=INDEX_BYTES)
-
-    def _read_ceilings(self) -> dict[LogSpaceId, int]:
-        file = self._path / "ceilings.json" if self._path is not None else None
-        if file is None or not file.exists():
-            return dict.fromkeys(SPACES, 1)
-        plain = json.loads(file.read_text())
-        return {space: int(plain.get(str(space), 1)) for space in SPACES}
+        return self.disk.store(space)
 
 
 class EmbeddedNode:
@@ -391,7 +378,7 @@ class EmbeddedNode:
             for committer in self._committers.values():
                 await committer.drained()
             await asyncio.sleep(0)  # what became durable is handled, and told
-            if self._storage.directory is not None:
+            if self._storage.disk is not None:
                 await self._checkpoints.store_last(self._replicas.values())
         self._driver.stop()
         self._checkpoints.cancel()
@@ -432,8 +419,8 @@ def _log_space(space: LogSpaceId, durability: Durability) -> LogSpace:
 def first_view() -> View:
     """Term 0: what the log is made of. Nobody acts in it: the first start stores term 1 (P12)."""
     return View(
-        cluster_id=secrets.token_hex(8),
-        history_id=secrets.token_hex(8),
+        cluster_id=os.urandom(8).hex(),
+        history_id=os.urandom(8).hex(),
         term=Term(0),
         nodes=(
             Node(id=ENGINE, role="engine", address=""),
@@ -443,13 +430,6 @@ def first_view() -> View:
         spaces=tuple(_log_space(space, durability) for space, durability in SPACES.items()),
         ends=tuple(first_end(space) for space in SPACES),
     )
-
-
-def _stored_views(views: FileViews) -> list[View]:
-    latest = views.latest_term()
-    terms = range(latest + 1) if latest is not None else range(0)
-    found = [views.load(Term(term)) for term in terms]
-    return [view for view in found if view is not None]
 
 
 def _core_tokens(tokens: list[Hashable]) -> list[tuple[str, int]]:

@@ -16,9 +16,8 @@ shape.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import count
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from bokilog.effects import (
     Address,
@@ -82,8 +81,7 @@ from bokilog.term_gate import CURRENT, FUTURE, TermGate
 from bokilog.view import View
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
+class EngineStats(NamedTuple):
     """A snapshot of one engine."""
 
     term: int
@@ -456,7 +454,7 @@ class EngineCore:
             "role": "engine",
             "node": self.node,
             "incarnation": self.incarnation,
-            **{name: getattr(stats, name) for name in EngineStats.__slots__},
+            **stats._asdict(),
             "spaces": {
                 space: {**producer.summary(), **self.reader.summary(space)}
                 for space, producer in self.producers.items()

@@ -38,7 +38,7 @@ from bokilog.io.journal_file import JournalFile
 from bokilog.limits import MIB
 from bokilog.logbook import Log, LogBook
 from bokilog.record import Entry
-from bokilog.shapes import embedded
+from bokilog.shapes import embedded, embedded_disk
 from tests.integration.history import Attempt, Counts, History, Name, payload
 
 ROOT = Path(__file__).parents[2]
@@ -353,7 +353,7 @@ def _open(spec: Spec) -> Opening:
 
 def small_segments(patch: Callable[[object, str, object], None]) -> None:
     """Embedded logs of this process fill many small segments instead of one."""
-    patch(embedded, "JournalFile", partial(JournalFile, segment_bytes=SEGMENT_BYTES))
+    patch(embedded_disk, "JournalFile", partial(JournalFile, segment_bytes=SEGMENT_BYTES))
 
 
 def main() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bokilog.client import connect as connecting
+from bokilog.client import connect as connecting, opening
 from bokilog.client.admin import ClientLog
-from bokilog.client.connect import NetworkPort, addresses_of, connect, register_opener
+from bokilog.client.connect import NetworkPort, addresses_of, connect
 from bokilog.client.node import Client
+from bokilog.client.opening import register_opener
 from bokilog.client.port import Events, Frames
 from bokilog.errors import AppendUnknown, InvalidSettings, NodeUnreachable, RemoteProtocolError
 from bokilog.framing import WireMessage
@@ -273,7 +274,7 @@ async def test_logs_of_this_process_are_opened_by_who_registered_for_them(
         asked.append((directory, timeout_s))
         return ClientLog(Client(FakeEngine().attach))
 
-    monkeypatch.setattr(connecting, "_OPENERS", {})
+    monkeypatch.setattr(opening, "_OPENERS", {})
     register_opener("file", opener)
     register_opener("memory", opener)
     async with connect("file:data/x", timeout_s=3) as log:
