@@ -430,6 +430,15 @@ class Runs(NamedTuple):
     runs: tuple[Run, ...]
 
 
+class RunsGone(NamedTuple):
+    """Sequencer to sequencer, from a primary or before `Runs`: entries before `count` are let go
+    (P16). Who holds more may let them go too, who holds less goes on from there."""
+
+    space: int
+    term: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+
+
 class HoldCeiling(NamedTuple):
     """Primary to backup: sync that seqnums below `seqnum` may be in use (P11)."""
 
@@ -722,6 +731,7 @@ Message = (
     | ReplicateFrom
     | FetchRuns
     | Runs
+    | RunsGone
     | HoldCeiling
     | CeilingHeld
     | ConfirmTerm
@@ -784,6 +794,7 @@ KINDS: dict[type[Message], int] = {
     ConfirmTerm: 56,
     TermConfirmed: 57,
     MetalogGone: 58,
+    RunsGone: 59,
     Replicate: 60,
     ResumeShard: 61,
     ShardHeld: 62,

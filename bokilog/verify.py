@@ -308,7 +308,7 @@ class MetalogCheck:
                 f"entries are missing before entry {run.first} of term {run.term}",
                 f"entries {max(count, self._needed_from)} to {run.first - 1}",
             )
-        elif run.first < count and run.first != ended:
+        elif run.first < count and run.first != ended and run.first > self._needed_from:
             self._add(
                 f"term {run.term} begins with entry {run.first}, its view says {ended}",
                 "entries after it",

@@ -1,9 +1,10 @@
 """A sequencer that is not primary of a log space: it holds the metalog for the one that is.
 
 Journals what the primary sends, in order, and tells how much of it is durable, so that the primary
-may publish it (P11). Asks for what it lacks. Once its term is sealed it takes nothing more from the
-primary and tells it nothing (P14), but fetches what another sequencer holds of that term when a
-controller wants it to (P13).
+may publish it (P11). Asks for what it lacks; what lies before the primary's metalog begins it lets
+go, and if it holds less than that it goes on from a cut there (P16). Once its term is sealed it
+takes nothing more from the primary and tells it nothing (P14), but fetches what another sequencer
+holds of that term when a controller wants it to (P13).
 
 Invariants: what it holds is one sequence without a gap; only entries of its term's primary, or from
 before the term, are taken; nothing is told before it is durable here, and nothing at all by a disk
@@ -28,15 +29,17 @@ from bokilog.messages import (
     HoldCeiling,
     ReplicateFrom,
     ReplicateRun,
+    RunsGone,
     RunsHeld,
     TermConfirmed,
 )
 from bokilog.metalog import ITEM_METALOG, Run, encode_run
 from bokilog.sequencer.held import Holding
+from bokilog.sequencer.retention import releasable
 from bokilog.sequencer.runs import RunIndex
 from bokilog.view import LogSpace
 
-FromPrimary = ReplicateRun | HoldCeiling | ConfirmTerm
+FromPrimary = ReplicateRun | RunsGone | HoldCeiling | ConfirmTerm
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class BackupStats:
     """Held so far, durable or not."""
     durable: Position
     tail: int
+    begins_at: int
+    """Entries before it were let go."""
 
 
 class Backup:
@@ -60,6 +65,7 @@ class Backup:
         primary: who orders in this term, None: nobody that this sequencer follows.
         ceiling: that is synced here: seqnums below it may be in use (P11).
         votes: whether what it tells counts: the view names its disk.
+        releases: whether it lets go of what the primary does not keep either (P16).
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Backup:
         primary: NodeId | None,
         ceiling: int,
         votes: bool,
+        releases: bool = False,
     ) -> None:
         self.space = space
         self.term = term
@@ -89,6 +96,11 @@ class Backup:
         self._heard = False
         """The primary has sent something since the last tick."""
         self._failed = False
+        self._releases = releases
+        self._gone_until = 0
+        """Whoever feeds it keeps no entries before that."""
+        self._went_on = False
+        """It went on from there, and has not let go of what it held before."""
 
     # --- from the primary -------------------------------------------------------------------------
 
@@ -100,6 +112,9 @@ class Backup:
         match message:
             case ReplicateRun(run=run):
                 return self._replicate(run)
+            case RunsGone(count=count):
+                self.runs_gone(count)
+                return []
             case HoldCeiling(space=space, seqnum=seqnum):
                 known = seqnum <= self._ceiling
                 return self.ceiling_raised(seqnum) if known else [RaiseCeiling(space, seqnum)]
@@ -109,11 +124,37 @@ class Backup:
     def _replicate(self, run: Run) -> list[Effect]:
         if run.until <= self.count:
             return []
+        if self._goes_on_with(run):
+            self._metalog.begin_at(run)
+            self._went_on = True
         if run.first > self.count:
+            if self._gone_until > self.count:
+                return []  # a cut is to come
             return self._ask() if self._asked_at != self.count else []
         if run.first < self.count or not self._metalog.position.term <= run.term <= self.term:
             return []  # no primary sends that
         return self._append(run)
+
+    def _goes_on_with(self, run: Run) -> bool:
+        """Whether entries before the run were let go, and it says what the tail is (P16)."""
+        gone = self.count < self._gone_until <= run.first
+        return gone and run.tail is not None and self._metalog.position.term <= run.term
+
+    def runs_gone(self, count: int) -> None:
+        """Whoever feeds this sequencer keeps no entries before `count`."""
+        self._gone_until = max(self._gone_until, count)
+        self._release()
+
+    def _release(self) -> None:
+        """Lets go of segments whose entries nobody is fed (P16)."""
+        if not self._releases or self._failed or self.standing.count < self._metalog.begins_at:
+            return
+        gone, until = min(self._gone_until, self.standing.count), self.standing.count
+        found = releasable(self._journal, self.runs, count=gone, until=until)
+        if found is not None:
+            self._metalog.let_go(found.begins_at)
+            for segment in found.segments:
+                self._journal.release(segment)
 
     def _append(self, run: Run) -> list[Effect]:
         try:
@@ -158,7 +199,12 @@ class Backup:
 
     def persisted(self, token: int) -> list[Effect]:
         """Entries up to this commit are durable here: the primary may count on it (P11)."""
-        return self._tell_held() if self.standing.persisted(token) else []
+        if not self.standing.persisted(token):
+            return []
+        if self._went_on and self.standing.count > self._metalog.begins_at:
+            self._went_on = False
+            self._release()
+        return self._tell_held()
 
     def persist_failed(self, reason: str) -> list[Effect]:
         """What is in flight is never told; the next start of this sequencer tries again (P7)."""
@@ -196,10 +242,20 @@ class Backup:
         """Where they lie in the journal."""
         return self._metalog.runs
 
+    @property
+    def begins_at(self) -> int:
+        """Count before the first entry that is kept."""
+        return self._metalog.begins_at
+
     def take_fetched(self, runs: Iterable[Run], until: int) -> list[Effect]:
         """Entries of the sealed term that another sequencer holds, up to the end that a controller
         wants (P13)."""
         for run in runs:
+            if self._goes_on_with(run) and run.until <= until and run.space == self.space.id:
+                self._metalog.begin_at(run)
+                self._went_on = True
+            elif self.count < self._gone_until <= run.first:
+                continue  # a cut is to come
             follows = run.first == self.count and run.until <= until
             known = self._metalog.position.term <= run.term <= self.term
             if not (follows and known and run.space == self.space.id) or self._failed:
@@ -222,6 +278,7 @@ class Backup:
             position=self._metalog.position,
             durable=self.standing.end.position,
             tail=self._metalog.tail,
+            begins_at=self._metalog.begins_at,
         )
 
     def check(self) -> None:

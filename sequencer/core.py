@@ -70,6 +70,7 @@ from bokilog.messages import (
     ReplicateRun,
     RequestFailed,
     Runs,
+    RunsGone,
     RunsHeld,
     Seal,
     Sealed,
@@ -137,7 +138,7 @@ class SequencerCore:
         disk_id: of its data directory (P14).
         promised: the last term that was promised here to be left alone, by an earlier start.
         ceilings: seqnums that may be in use in log spaces whose metalog is not synced (P11).
-        releases: whether a primary lets go of what its replicas have stored (P16).
+        releases: whether what replicas have stored is let go, by primaries and backups (P16).
     """
 
     def __init__(
@@ -304,6 +305,8 @@ class SequencerCore:
                 return self._from_backup(source, message)
             case ReplicateRun() | HoldCeiling() | ConfirmTerm():
                 return self._from_primary(source, message)
+            case RunsGone():
+                return self._runs_gone(source, message)
             case Seal() | Extend() | FetchRuns() | Runs():
                 return self._about_seal(source, message)
             case Sealed() | Extended() | Heartbeat():
@@ -332,6 +335,13 @@ class SequencerCore:
             return []
         self._touched.add(backup.space.id)
         return backup.primary_received(source, message)
+
+    def _runs_gone(self, source: Address, message: RunsGone) -> list[Effect]:
+        """From the primary of this term, or from whoever holds what a controller wants held."""
+        holder = self._holders().get(LogSpaceId(message.space))
+        if message.term == self.view.term and holder is not None:
+            self._sealing.runs_gone(source, message, holder)
+        return self._from_primary(source, message)
 
     def _about_seal(self, source: Address, message: _AboutSeal) -> list[Effect]:
         """Of the installed term only: what lies past an older term's end must be gone before this
@@ -514,6 +524,7 @@ class SequencerCore:
             primary=space.primary if member and space.primary != self.node else None,
             ceiling=self._ceilings.get(space.id, 1),
             votes=member and _disk_of(self.view, self.node) == self.disk_id,
+            releases=self._releases,
         )
         if self._sealing.is_sealed(self.view.term):
             backup.seal()
@@ -540,6 +551,7 @@ class SequencerCore:
                     "published": list(stats.published),
                     "tail": stats.tail,
                     "shards": stats.shards,
+                    "begins_at": stats.begins_at,
                     "replicas": {node: list(counts) for node, counts in stats.replicas.items()},
                 }
                 for space, primary in self.primaries.items()
@@ -551,6 +563,7 @@ class SequencerCore:
                     "primary": backup.primary,
                     "position": list(stats.position),
                     "durable": list(stats.durable),
+                    "begins_at": stats.begins_at,
                     "tail": stats.tail,
                 }
                 for space, backup in self.backups.items()

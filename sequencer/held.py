@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from bokilog.ids import Position
+from bokilog.ids import START, Position
 from bokilog.journal import Journal, Location
 from bokilog.metalog import DeleteBook, Run, StartOver, decode_run
 from bokilog.sequencer.runs import RunIndex
@@ -47,6 +47,7 @@ class Held:
 
     __slots__ = (
         "_begins_at",
+        "_begun",
         "_deletions",
         "_starts",
         "position",
@@ -65,6 +66,8 @@ class Held:
         self._deletions = list(recovered.deletions)
         self._starts = [*recovered.starts_before, recovered.starts_at]
         self._begins_at = recovered.begins_at
+        self._begun = True
+        """The tail is known at `begins_at`; else from the first cut on, and it begins there."""
 
     @property
     def count(self) -> int:
@@ -81,11 +84,33 @@ class Held:
             timestamp_ms=self.timestamp_ms,
         )
 
+    @property
+    def begins_at(self) -> int:
+        """Count before the first entry that is kept (P16)."""
+        return self._begins_at
+
     def begin_at(self, run: Run) -> None:
-        """What came before that run was let go: whoever needs it loads a replica's fold (P16)."""
-        assert not len(self.runs), "something is held already"
+        """What came before that run was let go: whoever needs it loads a replica's fold (P16).
+
+        A sequencer that held less goes on from there. Whatever it held is of no use to anybody: a
+        write quorum of replicas has stored a fold past it.
+        """
+        assert run.first > self.count or not len(self.runs), "entries in between are held"
+        self.runs = RunIndex()
         self.position = Position(run.term, run.first)
-        self._begins_at = run.first
+        self._begins_at, self._begun = run.first, run.tail is not None
+
+    def let_go(self, begins_at: int) -> None:
+        """Entries before that are not kept any more."""
+        self._begins_at = max(self._begins_at, begins_at)
+        self.runs.drop(self._begins_at)
+
+    def forget(self) -> None:
+        """Everything: the term ended before what is held begins, so that a class that may lose
+        entries lost them (P11). Tail and time stay as upper bounds."""
+        self.runs = RunIndex()
+        self.position, self._begins_at, self._begun = START, 0, True
+        self._deletions, self._starts = [], [0]
 
     def take(self, run: Run, location: Location) -> None:
         """The next run, appended to the journal there."""
@@ -95,6 +120,8 @@ class Held:
         tail = run.tail
         if tail is not None:
             self.tail = tail
+            if not self._begun:
+                self._begins_at, self._begun = run.first, True
         self.timestamp_ms = max(self.timestamp_ms, run.entries[-1].timestamp_ms)
         for place, entry in enumerate(run.entries):
             if isinstance(entry, StartOver):
@@ -122,6 +149,9 @@ class Held:
         Who holds less has still to be told the rest.
         """
         if self.count < end.position.count:
+            return
+        if end.position.count < self._begins_at:
+            self.forget()
             return
         whole = self.cut(end.position.count)
         assert whole, f"no run of log space {self.space} ends at {end.position}"
@@ -176,7 +206,7 @@ class Holding(NamedTuple):
     def end_at(self, end: End) -> None:
         """A stored view says where the term ended (P13)."""
         self.metalog.end_at(end)
-        self.standing.end_at(end)
+        self.standing.end_at(_earlier(self.metalog.end, end))
 
 
 def begun(recovered: Recovered) -> Holding:

@@ -45,7 +45,7 @@ from bokilog.sequencer.ceilings import Ceilings
 from bokilog.sequencer.controller import ControllerCore
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member import MemberCore
-from bokilog.sequencer.recovery import recover_metalog
+from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
 from bokilog.view import View
 
@@ -275,7 +275,9 @@ def _core(
     node = NodeId(settings.node_id)
     begun = first_view(views)
     recovered = {
-        space: recover_metalog(journal, begun.end(space), ceiling=1)
+        space: recover_metalog(
+            journal, begun.end(space), ceiling=1, released=True, ended=ended_in(views, space)
+        )
         for space, journal in journals.items()
     }
     reached = min((known.end.position.term for known in recovered.values()), default=Term(0))
@@ -291,6 +293,7 @@ def _core(
         disk_id=directory.disk_id,
         promised=promised,
         ceilings={space: ceilings.of(space) for space in journals},
+        releases=True,
     )
     controller = ControllerCore(
         settings, node=node, incarnation=incarnation, disk_id=directory.disk_id

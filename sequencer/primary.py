@@ -127,6 +127,8 @@ class PrimaryStats:
     followers: int
     replicas: dict[str, tuple[int, int]]
     """Storage node to (folded, stored) metalog counts, as it last reported."""
+    begins_at: int
+    """Entries before it were let go."""
 
 
 class Primary:
@@ -138,7 +140,8 @@ class Primary:
         recovered: where the term before ended, as the view says, and what led there.
         journal: where entries go; their runs are read back from it.
         standing: how much of that is durable in it; None: all.
-        releases: whether it lets go of what replicas have stored; the journal is its own then.
+        releases: whether it lets go of what replicas have stored, and has backups do so; the
+            journal is its own then.
     """
 
     def __init__(
@@ -187,7 +190,12 @@ class Primary:
         self._deposed = False
         self._sealed = False
         self._replication = (
-            Replication(space=space, term=term, standing=standing or Standing(end))
+            Replication(
+                space=space,
+                term=term,
+                standing=standing or Standing(end),
+                begins_at=recovered.begins_at,
+            )
             if space.backups
             else None
         )
@@ -263,16 +271,19 @@ class Primary:
         survival, undecided = self._survival, self._survival.undecided
         ordered = self.published_tail > self._empty_until
         survival.reported(node, empty=message.empty, ordered=ordered)
-        if self._releases:
-            self._release()
+        effects = self._release() if self._releases else []
         if undecided and not survival.undecided:
-            return [effect for source in list(self._followers) for effect in self.feed(source)]
+            fed = [effect for source in list(self._followers) for effect in self.feed(source)]
+            return [*effects, *fed]
         if not undecided and survival.nothing_left:
-            return [EndTerm(f"log space {self.space.id}: every storage node has restarted")]
-        return []
+            what = f"log space {self.space.id}: every storage node has restarted"
+            return [*effects, EndTerm(what)]
+        return effects
 
-    def _release(self) -> None:
+    def _release(self) -> list[Effect]:
         """Lets go of segments that no replica folds from, and nobody is fed from (P16)."""
+        if self._sealed or self._stopped is not None:
+            return []
         replicas = self.space.replicas
         stored = [report.stored.count for node, report in self._reports.items() if node in replicas]
         count = min(
@@ -280,13 +291,20 @@ class Primary:
             self.published_count,
             *(follower.sent for follower in self._followers.values()),
         )
+        if self._replication is not None:
+            sent = self._replication.sent_count
+            count = count if sent is None else min(count, sent)
         if count <= self._begins_at:
-            return  # a replica that was wiped since has stored less than its last life had
-        found = releasable(self._journal, self._runs, count=count, until=self.published_count)
-        if found is not None:
-            self._begins_at = max(self._begins_at, found.begins_at)
-            for segment in found.segments:
-                self._journal.release(segment)
+            return []  # a replica that was wiped since has stored less than its last life had
+        until = min(self.published_count, self.standing.count)
+        found = releasable(self._journal, self._runs, count=count, until=until)
+        if found is None:
+            return []
+        self._begins_at = max(self._begins_at, found.begins_at)
+        self._runs.drop(self._begins_at)
+        for segment in found.segments:
+            self._journal.release(segment)
+        return [] if self._replication is None else self._replication.let_go(self._begins_at)
 
     def link_down(self, source: Address) -> None:
         """It follows no more and waits for nothing; what it proposed keeps its place."""
@@ -445,6 +463,14 @@ class Primary:
         """Where its entries lie in the journal."""
         return self._runs
 
+    @property
+    def begins_at(self) -> int:
+        """Count before the first entry that is kept (P16)."""
+        return self._begins_at
+
+    def runs_gone(self, count: int) -> None:
+        """Nothing: it holds every entry of its term."""
+
     def take_fetched(self, runs: Iterable[Run], until: int) -> list[Effect]:
         """Nothing: every entry of the term is its own, so there is nothing to fetch (P13)."""
         return []
@@ -471,6 +497,7 @@ class Primary:
                 node: (report.folded.count, report.stored.count)
                 for node, report in self._reports.items()
             },
+            begins_at=self._begins_at,
         )
 
     @property

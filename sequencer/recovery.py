@@ -15,19 +15,36 @@ metalog in memory only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from bokilog.errors import CorruptJournal
-from bokilog.ids import Position
+from bokilog.ids import LogSpaceId, Position, Term
 from bokilog.journal import Journal, Location
 from bokilog.metalog import Run, decode_run
 from bokilog.sequencer.held import Held, Recovered
 from bokilog.sequencer.runs import RunIndex
-from bokilog.view import End
+from bokilog.view import End, View
+
+Ended = Callable[[Term], End | None]
+"""Where the term before a term ended."""
+
+
+class Views(Protocol):
+    """What is asked of a view store."""
+
+    def load(self, term: Term) -> View | None:
+        """The view of a term, if it is stored."""
 
 
 def recover_metalog(
-    journal: Journal, last: End, *, ceiling: int, released: bool = False
+    journal: Journal,
+    last: End,
+    *,
+    ceiling: int,
+    released: bool = False,
+    ended: Ended | None = None,
 ) -> Recovered:
     """Reads a metalog from its journal.
 
@@ -36,7 +53,11 @@ def recover_metalog(
         last: where the metalog stood before the first item of the journal.
         ceiling: no seqnum at or past it was given out; the next term starts there if it is past
             the tail.
-        released: whether its first segments may have been let go (P16).
+        released: whether entries may have been let go (P16): its first segments, or, while this
+            sequencer was away, those before a cut's run that it went on with. Segments that are
+            missing for another reason are found by the journal itself (P30).
+        ended: where the term before a term ended, if that is known: what lies past it is not what
+            the next entry follows.
 
     Raises:
         CorruptJournal: the runs do not follow each other, or are of another log space.
@@ -45,7 +66,10 @@ def recover_metalog(
     dropped_until = 0
     for _, location, data in journal.recover():
         run = decode_run(data)
-        if released and not len(held.runs) and run.space == last.space and run.first > held.count:
+        if ended is not None and run.space == last.space and run.term > held.position.term:
+            dropped_until = max(dropped_until, held.count)
+            _end_terms(held, run.term, ended)
+        if released and _goes_on(held, run):
             held.begin_at(run)
         if run.space == last.space and run.term <= held.position.term:
             if run.until <= held.count:
@@ -60,6 +84,35 @@ def recover_metalog(
         held.take(run, location)
     found = held.recovered()
     return found._replace(end=replace(found.end, tail=max(found.end.tail, ceiling)))
+
+
+def ended_in(views: Views, space: LogSpaceId) -> Ended:
+    """Where each term's predecessor ended, as stored views say."""
+
+    def ended(term: Term) -> End | None:
+        view = views.load(term)
+        return None if view is None else view.end(space)
+
+    return ended
+
+
+def _end_terms(held: Held, until: Term, ended: Ended) -> None:
+    """Drops what lies past the ends of the terms before `until` (P13)."""
+    for term in range(held.position.term + 1, until + 1):
+        end = ended(Term(term))
+        if end is None or held.count <= end.position.count:
+            continue
+        if end.position.count < held.begins_at:
+            held.forget()
+        else:
+            held.cut(end.position.count)
+
+
+def _goes_on(held: Held, run: Run) -> bool:
+    """Whether the run follows entries that were let go: it is the first one, or a cut's, so that
+    the tail is known (P16)."""
+    gap = run.space == held.space and run.first > held.count and run.term >= held.position.term
+    return gap and (not len(held.runs) or run.tail is not None)
 
 
 def _does_not_follow(

@@ -3,8 +3,8 @@
 Decides up to where entries are held by a majority of the log space's sequencers (P11), which runs a
 backup is sent, which seqnum ceiling a majority has synced, and when a majority has confirmed that
 the term is not sealed (P26). Several runs are in flight; a backup that is behind is fed from the
-journal in portions, and one that does not keep up is sent nothing more until it tells what it
-holds.
+journal in portions, from where the journal begins if it holds less, and one that does not keep up
+is sent nothing more until it tells what it holds.
 
 Invariants: what a backup held on an earlier connection counts again only once it says so on the
 new one; the primary counts itself only for what is durable in its own journal.
@@ -22,7 +22,7 @@ from typing import Final
 
 from bokilog.effects import Address, Effect, Send, SetTimer
 from bokilog.ids import NodeId, Term
-from bokilog.messages import ConfirmTerm, HoldCeiling, ReplicateRun
+from bokilog.messages import ConfirmTerm, HoldCeiling, ReplicateRun, RunsGone
 from bokilog.metalog import Run
 from bokilog.sequencer.held import Standing
 from bokilog.view import LogSpace
@@ -63,14 +63,19 @@ class Replication:
         "_rounds",
         "_space",
         "_term",
+        "begins_at",
         "ceiling_asked",
         "standing",
     )
 
-    def __init__(self, *, space: LogSpace, term: Term, standing: Standing) -> None:
+    def __init__(
+        self, *, space: LogSpace, term: Term, standing: Standing, begins_at: int = 0
+    ) -> None:
         self.standing = standing
         """Of this primary's own journal."""
         self.ceiling_asked = 0
+        self.begins_at = begins_at
+        """Count before the first entry that the primary keeps."""
         self._space = space
         self._term = term
         self._quorum = space.metalog_quorum
@@ -104,14 +109,29 @@ class Replication:
     def feed_from(self, node: NodeId, count: int) -> list[Effect]:
         """A backup's connection or view is new, or it lacks something: what was said before may be
         lost. What it holds it tells next."""
-        self._feeds[node] = Feed(count)
+        self._feeds[node] = Feed(max(count, self.begins_at))
         self._held[node] = 0
         effects: list[Effect] = []
+        if self.begins_at:
+            effects.append(Send(node, self._runs_gone()))
         if self.ceiling_asked:
             effects.append(Send(node, self._hold_ceiling()))
         if self._rounds:
             effects.append(Send(node, ConfirmTerm(self._space.id, self._term, self._round)))
         return effects
+
+    @property
+    def sent_count(self) -> int | None:
+        """Entries that every backup with a connection was sent; None: nobody is connected."""
+        return min((feed.sent for feed in self._feeds.values()), default=None)
+
+    def let_go(self, begins_at: int) -> list[Effect]:
+        """The primary keeps nothing before that; backups need not either (P16)."""
+        self.begins_at = begins_at
+        return [Send(node, self._runs_gone()) for node in self._feeds]
+
+    def _runs_gone(self) -> RunsGone:
+        return RunsGone(self._space.id, self._term, self.begins_at)
 
     def told(self, node: NodeId, count: int) -> None:
         """A backup holds so many entries, to the class's standard."""

@@ -6,7 +6,8 @@ differences, which are nearly all alike (a run follows the one before at the sam
 compress to almost nothing. Measured for 1 M runs of one cut: 0.5 MB, against 152 MB for lists of
 counts and `Location`s. Sealing a chunk takes about 0.4 ms, opening one 0.6 ms.
 
-Invariant: runs are added in order, without a gap; only the newest are taken back (P13). Does not
+Invariant: runs are added in order, without a gap; only the newest are taken back (P13), only the
+oldest are dropped (P16). Does not
 know: what a run holds, where it is read.
 """
 
@@ -69,6 +70,12 @@ class RunIndex:
         del self._starts[kept:], self._chunks[kept:]
         self._firsts, self._locations = firsts[:place], locations[:place]
         return True
+
+    def drop(self, count: int) -> None:
+        """Forgets runs that end at or before `count`, but for some in the chunk of that one."""
+        gone = bisect_right(self._starts, count) - 1
+        if gone > 0:
+            del self._starts[:gone], self._chunks[:gone]
 
     def locations(self, count: int, until: int) -> Iterator[Location]:
         """Of the runs from the one that holds entry `count` on that begin before `until`."""

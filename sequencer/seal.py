@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 from bokilog.effects import Address, Effect, Send, StorePromise
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.journal import Journal
-from bokilog.messages import Extend, Extended, FetchRuns, Runs, Sealed
+from bokilog.messages import Extend, Extended, FetchRuns, Runs, RunsGone, Sealed
 from bokilog.metalog import Run
 from bokilog.sequencer.held import Standing, read_runs
 from bokilog.sequencer.runs import RunIndex
@@ -44,6 +44,13 @@ class Holder(Protocol):
     @property
     def runs(self) -> RunIndex:
         """Where they lie in the journal."""
+
+    @property
+    def begins_at(self) -> int:
+        """Count before the first entry that is kept (P16)."""
+
+    def runs_gone(self, count: int) -> None:
+        """Whoever feeds it keeps no entries before `count`."""
 
     def seal(self) -> None:
         """From now on nothing is acknowledged."""
@@ -180,6 +187,12 @@ class Sealing:
             effects += self._fetch(Term(message.term), wanted, holder)
         return effects
 
+    def runs_gone(self, source: Address, message: RunsGone, holder: Holder) -> None:
+        """The sequencer that was asked keeps no entries before that: its first ones follow."""
+        wanted = self._wanted.get(LogSpaceId(message.space))
+        if wanted is not None and wanted.source == source:
+            holder.runs_gone(message.count)
+
     def moved(self, term: Term, holders: Mapping[LogSpaceId, Holder]) -> list[Effect]:
         """More may be durable: who wanted it is told."""
         done: dict[Address, list[list[int]]] = {}
@@ -194,7 +207,10 @@ class Sealing:
 
 
 def serve(source: Address, message: FetchRuns, holder: Holder, journal: Journal) -> list[Effect]:
-    """What this sequencer durably holds of the entries that another one lacks."""
-    until = min(message.until, holder.standing.count)
-    runs = read_runs(journal, holder.runs, message.first, until)
-    return [Send(source, Runs(message.space, message.term, tuple(runs)))]
+    """What this sequencer durably holds of the entries that another one lacks; from where its
+    metalog begins, if the other one holds less (P16)."""
+    until, begins_at = min(message.until, holder.standing.count), holder.begins_at
+    gone = RunsGone(message.space, message.term, begins_at)
+    told = [Send(source, gone)] if message.first < begins_at < until else []
+    runs = read_runs(journal, holder.runs, max(message.first, begins_at), until)
+    return [*told, Send(source, Runs(message.space, message.term, tuple(runs)))]

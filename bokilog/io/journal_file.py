@@ -112,6 +112,7 @@ class JournalFile:
         headroom_bytes: int = 0,
         open_files_max: int = OPEN_FILES_MAX,
         write: Write = write_at,
+        keeps_something: bool = False,
     ) -> None:
         """Name a journal; nothing is read or created before `recover`.
 
@@ -124,6 +125,8 @@ class JournalFile:
             headroom_bytes: space on the disk that only `commit(use_headroom=True)` uses (P32).
             open_files_max: descriptors kept open for reads.
             write: writes to the disk, for tests.
+            keeps_something: what follows a released segment is synced before that one goes, also
+                where nothing else is: the machine's power never takes all that is left.
         """
         if segment_bytes < SEGMENT_BYTES_MIN:
             problem = f"is less than {SEGMENT_BYTES_MIN}"
@@ -138,6 +141,7 @@ class JournalFile:
         self._policy = sync
         self._verify = verify
         self._write = write
+        self._keeps_something = keeps_something and not sync.durable
         self._open_files = OpenFiles(open_files_max)
         self._sync_thread = Background("journal-sync")
         self._recovery: Recovery | None = None
@@ -664,8 +668,12 @@ class JournalFile:
             segment,
             previous_end=known.header.previous_end,
             previous_group=known.header.previous_group,
+            synced_before=self._following(segment) if self._keeps_something else None,
         )
         self._release_deferred()
+
+    def _following(self, segment: int) -> int | None:
+        return min((number for number in self._known if number > segment), default=None)
 
     def _is_meant_elsewhere(self, segment: int) -> bool:
         """Whether locations that somebody may count by another segment lead through this one.

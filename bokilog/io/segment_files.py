@@ -256,10 +256,22 @@ class SegmentFiles:
             self._preparing = True
             self._in_background(self._prepare)
 
-    def recycle(self, number: int, *, previous_end: Place, previous_group: int) -> None:
-        """Take a released segment out; what its header says of the one before it is noted there."""
+    def recycle(
+        self,
+        number: int,
+        *,
+        previous_end: Place,
+        previous_group: int,
+        synced_before: int | None = None,
+    ) -> None:
+        """Take a released segment out; what its header says of the one before it is noted there.
+
+        `synced_before`: a segment that is on the disk before this one goes.
+        """
 
         def job() -> None:
+            if synced_before is not None:
+                DataSync().sync(self.open(synced_before, to_write=True).fd)
             self._note_end(previous_end, previous_group)
             self._set_free(number)
 

@@ -49,7 +49,7 @@ from bokilog.sequencer.next_view import (
     next_view,
     sequencers_of,
 )
-from bokilog.sequencer.recovery import recover_metalog
+from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.shapes.cluster_layout import Layout
 from bokilog.shapes.recovery import verify_item
 from bokilog.shapes.supervisor import LOCK
@@ -217,7 +217,13 @@ class AcceptLoss:
         for space in view.spaces:
             if node in space.sequencers:
                 with _metalog(directory, space) as journal:
-                    end = recover_metalog(journal, begun.end(space.id), ceiling=1).end
+                    end = recover_metalog(
+                        journal,
+                        begun.end(space.id),
+                        ceiling=1,
+                        released=True,
+                        ended=ended_in(views, space.id),
+                    ).end
                 ceiling = ceilings.of(space.id)
                 rows.append([space.id, *end.position, end.tail, end.timestamp_ms, ceiling])
         return Sealed(view.term, view.node(node).disk_id, 0, rows)

@@ -337,7 +337,7 @@ class Verification:
                 space,
                 PathOf(str(path)),
                 ends=ends_of(views, space),
-                needed_from=max(_begins_at(journal), began),
+                needed_from=max(_begins_at(journal, views, space), began),
                 with_frames=False,
             )
             trims = self._follow(journal, metalog)
@@ -543,12 +543,30 @@ def _journal_part(
     return findings.part(name, told, [*journal.notes, *notes])
 
 
-def _begins_at(journal: StoppedJournal) -> int:
-    """Entries before it were let go with their segments, once replicas had stored them (P16)."""
-    if min(journal.segments, default=1) == 1:
-        return 0
+def _begins_at(journal: StoppedJournal, views: list[View], space: LogSpaceId) -> int:
+    """Entries before it were let go with their segments, once replicas had stored them (P16).
+
+    One of several sequencers that was away meanwhile goes on from a cut, behind a gap.
+    """
     runs = (decode_run(data) for kind, _, data in journal.items() if kind == ITEM_METALOG)
-    return next((run.first for run in runs), 0)
+    first = next(runs, None)
+    if first is None:
+        return 0
+    begins_at = 0 if min(journal.segments, default=1) == 1 else first.first
+    if not any(each.backups for view in views for each in view.spaces if each.id == space):
+        return begins_at
+    ends, term, count = ends_of(views, space), first.term, first.until
+    if first.tail is not None:
+        begins_at = first.first
+    for run in runs:
+        for later in range(term + 1, run.term + 1):
+            end = ends.get(Term(later))
+            count = count if end is None else min(count, end.position.count)
+        if run.first > count and run.tail is not None:
+            begins_at = run.first
+        count = run.until if run.term > term else max(count, run.until)
+        term = max(term, run.term)
+    return begins_at
 
 
 def _note_trims(run: Run, trims: dict[int, int]) -> None:

@@ -64,8 +64,8 @@ from bokilog.sequencer.controller_settings import ControllerSettings
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member import MemberCore
 from bokilog.sequencer.next_view import Start, next_view
-from bokilog.sequencer.primary import Primary
-from bokilog.sequencer.recovery import recover_metalog
+from bokilog.sequencer.primary import Primary, Recovered
+from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.reader import is_whole
 from bokilog.storage_nodes.replica import Identity, Replica
@@ -479,10 +479,7 @@ class Cluster:
         """A start is a new term (P12): the end of the last one is in its view (P13)."""
         disk, last = self.disks[node], self.views.latest()
         disk.incarnation += 1
-        recovered = {
-            space: recover_metalog(disk.journals[space], first_end(space), ceiling=1, released=True)
-            for space in self.spaces
-        }
+        recovered = {space: self._recovered(disk, space) for space in self.spaces}
         incarnation = self.views.register_incarnation()
         view = next_view(
             last,
@@ -514,15 +511,21 @@ class Cluster:
         )
         process.installed = view.term
 
+    def _recovered(self, disk: Disk, space: LogSpaceId) -> Recovered:
+        return recover_metalog(
+            disk.journals[space],
+            first_end(space),
+            ceiling=1,
+            released=True,
+            ended=ended_in(self.views, space),
+        )
+
     def _start_member(self, node: NodeId, loop: ProcessLoop) -> None:
         """One of several sequencers: as `member_node.py` does."""
         disk, knobs = self.disks[node], self.knobs
         disk.incarnation += 1
         incarnation = self.views.register_incarnation()
-        recovered = {
-            space: recover_metalog(disk.journals[space], first_end(space), ceiling=1)
-            for space in self.spaces
-        }
+        recovered = {space: self._recovered(disk, space) for space in self.spaces}
         reached = min(known.end.position.term for known in recovered.values())
         sequencer = SequencerCore(
             node=node,
@@ -533,6 +536,7 @@ class Cluster:
             disk_id=disk.disk_id,
             promised=disk.promised,
             ceilings={space: disk.ceilings.get(space, 1) for space in self.spaces},
+            releases=True,
         )
         settings = ControllerSettings(
             heartbeat_s=knobs.heartbeat_s,

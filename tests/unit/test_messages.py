@@ -80,6 +80,7 @@ KIND_OF = {
     "ConfirmTerm": 56,
     "TermConfirmed": 57,
     "MetalogGone": 58,
+    "RunsGone": 59,
     "Replicate": 60,
     "ResumeShard": 61,
     "ShardHeld": 62,
@@ -229,6 +230,10 @@ GOLDEN = {
             "93010392c416794bb344246ef4f294010327919400050b9193050002c4161e0d30c432b23dea9401"
             "0328919400050b9193050002"
         ),
+        "",
+    ),
+    "RunsGone": (
+        "93010327",
         "",
     ),
     "HoldCeiling": (
@@ -441,7 +446,7 @@ GOLDEN_RUN = (
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for kind in (0, 3, 59, 72, 255):
+    for kind in (0, 3, 79, 72, 255):
         with pytest.raises(RemoteProtocolError, match=f"kind {kind} is unknown"):
             decode(kind, pack([]), [])
 

@@ -274,6 +274,7 @@ def test_status_tells_what_is_published() -> None:
         "published": [4, 11],
         "tail": 100,
         "shards": 1,
+        "begins_at": 0,
         "replicas": {A: [11, 10]},
     }
 

@@ -292,6 +292,7 @@ def test_the_published_tail_is_that_of_the_published_entries() -> None:
         shards=1,
         followers=0,
         replicas={},
+        begins_at=0,
     )
     rig.primary.persisted(2)
     assert rig.primary.stats().tail == TAIL

@@ -50,7 +50,7 @@ from bokilog.messages import (
 from bokilog.metalog import Entry
 from bokilog.record import Durability
 from bokilog.sequencer.core import SequencerCore
-from bokilog.sequencer.recovery import recover_metalog
+from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.view import End, LogSpace, Node, View, first_end
 
 SPACE = LogSpaceId(1)
@@ -89,9 +89,13 @@ class Process:
 class Trio:
     """One log space on three sequencers."""
 
-    def __init__(self, durability: Durability = "sync") -> None:
+    def __init__(self, durability: Durability = "sync", *, segment_bytes: int = 0) -> None:
         self.views = [_first_view(durability)]
         self.disks = {node: Disk(f"disk-{node}-1") for node in SEQUENCERS}
+        self.releases = bool(segment_bytes)
+        if segment_bytes:
+            for disk in self.disks.values():
+                disk.journal = MemoryJournal(segment_bytes=segment_bytes)
         self.processes: dict[NodeId, Process] = {}
         self.queues: dict[tuple[NodeId, NodeId], deque[Message]] = {}
         self.received: dict[Address, list[tuple[NodeId, Message]]] = {}
@@ -110,7 +114,13 @@ class Trio:
 
     def start(self, node: NodeId) -> None:
         disk, incarnation = self.disks[node], next(self._starts)
-        recovered = recover_metalog(disk.journal, first_end(SPACE), ceiling=1)
+        recovered = recover_metalog(
+            disk.journal,
+            first_end(SPACE),
+            ceiling=1,
+            released=self.releases,
+            ended=ended_in(self, SPACE),
+        )
         first = recovered.end.position.term
         core = SequencerCore(
             node=node,
@@ -121,12 +131,17 @@ class Trio:
             disk_id=disk.id,
             promised=disk.promised,
             ceilings={SPACE: disk.ceiling},
+            releases=self.releases,
         )
         self.processes[node] = Process(core, incarnation)
         for view in self.views[first + 1 :]:
             self.handle(node, ViewInstalled(view))
         for peer in SEQUENCERS:
             self.link(node, peer)
+
+    def load(self, term: Term) -> View:
+        """A stored view."""
+        return self.views[term]
 
     def crash(self, node: NodeId, *, keep_unsynced: bool = False, wipe: bool = False) -> None:
         for peer in SEQUENCERS:
@@ -423,9 +438,9 @@ def _first_view(durability: Durability) -> View:
     )
 
 
-def started(durability: Durability = "sync") -> Trio:
+def started(durability: Durability = "sync", *, segment_bytes: int = 0) -> Trio:
     """A trio in term 1 whose primary is the first; a shard is open and a storage node follows."""
-    trio = Trio(durability)
+    trio = Trio(durability, segment_bytes=segment_bytes)
     trio.change(S1)
     trio.order(S1)
     trio.settle()
