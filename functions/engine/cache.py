@@ -164,7 +164,8 @@ class RecordCache:
         self._frames_bytes = 0
         self._records: OrderedDict[tuple[int, int], CachedRecord] = OrderedDict()
         self._records_bytes = 0
-        self._auxes: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._auxes: OrderedDict[tuple[int, int, int], bytes] = OrderedDict()
+        """By (log space, LogBook, seqnum): whoever sets it may name a record of another LogBook."""
         self._aux_bytes = 0
 
     @property
@@ -259,24 +260,24 @@ class RecordCache:
 
     # --- aux data ---------------------------------------------------------------------------------
 
-    def set_aux(self, space: int, seqnum: int, aux: bytes) -> None:
+    def set_aux(self, space: int, book: int, seqnum: int, aux: bytes) -> None:
         """Aux data that passed by: newer than what is known."""
-        known = self._auxes.pop((space, seqnum), None)
+        known = self._auxes.pop((space, book, seqnum), None)
         if known is not None:
             self._aux_bytes -= len(known) + RECORD_BYTES
         if len(aux) + RECORD_BYTES > self._aux_max:
             return
-        self._auxes[space, seqnum] = aux
+        self._auxes[space, book, seqnum] = aux
         self._aux_bytes += len(aux) + RECORD_BYTES
         while self._aux_bytes > self._aux_max:
             _, oldest = self._auxes.popitem(last=False)
             self._aux_bytes -= len(oldest) + RECORD_BYTES
 
-    def auxes(self, space: int, seqnums: list[int]) -> list[bytes | None] | None:
+    def auxes(self, space: int, book: int, seqnums: list[int]) -> list[bytes | None] | None:
         """Aux data of these records as far as known; None if there is none at all."""
         if not self._auxes:
             return None
-        found = [self._auxes.get((space, seqnum)) for seqnum in seqnums]
+        found = [self._auxes.get((space, book, seqnum)) for seqnum in seqnums]
         return found if any(aux is not None for aux in found) else None
 
     def forget(self, space: int) -> None:

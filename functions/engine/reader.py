@@ -169,7 +169,7 @@ class Reader:
         space = self._spaces.get(message.space)
         if space is None:
             return [self._failed(source, message.request, _not_ready(message.space))]
-        self._cache.set_aux(message.space, message.seqnum, message.aux)
+        self._cache.set_aux(message.space, message.book, message.seqnum, message.aux)
         effects: list[Effect] = [Send(node, message) for node in self._links.up_of(space.replicas)]
         return [*effects, Send(source, Answer(message.request, space.position, []))]
 
@@ -287,7 +287,7 @@ class Reader:
             seqnums,
             [record.tags for record in records],
             [record.timestamp_ms for record in records],
-            self._cache.auxes(read.space, seqnums),
+            self._cache.auxes(read.space, read.book, seqnums),
             payload,
         )
 
@@ -447,7 +447,7 @@ class Reader:
         self._cache.add_records(read.space, reply.seqnums, records)
         for seqnum, aux in zip(reply.seqnums, reply.auxes or (), strict=False):
             if aux is not None:
-                self._cache.set_aux(read.space, seqnum, aux)
+                self._cache.set_aux(read.space, read.book, seqnum, aux)
         return dict(zip(reply.seqnums, records, strict=True))
 
     # --- waiting for a record ---------------------------------------------------------------------

@@ -117,13 +117,13 @@ def test_a_record_read_for_one_book_is_not_answered_for_another(cache: RecordCac
 
 
 def test_aux_data_is_kept_beside_any_record_within_its_share(cache: RecordCache) -> None:
-    assert cache.auxes(SPACE, [1]) is None
-    cache.set_aux(SPACE, 1, b"one")
-    cache.set_aux(SPACE, 1, b"two")
-    assert cache.auxes(SPACE, [1, 2]) == [b"two", None]
-    assert cache.auxes(SPACE, [2]) is None
+    assert cache.auxes(SPACE, BOOK, [1]) is None
+    cache.set_aux(SPACE, BOOK, 1, b"one")
+    cache.set_aux(SPACE, BOOK, 1, b"two")
+    assert cache.auxes(SPACE, BOOK, [1, 2]) == [b"two", None]
+    assert cache.auxes(SPACE, BOOK, [2]) is None
     for seqnum in range(100):
-        cache.set_aux(SPACE, seqnum, b"x" * 500)
+        cache.set_aux(SPACE, BOOK, seqnum, b"x" * 500)
         cache.check()
 
 
@@ -131,6 +131,6 @@ def test_without_a_budget_nothing_is_kept() -> None:
     cache = RecordCache(0)
     cache.add_frame(SPACE, 10, frame(columns("a")), 1000)
     cache.add_records(SPACE, [1], [record()])
-    cache.set_aux(SPACE, 1, b"aux")
+    cache.set_aux(SPACE, BOOK, 1, b"aux")
     assert cache.bytes_used == 0
     assert cache.find(SPACE, 10) is None and cache.find(SPACE, 1) is None

@@ -612,6 +612,14 @@ def test_aux_data_goes_to_all_storage_nodes_and_comes_back_with_cached_records()
     assert answered(sim.get(CLIENT, read(1, tag="t"))).auxes == [None, b"derived", None]
 
 
+def test_aux_data_for_a_seqnum_of_another_logbook_never_stands_beside_its_record() -> None:
+    """Whether the record is of the LogBook that is named only storage nodes know. Found by the
+    simulator."""
+    sim = following(*STORAGE[:2])
+    sim.get(CLIENT, SetAux(4, SPACE, BOOK + 1, 40, b"of another"))
+    assert answered(sim.get(CLIENT, read(1, tag="t"))).auxes is None
+
+
 def test_the_trims_of_a_logbook_come_with_its_naming() -> None:
     """They were decided before it was followed: an own record that they took is not answered."""
     sim = Sim().start()
