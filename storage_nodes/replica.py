@@ -413,7 +413,7 @@ class Replica:
 
     def _start_over(self, run: Run, entry: StartOver, index: Index) -> None:
         """What was ordered before is lost on every replica: the fold begins here, empty (P20)."""
-        if self.index.position.count >= run.first:
+        if self.index.position.count > run.first:
             return  # sent again
         self.index = index
         self._snapshots, self._loading = Snapshots(index), Loading(self.node, index)

@@ -339,6 +339,22 @@ def test_p20_a_memory_fold_starts_over_above_its_ceiling_and_older_seqnums_are_l
     assert isinstance(error_of(rig.ask(read(start=5, until=6))), DataLost)
 
 
+def test_p20_a_fold_that_met_everything_before_starts_over_like_an_empty_one() -> None:
+    """Entries without records leave it empty too; kept, they would tell replicas apart that have
+    the same history (P24). Found by the simulator."""
+    hashes = []
+    for met in (True, False):
+        rig = StorageRig()
+        rig.install(view())
+        if met:
+            rig.order(opening(), first=0)
+        rig.order(StartOver(1000, 1000), opening(), first=1)
+        hashes.append(rig.replica.index.chained_hash)
+        rig.order(StartOver(1000, 1000), opening(), first=1)
+        assert rig.replica.index.position == at(3), "sent again it changes nothing"
+    assert hashes[0] == hashes[1]
+
+
 def test_p21_a_segment_goes_once_a_quorum_stored_its_fold_and_its_records_are_trimmed() -> None:
     """Then a write quorum can give its fold to a peer that is further behind, so one that is gone
     for good keeps no segment."""
