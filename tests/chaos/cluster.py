@@ -23,7 +23,10 @@ from tests.integration.cluster import free_port
 SETTINGS = """\
 [storage]
 checkpoint_s = 1.0
+[sequencer]
+segment_bytes = "64 MiB"
 """
+"""Segments of metalogs so large that none is let go within a round: `order.py` reads all of it."""
 
 
 class ProxiedCluster:
