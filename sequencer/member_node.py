@@ -247,6 +247,7 @@ async def run_member(
         if view is not None:
             shell.install(view)
     await shell.network.listen(settings.address)
+    await shell.serve_metrics(settings.metrics_address)
     for peer in latest.nodes:
         if peer.role == "sequencer" and peer.id > node:
             shell.network.dial(peer.id, peer.address)

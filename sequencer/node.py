@@ -110,6 +110,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         greet_client=lambda connection: shell.network.disconnect(connection, "it is no engine"),
     )
     await shell.network.listen(settings.address)
+    await shell.serve_metrics(settings.metrics_address)
     ready()
     try:
         await shell.run(stop, poll_s=settings.view_poll_s)

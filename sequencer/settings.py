@@ -39,6 +39,8 @@ class SequencerSettings(ControllerSettings):
     """Of journal files. A cut takes tens of bytes, so this is about a hundred thousand of them."""
     headroom_bytes: int = 16 * MIB
     """Left free on the disk for what must go on when it is full: trims and the next view."""
+    metrics_address: str = ""
+    """Where Prometheus finds its metrics: `tcp:HOST:PORT`; empty: nowhere."""
     view_poll_s: float = 0.25
     """How often the view store is asked for a newer term, beside what peers tell: it bounds how
     long a deposed primary believes in itself while nobody talks to it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Hashable, Mapping
+from typing import Protocol
 
 from bokilog.effects import (
     Address,
@@ -35,6 +36,7 @@ from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io.clock import Clock
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
+from bokilog.io.metrics import MetricsEndpoint
 from bokilog.io.network import Identity, Network
 from bokilog.io.view_loader import ViewLoader
 from bokilog.io.view_store import ViewStore, check_versions
@@ -45,12 +47,20 @@ from bokilog.view import View
 logger = logging.getLogger(__name__)
 
 
+class NodeCore(Core, Protocol):
+    """The core of a process."""
+
+    def facts(self) -> dict[str, object]:
+        """For `bokilog status` and for metrics."""
+        ...
+
+
 class NodeShell:
     """One process's core and everything around it. Made inside a running loop."""
 
     def __init__(
         self,
-        core: Core,
+        core: NodeCore,
         *,
         identity: Identity,
         clock: Clock,
@@ -83,6 +93,8 @@ class NodeShell:
             space: self._committer(space, journal, inline=inline_sync, use_headroom=use_headroom)
             for space, journal in journals.items()
         }
+        self._facts = core.facts
+        self._metrics: MetricsEndpoint | None = None
         self._stopped: asyncio.Event = asyncio.Event()
         self._bug: BaseException | None = None
 
@@ -123,6 +135,11 @@ class NodeShell:
         if self._bug is not None:
             raise self._bug
 
+    async def serve_metrics(self, address: str) -> None:
+        """Let Prometheus read the core's facts at an address; an empty one: nowhere."""
+        if address:
+            self._metrics = await MetricsEndpoint.start(address, facts=self._facts)
+
     async def drained(self) -> None:
         """Until what was committed is durable and the core was told; at once on a full disk."""
         for committer in self._committers.values():
@@ -134,6 +151,8 @@ class NodeShell:
         if self._bug is None:
             await self.drained()
         self.driver.stop()
+        if self._metrics is not None:
+            await self._metrics.aclose()
         for committer in self._committers.values():
             committer.close()
         await self.network.aclose()

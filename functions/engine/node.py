@@ -50,6 +50,10 @@ class GreetingCore:
         asks = [Received(connection, TailRequest(space.id, space.id)) for space in self._spaces]
         return [LinkUp(connection), *asks]
 
+    def facts(self) -> dict[str, object]:
+        """Those of the engine."""
+        return self._engine.facts()
+
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         if isinstance(event, LinkDown) and isinstance(event.peer, int):
             self._waiting.pop(event.peer, None)
@@ -124,6 +128,7 @@ async def run(
     _dial_peers(shell, view)
     for address in settings.addresses:
         await shell.network.listen(address)
+    await shell.serve_metrics(settings.metrics_address)
     ready()
     try:
         await shell.run(stop, poll_s=settings.view_poll_s)

@@ -23,6 +23,8 @@ class EngineProcessSettings(EngineSettings):
     """The same in etcd: `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]`; it wins over `views_dir`."""
     addresses: tuple[str, ...]
     """Where it listens for clients and for `bokilog status`: `unix:PATH`, `tcp:HOST:PORT`."""
+    metrics_address: str = ""
+    """Where Prometheus finds its metrics: `tcp:HOST:PORT`; empty: nowhere."""
     view_poll_s: float = 0.25
     """How often the view store is asked for a newer term, beside what peers tell."""
     greeting_timeout_s: float = 5.0
