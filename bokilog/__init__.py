@@ -12,6 +12,18 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as typing has it; importing typing would cost more than all of this file
 if TYPE_CHECKING:
+    from bokilog.call_errors import (
+        AppFailed as AppFailed,
+        CallCancelled as CallCancelled,
+        CallTimeout as CallTimeout,
+        CallTooDeep as CallTooDeep,
+        FunctionFailed as FunctionFailed,
+        InvalidArguments as InvalidArguments,
+        ResultUnusable as ResultUnusable,
+        UnknownCall as UnknownCall,
+        UnknownFunction as UnknownFunction,
+        WorkerLost as WorkerLost,
+    )
     from bokilog.client.connect import connect as connect
     from bokilog.errors import (
         AppendUnknown as AppendUnknown,
@@ -61,6 +73,8 @@ if TYPE_CHECKING:
         WrongLoop as WrongLoop,
         WrongTerm as WrongTerm,
     )
+    from bokilog.functions.runtime.app import App as App
+    from bokilog.functions.runtime.context import Context as Context
     from bokilog.logbook import (
         Log as Log,
         LogBook as LogBook,
@@ -76,6 +90,16 @@ if TYPE_CHECKING:
     from bokilog.shapes.embedded import open as open
 
 _HOME = {
+    "AppFailed": "bokilog.call_errors",
+    "CallCancelled": "bokilog.call_errors",
+    "CallTimeout": "bokilog.call_errors",
+    "CallTooDeep": "bokilog.call_errors",
+    "FunctionFailed": "bokilog.call_errors",
+    "InvalidArguments": "bokilog.call_errors",
+    "ResultUnusable": "bokilog.call_errors",
+    "UnknownCall": "bokilog.call_errors",
+    "UnknownFunction": "bokilog.call_errors",
+    "WorkerLost": "bokilog.call_errors",
     "connect": "bokilog.client.connect",
     "AppendUnknown": "bokilog.errors",
     "BackupUnusable": "bokilog.errors",
@@ -123,6 +147,8 @@ _HOME = {
     "UsageError": "bokilog.errors",
     "WrongLoop": "bokilog.errors",
     "WrongTerm": "bokilog.errors",
+    "App": "bokilog.functions.runtime.app",
+    "Context": "bokilog.functions.runtime.context",
     "Log": "bokilog.logbook",
     "LogBook": "bokilog.logbook",
     "Session": "bokilog.logbook",

@@ -15,12 +15,23 @@ import msgpack
 from bokilog.errors import RemoteProtocolError
 
 _packer = msgpack.Packer(autoreset=True)
+_exact_packer = msgpack.Packer(autoreset=True, strict_types=True)
 _NUMBERS_END = 1 << 63
 
 
 def pack(value: Any) -> bytes:
     """Plain values (None, bool, int, float, str, bytes, list, tuple, dict) as msgpack."""
     data: bytes = _packer.pack(value)
+    return data
+
+
+def pack_exact(value: Any) -> bytes:
+    """Plain values that come back as exactly what they are: no tuple, no subclass of a plain type.
+
+    Raises:
+        TypeError, ValueError, OverflowError: msgpack has no such value.
+    """
+    data: bytes = _exact_packer.pack(value)
     return data
 
 

@@ -20,8 +20,8 @@ import sys
 import types
 import typing
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Generic, Literal, Protocol, TypeVar, cast
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from bokilog.codec import pack, unpack
 from bokilog.errors import BokilogError, InvalidData, InvalidSettings
@@ -115,6 +115,39 @@ def _given(codec: object) -> object:
         problem = "has no `encode` and `decode`"
         raise InvalidSettings("codec", repr(codec), problem)
     return codec
+
+
+class PlainForm(NamedTuple):
+    """How values of one type become what JSON and msgpack have, and back."""
+
+    to_plain: Callable[[object], object]
+    """Raises `InvalidData`: the value has no such form."""
+    from_plain: Callable[[object], object]
+    """May raise anything: the value is not of the type."""
+
+
+def plain_form(value_type: object) -> PlainForm:
+    """The plain form of a type: for values that are a part of something encoded as a whole.
+
+    >>> plain_form(set[int]).to_plain({2, 1})
+    [1, 2]
+
+    Raises:
+        InvalidSettings: the type has none.
+    """
+    return PlainForm(_plain, _builder(value_type))
+
+
+def to_json(value: object) -> bytes:
+    """What JSON has, or a type known here, as JSON.
+
+    Raises:
+        InvalidData: the value has no form in JSON.
+    """
+    try:
+        return _to_json(_plain(value))
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(f"{value!r:.80}, which has no form in JSON: {error}") from error
 
 
 # --- plain values ---------------------------------------------------------------------------------
@@ -226,6 +259,19 @@ def _plain(value: object) -> object:
         return sorted((_plain(item) for item in value), key=_to_json)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    return _plain_of_library(value)
+
+
+def _plain_of_library(value: object) -> object:
+    dump = getattr(value, "model_dump_json", None)
+    if callable(dump) and not isinstance(value, type):
+        text: str = dump()
+        return _from_json(text.encode())
+    if hasattr(type(value), "__struct_fields__"):
+        from msgspec import to_builtins
+
+        plain: object = to_builtins(value)
+        return plain
     raise InvalidData(f"{type(value).__name__}, which has no form in JSON: {value!r:.80}")
 
 
@@ -238,7 +284,6 @@ def _key(key: object) -> str:
 
 Build = Callable[[object], object]
 _BY_TEXT: dict[type, Callable[[str], object]] = {
-    bytes: lambda text: base64.b64decode(text, validate=True),
     datetime.datetime: datetime.datetime.fromisoformat,
     datetime.date: datetime.date.fromisoformat,
     datetime.time: datetime.time.fromisoformat,
@@ -262,7 +307,7 @@ def _builder(value_type: object) -> Build:
         return _one_of(arguments)
     if origin is not None:
         return _generic(origin, arguments)
-    if value_type is object or isinstance(value_type, TypeVar):
+    if anything_goes(value_type):
         return lambda value: value
     if value_type is None or value_type is type(None):
         return _one_of((None,))
@@ -271,11 +316,22 @@ def _builder(value_type: object) -> Build:
     raise InvalidSettings("type", repr(value_type), "has no codec here: give `codec=`")
 
 
+def anything_goes(value_type: object) -> bool:
+    """Whether a type says nothing about its values: `object`, `Any`, a type variable."""
+    return (
+        value_type is object
+        or getattr(typing, "Any", None) is value_type
+        or isinstance(value_type, TypeVar)
+    )
+
+
 def _class(value_type: type) -> Build:
     if dataclasses.is_dataclass(value_type):
         return _dataclass(value_type)
     if issubclass(value_type, enum.Enum):
         return value_type
+    if value_type is bytes:  # as they are where the form has bytes: JSON has none, msgpack does
+        return lambda value: value if type(value) is bytes else _decoded(_checked(value, str))
     if value_type in _BY_TEXT:
         parse = _BY_TEXT[value_type]
         return lambda value: parse(_checked(value, str))
@@ -287,7 +343,25 @@ def _class(value_type: type) -> Build:
         return lambda value: _checked(value, value_type)
     if value_type in (tuple, set, frozenset):
         return lambda value: value_type(_checked(value, list))
+    if typing.is_typeddict(value_type):
+        return lambda value: _checked(value, dict)
+    return _class_of_library(value_type)
+
+
+def _class_of_library(value_type: type) -> Build:
+    validate = getattr(value_type, "model_validate_json", None)
+    if callable(validate):
+        # By way of JSON: a strict model takes a date as text only from there.
+        return lambda value: validate(_to_json(value))
+    if hasattr(value_type, "__struct_fields__"):
+        from msgspec import convert
+
+        return lambda value: convert(value, value_type)
     raise InvalidSettings("type", value_type.__name__, "has no codec here: give `codec=`")
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
 
 
 def _dataclass(value_type: type) -> Build:
@@ -300,6 +374,9 @@ def _dataclass(value_type: type) -> Build:
                 if field.init:
                     fields[field.name] = _builder(hints[field.name])
         given = _checked(value, dict)
+        for name in given:
+            if name not in fields:
+                raise ValueError(f"{value_type.__name__} has no field {name!r}")
         return value_type(**{name: fields[name](item) for name, item in given.items()})
 
     return build
@@ -330,10 +407,14 @@ def _one_of(allowed: tuple[object, ...]) -> Build:
     return build
 
 
+_SEQUENCES: Final = (list, Sequence, Collection, Iterable)
+_MAPPINGS: Final = (dict, Mapping)
+
+
 def _generic(origin: object, arguments: tuple[object, ...]) -> Build:
-    if origin in (list, set, frozenset) and len(arguments) == 1:
+    if origin in (*_SEQUENCES, set, frozenset) and len(arguments) == 1:
         item = _builder(arguments[0])
-        make = cast("Callable[[list[object]], object]", origin)
+        make = cast("Callable[[list[object]], object]", list if origin in _SEQUENCES else origin)
         return lambda value: make([item(each) for each in _checked(value, list)])
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         each_item = _builder(arguments[0])
@@ -343,7 +424,7 @@ def _generic(origin: object, arguments: tuple[object, ...]) -> Build:
         return lambda value: tuple(
             build(each) for build, each in zip(items, _checked(value, list), strict=True)
         )
-    if origin is dict and len(arguments) == 2:
+    if origin in _MAPPINGS and len(arguments) == 2:
         keys, values = _builder(arguments[0]), _builder(arguments[1])
         return lambda value: {
             keys(key): values(each) for key, each in _checked(value, dict).items()

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from functools import wraps
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.codecs import Codec, codec_for
@@ -33,6 +33,14 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 JOIN_TIMEOUT_S = 5.0
+
+
+class Bridge(Protocol):
+    """Where a log's loop runs, for those who wait in another thread."""
+
+    def call(self, work: Coroutine[object, None, R]) -> R:
+        """Run a coroutine there and wait for it."""
+        ...
 
 
 class LoopThread:
@@ -147,7 +155,7 @@ class LogBook(Generic[T]):
 
     __slots__ = ("_book", "_thread")
 
-    def __init__(self, thread: LoopThread, book: ClientLogBook[T]) -> None:
+    def __init__(self, thread: Bridge, book: ClientLogBook[T]) -> None:
         self._thread = thread
         self._book = book
 
@@ -207,7 +215,7 @@ class LogBook(Generic[T]):
                 yield CaughtUp(seqnum)
 
 
-def _iterated(thread: LoopThread, generator: AsyncGenerator[R, None]) -> Iterator[R]:
+def _iterated(thread: Bridge, generator: AsyncGenerator[R, None]) -> Iterator[R]:
     """An asynchronous generator as an ordinary one: a hop between threads per page."""
     try:
         while (page := thread.call(_next(generator))) is not None:

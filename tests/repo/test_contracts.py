@@ -23,13 +23,18 @@ SHELLS = {
     },
     "bokilog/storage_nodes": {
         *("__init__", "__main__", "node", "settings"),
-        *("checkpoints", "index_store", "memory_store", "rocks_store"),
+        *("checkpoints", "cold_store", "index_store", "memory_store", "rocks_store"),
     },
     "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
     "bokilog/functions": {"__init__"},
     "bokilog/functions/calls": {"__init__"},
     "bokilog/functions/gateway": {"__init__"},
-    "bokilog/functions/runtime": {"__init__", "options", "runner"},
+    "bokilog/functions/runtime": {
+        *("__init__", "options", "runner"),
+        # The user's side and the worker's: they wait, run the user's code, or stand upon what does.
+        *("app", "caller", "context", "function", "loading", "output", "process_caller"),
+        *("references", "run_call", "streaming", "template", "values", "worker"),
+    },
     "bokilog/client": {
         *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "sync"),
         "routing",

@@ -1,0 +1,283 @@
+"""An app: the functions that belong together, as its module declares them.
+
+Decides names, which function is which, what runs once before any call (`@app.init`), and what
+carries calls made here: the call that the code runs in, else the app's connection. Does not know
+how calls run or where; `connect` and `local` are found when they are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import (
+    Concatenate,
+    Final,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from bokilog.errors import InvalidSettings, NotReady
+from bokilog.functions.runtime.context import Context, current
+from bokilog.functions.runtime.function import PICKLED, AnyFunction, Body, Caller, Function
+from bokilog.functions.runtime.messages import FunctionRows
+from bokilog.functions.runtime.options import CatchUp, FunctionOptions, Overlap
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Init = Callable[[], object]
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+class OptionWords(TypedDict, total=False):
+    """What may be said at `@app.function(...)`; `FunctionOptions` says what each means."""
+
+    name: str
+    timeout_s: float
+    retries: int
+    retry_delay_s: float
+    max_concurrency: int
+    queue_limit: int
+    min_workers: int
+    max_workers: int
+    idle_s: float
+    memory_bytes: int
+    fresh: bool
+    schedule: str
+    time_zone: str
+    overlap: Overlap
+    catch_up: CatchUp
+    catch_up_window_s: float
+
+
+class App:
+    """The functions of one application.
+
+        app = bokilog.App("shop")
+
+        @app.function(timeout_s=30)
+        async def price(item: str) -> float: ...
+
+    Args:
+        name: up to 64 letters, digits, dots, dashes and underscores; its LogBooks are
+            `functions/NAME...`.
+        start: how workers start: "fork" from a warm template, or "spawn", a fresh interpreter each,
+            for code that does not survive a fork.
+    """
+
+    def __init__(self, name: str, *, start: Literal["fork", "spawn"] = "fork") -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            problem = "is not 1 to 64 letters, digits, dots, dashes and underscores"
+            raise InvalidSettings("app", repr(name), problem)
+        if start not in ("fork", "spawn"):
+            raise InvalidSettings("start", repr(start), "is neither fork nor spawn")
+        self.name = name
+        self.start = start
+        self.functions: dict[str, AnyFunction] = {}
+        """By name."""
+        self.inits: list[Init] = []
+        """What runs once, before any call."""
+        self.connection: Connected | None = None
+        """What carries calls from outside of calls."""
+        self._declare(_run_pickled, FunctionOptions(max_concurrency=1), name=PICKLED)
+
+    def __repr__(self) -> str:
+        return f"<App {self.name!r} with {len(self.functions) - 1} functions>"
+
+    def __reduce__(self) -> tuple[Callable[[str], App], tuple[str]]:
+        # A function that is sent as it is refers to its app: where it arrives, that is another one.
+        return _app_named, (self.name,)
+
+    # Context first: then it is no part of what callers pass, also for type checkers.
+    @overload
+    def function(
+        self, body: Callable[Concatenate[Context, P], AsyncIterator[R]], /
+    ) -> Function[P, AsyncIterator[R], R]: ...
+    @overload
+    def function(
+        self, body: Callable[Concatenate[Context, P], Coroutine[object, object, R]], /
+    ) -> Function[P, Coroutine[object, object, R], R]: ...
+    @overload
+    def function(self, body: Callable[Concatenate[Context, P], R], /) -> Function[P, R, R]: ...
+    @overload
+    def function(
+        self, body: Callable[P, AsyncIterator[R]], /
+    ) -> Function[P, AsyncIterator[R], R]: ...
+    @overload
+    def function(
+        self, body: Callable[P, Coroutine[object, object, R]], /
+    ) -> Function[P, Coroutine[object, object, R], R]: ...
+    @overload
+    def function(self, body: Callable[P, R], /) -> Function[P, R, R]: ...
+    @overload
+    def function(self, /, **options: Unpack[OptionWords]) -> Declaration: ...
+    def function(self, body: object = None, /, **options: Unpack[OptionWords]) -> object:
+        """Make a function one of the app's: `@app.function` or `@app.function(timeout_s=30)`.
+
+        Args:
+            body: sync or async, or an asynchronous generator; its annotations say how arguments
+                and results travel.
+            options: see `FunctionOptions`; `name`: instead of the function's own.
+
+        Raises:
+            InvalidSettings: an option is not known or out of its range, or the name is taken.
+        """
+        declaration = Declaration(self, options)
+        return declaration if body is None else declaration.declare(body)
+
+    def init(self, hook: Callable[[], R]) -> Callable[[], R]:
+        """Run `hook` (sync or async) once before any call: in the template, before workers fork.
+
+        What it leaves in memory every worker has; it must not leave threads, and connections are
+        not inherited.
+        """
+        if inspect.signature(hook).parameters:
+            problem = "takes arguments: what runs at the start has none"
+            raise InvalidSettings("init", getattr(hook, "__name__", repr(hook)), problem)
+        self.inits.append(hook)
+        return hook
+
+    async def run_inits(self) -> None:
+        """Run the hooks, in the order in which they were declared."""
+        for hook in self.inits:
+            outcome = hook()
+            if inspect.isawaitable(outcome):
+                await outcome
+
+    @property
+    def rows(self) -> FunctionRows:
+        """What can be called, as hosts tell one another; looks at every signature."""
+        return [function.row for function in self.functions.values()]
+
+    # --- calls from here ---
+
+    def caller(self) -> Caller:
+        """What carries calls made here and now.
+
+        Raises:
+            NotReady: this is no call, and the app is not connected.
+        """
+        here = current.get()
+        if here is not None:
+            return here
+        if self.connection is None:
+            hint = f"app {self.name!r} is not connected here: `async with app.connect(url)`"
+            raise NotReady(f"{hint}, or `async with app.local()` in a test")
+        return self.connection
+
+    def knows(self, function: str) -> bool:
+        """Whether hosts have the function, as far as is known here."""
+        if self.connection is not None:
+            return self.connection.knows(function)
+        return function in self.functions
+
+    async def submit(
+        self, body: Callable[P, Coroutine[object, object, R]] | Callable[P, R], /,
+        *args: P.args, **kwargs: P.kwargs,
+    ) -> R:  # fmt: skip
+        """Run any function on a function node: a lambda, one of a notebook, one of a library.
+
+        It is sent along by cloudpickle, with the values it refers to.
+        """
+        pickled = self.functions[PICKLED]
+        remote = cast("Body", pickled.remote)
+        return await cast("Awaitable[R]", remote(body, *args, **kwargs))
+
+    def _declare(
+        self, body: Callable[P, object], options: FunctionOptions, *, name: str
+    ) -> AnyFunction:
+        if name in self.functions:
+            problem = f"is a function of app {self.name!r} already"
+            raise InvalidSettings("function", repr(name), problem)
+        function: Function[P, object, object]
+        function = Function(self, body, name=name, options=options)
+        self.functions[name] = cast("AnyFunction", function)
+        return self.functions[name]
+
+
+class Connected(Caller, Protocol):
+    """A caller that is there outside of calls."""
+
+    def knows(self, function: str) -> bool:
+        """Whether hosts have the function."""
+        ...
+
+
+class Declaration:
+    """`@app.function(...)` with options, before it meets its function."""
+
+    def __init__(self, app: App, options: OptionWords) -> None:
+        self._app = app
+        said = dict(options)
+        self._name = said.pop("name", None)
+        self._options = FunctionOptions.from_plain(said)
+
+    @overload
+    def __call__(
+        self, body: Callable[Concatenate[Context, P], AsyncIterator[R]], /
+    ) -> Function[P, AsyncIterator[R], R]: ...
+    @overload
+    def __call__(
+        self, body: Callable[Concatenate[Context, P], Coroutine[object, object, R]], /
+    ) -> Function[P, Coroutine[object, object, R], R]: ...
+    @overload
+    def __call__(self, body: Callable[Concatenate[Context, P], R], /) -> Function[P, R, R]: ...
+    @overload
+    def __call__(
+        self, body: Callable[P, AsyncIterator[R]], /
+    ) -> Function[P, AsyncIterator[R], R]: ...
+    @overload
+    def __call__(
+        self, body: Callable[P, Coroutine[object, object, R]], /
+    ) -> Function[P, Coroutine[object, object, R], R]: ...
+    @overload
+    def __call__(self, body: Callable[P, R], /) -> Function[P, R, R]: ...
+    def __call__(self, body: object, /) -> object:
+        """Declare the function."""
+        return self.declare(body)
+
+    def declare(self, body: object) -> AnyFunction:
+        """The same, for those who know no types."""
+        if not inspect.isfunction(body):
+            raise InvalidSettings("function", repr(body), "is no function")
+        name = self._name if self._name is not None else body.__name__
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            problem = "is no name of a function: letters, digits, dots, dashes, underscores"
+            raise InvalidSettings("name", repr(name), problem)
+        return self._app._declare(body, self._options, name=name)
+
+
+_here: dict[str, App] = {}
+"""The apps that this process runs calls of, by name."""
+
+
+def run_here(app: App) -> None:
+    """Functions that arrive by themselves and refer to an app of that name refer to this one."""
+    _here[app.name] = app
+
+
+def _app_named(name: str) -> App:
+    return _here.get(name) or App(name)
+
+
+async def _run_pickled(body: Body, /, *args: object, **kwargs: object) -> object:
+    """Runs what came along: an async function here, another one in a thread."""
+    here = current.get()
+    positional, named = list(args), dict(kwargs)
+    if here is not None:
+        home = _app_named(here.place.app)
+        name = getattr(body, "__name__", PICKLED)
+        options = home.functions[PICKLED].options
+        function: AnyFunction = Function(home, body, name=name, options=options)
+        function.with_context(here, positional, named)
+    if inspect.iscoroutinefunction(body):
+        return await cast("Awaitable[object]", body(*positional, **named))
+    return await asyncio.to_thread(body, *positional, **named)

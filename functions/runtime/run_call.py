@@ -1,0 +1,312 @@
+"""Calls run in this process: each from its `Start` to its `Done`.
+
+Decides what is done in which order (payload, arguments, context, the user's code, its result),
+what a deadline and a cancellation do, and what an exception becomes. Async functions run as tasks
+of this loop, sync ones in its threads, both with the call's context variables.
+
+Invariants: every `Start` is answered by exactly one `Done`, whatever the user's code does short of
+ending the process; its output goes before it; a stream is never more than its credit ahead; a sync
+call is over when its thread is, since nothing can end a thread.
+Does not know: links, other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import aclosing
+from contextvars import copy_context
+from types import TracebackType
+from typing import Final, cast
+
+import cloudpickle
+
+from bokilog.call_errors import (
+    CallCancelled,
+    CallTimeout,
+    FunctionFailed,
+    ResultUnusable,
+    UnknownFunction,
+)
+from bokilog.errors import BokilogError, NotSupported
+from bokilog.functions.runtime import references
+from bokilog.functions.runtime.caller import failed
+from bokilog.functions.runtime.context import Context, Place, current
+from bokilog.functions.runtime.function import AnyFunction, Body
+from bokilog.functions.runtime.messages import (
+    STREAM_WINDOW,
+    CallMessage,
+    Cancel,
+    Credit,
+    Done,
+    Encoding,
+    Flag,
+    Item,
+    Start,
+)
+from bokilog.functions.runtime.output import current_call
+
+TRACE_CHARACTERS_MAX: Final = 16_000
+"""Of a traceback that is sent: its end says what went wrong."""
+EXCEPTION_BYTES_MAX: Final = 256 << 10
+"""A larger pickled exception stays here; what it was is said in the error."""
+
+
+class Run:
+    """One call that runs here."""
+
+    __slots__ = ("begun", "context", "credit", "more", "reason", "start", "task", "timer")
+
+    def __init__(self, start: Start, context: Context) -> None:
+        self.start = start
+        self.context = context
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.begun = False
+        self.reason: BokilogError | None = None
+        """Why it is ended from outside."""
+        self.credit = STREAM_WINDOW
+        self.more: asyncio.Future[None] | None = None
+        """A stream that waits for credit."""
+
+
+class Runs:
+    """The calls that run in this process.
+
+    Args:
+        functions: by name.
+        place: what calls see of the process.
+        send: takes `Item`s and `Done`s.
+        executor: for sync functions.
+        before_done: called with a call's number before its `Done` is sent.
+    """
+
+    __slots__ = ("_before_done", "_executor", "_functions", "_place", "_runs", "_send", "idle")
+
+    def __init__(
+        self,
+        functions: Mapping[str, AnyFunction],
+        place: Place,
+        *,
+        send: Callable[[CallMessage], object],
+        executor: Executor,
+        before_done: Callable[[int], None],
+    ) -> None:
+        self._functions = functions
+        self._place = place
+        self._send = send
+        self._executor = executor
+        self._before_done = before_done
+        self._runs: dict[int, Run] = {}
+        self.idle = asyncio.Event()
+        """Set while nothing runs."""
+        self.idle.set()
+
+    @property
+    def count(self) -> int:
+        """Calls that run now."""
+        return len(self._runs)
+
+    def on_start(self, start: Start) -> None:
+        """Begin a call."""
+        function = self._functions.get(start.function)
+        if function is None:
+            known = ", ".join(sorted(name for name in self._functions if name[0] != "$"))
+            self._send(failed(start.call, UnknownFunction(start.function, f" (it has {known})")))
+            return
+        timeout_s = start.deadline_ms / 1_000 or function.options.timeout_s
+        context = Context(
+            self._place,
+            function=start.function,
+            call_id=start.call_id,
+            deadline_s=time.monotonic() + timeout_s,
+            attempt=start.attempt,
+            depth=start.depth,
+            token=start.token,
+            trace=start.trace,
+        )
+        run = self._runs[start.call] = Run(start, context)
+        self.idle.clear()
+        loop = self._place.loop
+        overdue = CallTimeout(start.function, timeout_s)
+        run.timer = loop.call_later(timeout_s, self._end, run, overdue)
+        run.task = loop.create_task(self._live(run, function))
+
+    def on_cancel(self, cancel: Cancel) -> None:
+        """Nobody wants a call any more."""
+        run = self._runs.get(cancel.call)
+        if run is not None:
+            self._end(run, CallCancelled(run.start.function, cancel.reason))
+
+    def on_credit(self, credit: Credit) -> None:
+        """A stream may go on."""
+        run = self._runs.get(credit.call)
+        if run is not None:
+            run.credit += credit.items
+            if run.more is not None and not run.more.done():
+                run.more.set_result(None)
+
+    def cancel_all(self, reason: str) -> None:
+        """Nobody wants anything any more."""
+        for run in tuple(self._runs.values()):
+            self._end(run, CallCancelled(run.start.function, reason))
+
+    def _end(self, run: Run, reason: BokilogError) -> None:
+        if run.reason is not None:
+            return
+        run.reason = reason
+        run.context.cancel()
+        # A task that has not begun looks itself; one whose code runs in a thread waits for it.
+        if run.begun and run.task is not None:
+            run.task.cancel()
+
+    # --- one call ---
+
+    async def _live(self, run: Run, function: AnyFunction) -> None:
+        start = run.start
+        current.set(run.context)
+        current_call.set(start.call)
+        begun_ns = time.perf_counter_ns()
+        try:
+            if run.reason is not None:
+                raise run.reason
+            run.begun = True
+            encoding, payload = await self._result(run, function)
+            done = Done(start.call, encoding, "", [], 0, 0, False, payload)
+        except BaseException as error:
+            # SystemExit and its like too: a function that raises them ends its call, not others'.
+            done = self._failure(run, error)
+        finally:
+            run.begun = False
+        ran_us = (time.perf_counter_ns() - begun_ns) // 1_000
+        if run.timer is not None:
+            run.timer.cancel()
+        del self._runs[start.call]
+        self._before_done(start.call)
+        try:
+            self._send(done._replace(token=run.context.seen(), ran_us=ran_us))
+        except BokilogError as error:  # over a limit of the wire: then nothing was sent
+            self._send(failed(start.call, ResultUnusable(start.function, f"is too large: {error}")))
+        if not self._runs:
+            self.idle.set()
+
+    async def _result(self, run: Run, function: AnyFunction) -> tuple[int, bytes]:
+        start, values = run.start, function.values
+        encoding, payload = start.encoding, start.payload
+        if encoding == Encoding.REFERENCE:
+            log = await self._place.connected_log()
+            if log is None:
+                raise NotSupported(start.function, "its arguments are a record: there is no log")
+            encoding, payload = await references.fetch(log, payload, run.context.session_for(log))
+        positional, named = values.decode_arguments(encoding, payload)
+        if function.context_name is not None:
+            await self._place.connected_log()
+            function.with_context(run.context, positional, named)
+        body = cast("Body", function.body)
+        if function.yields:
+            items = cast("AsyncIterator[object]", body(*positional, **named))
+            if start.flags & Flag.STREAM:
+                await self._stream(run, function, items, encoding)
+                return Encoding.MSGPACK, b"\xc0"
+            value: object = [each async for each in items]
+        elif function.is_async:
+            value = await cast("asyncio.Future[object]", body(*positional, **named))
+        else:
+            value = await self._in_thread(run, lambda: body(*positional, **named))
+        return await self._carried(run, *values.encode_result(value, encoding))
+
+    async def _stream(
+        self, run: Run, function: AnyFunction, items: AsyncIterator[object], asked: int
+    ) -> None:
+        index = 0
+        async with aclosing(items):  # type: ignore[type-var]  # generators are what has `aclose`
+            async for value in items:
+                while run.credit <= 0:
+                    run.more = self._place.loop.create_future()
+                    await run.more
+                    run.more = None
+                run.credit -= 1
+                encoded = function.values.encode_result(value, asked)
+                encoding, payload = await self._carried(run, *encoded)
+                self._send(Item(run.start.call, index, encoding, payload))
+                index += 1
+
+    async def _in_thread(self, run: Run, body: Callable[[], object]) -> object:
+        def call() -> tuple[object, BaseException | None]:
+            if run.reason is not None:
+                return None, run.reason
+            try:
+                return body(), None
+            except BaseException as error:  # whatever it is, it belongs to the call
+                return None, error
+
+        running = self._place.loop.run_in_executor(self._executor, copy_context().run, call)
+        run.begun = False  # from here on the thread is asked, not the task cancelled
+        value, error = await running
+        if error is not None:
+            raise error
+        if run.reason is not None:
+            raise run.reason
+        return value
+
+    async def _carried(self, run: Run, encoding: int, payload: bytes) -> tuple[int, bytes]:
+        if len(payload) <= references.BY_REFERENCE_BYTES:
+            return encoding, payload
+        log = await self._place.connected_log()
+        if log is None:
+            return encoding, payload
+        return await references.keep(
+            log,
+            self._place.app,
+            encoding=encoding,
+            payload=payload,
+            host=self._place.host,
+            session=run.context.session_for(log),
+        )
+
+    def _failure(self, run: Run, error: BaseException) -> Done:
+        call, function = run.start.call, run.start.function
+        if run.reason is not None:
+            return failed(call, run.reason)
+        if isinstance(error, BokilogError) and _is_ours(error.__traceback__):
+            return failed(call, error)
+        return failed(call, _told(function, error), payload=_pickled(error))
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether the user's code had not begun: then the error is about the call itself."""
+    last = None
+    while trace is not None:
+        last, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
+        if not str(last).startswith(_OURS):
+            return False
+    return True
+
+
+_OURS: Final = ("bokilog.functions.runtime", "bokilog.client", "bokilog.codec")
+
+
+def _told(function: str, error: BaseException) -> FunctionFailed:
+    """What is said of an exception where it cannot be sent itself."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+        trace = trace.tb_next
+    try:
+        lines = "".join(traceback.format_exception(type(error), error, trace))
+        problem = str(error)
+    except BaseException as unsayable:  # the exception's own `__str__` raised
+        lines = problem = f"(its text cannot be made: {type(unsayable).__name__})"
+    if len(lines) > TRACE_CHARACTERS_MAX:
+        lines = f"...\n{lines[-TRACE_CHARACTERS_MAX:]}"
+    return FunctionFailed(function, type(error).__name__, problem[:TRACE_CHARACTERS_MAX], lines)
+
+
+def _pickled(error: BaseException) -> bytes:
+    try:
+        data: bytes = cloudpickle.dumps(error)
+    except BaseException:  # it holds something that cannot travel: then its text has to do
+        return b""
+    return data if len(data) <= EXCEPTION_BYTES_MAX else b""

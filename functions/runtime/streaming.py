@@ -1,0 +1,261 @@
+"""Many results of one caller: streams with credit, and calls for each item of an iterable.
+
+Decides how far ahead is read: a stream has a window of items under way, a map a window of calls,
+started in slices by one message each. Invariants: whoever leaves the loop early cancels what is
+under way; an error stands where its result would. Does not know: what values mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
+
+from bokilog.framing import Buffer
+from bokilog.functions.runtime.caller import HostCalls, OpenCall
+from bokilog.functions.runtime.messages import STREAM_WINDOW, Done, Item
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+R = TypeVar("R")
+
+CREDIT_EVERY: Final = STREAM_WINDOW // 2
+"""Items taken before the function is told: half a window keeps it busy meanwhile."""
+OUTSTANDING_MAX: Final = 4_096
+"""Calls of one map under way; what they return is kept until it is asked for."""
+SLICE_CALLS: Final = 512
+"""Calls started by one message."""
+
+
+class Stream(Generic[R]):
+    """What an asynchronous generator yields on a function node: iterate it once.
+
+    Also an async context manager, which cancels the call when it is left early.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_end",
+        "_item",
+        "_items",
+        "_more",
+        "_opened",
+        "_over",
+        "_start",
+        "_taken",
+    )
+
+    def __init__(
+        self,
+        *,
+        start: Callable[[], Awaitable[OpenCall]],
+        item: Callable[[int, Buffer], Awaitable[R]],
+        end: Callable[[Done], Awaitable[None]],
+        calls: HostCalls,
+    ) -> None:
+        self._start = start
+        self._item = item
+        self._end = end
+        self._calls = calls
+        self._opened: OpenCall | None = None
+        self._items: deque[Item] = deque()
+        self._more = asyncio.Event()
+        self._taken = 0
+        self._over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            return await self._next()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def _next(self) -> R:
+        opened = self._opened
+        if opened is None:
+            self._opened = opened = await self._start()
+            opened.on_item = self._on_item
+            opened.done.add_done_callback(lambda _: self._more.set())
+        while not self._items and not opened.done.done():
+            self._more.clear()
+            await self._more.wait()
+        if not self._items:
+            self._over = True
+            await self._end(opened.done.result())
+            raise StopAsyncIteration
+        found = self._items.popleft()
+        self._taken += 1
+        if self._taken >= CREDIT_EVERY:
+            self._calls.credit(opened, self._taken)
+            self._taken = 0
+        return await self._item(found.encoding, found.payload)
+
+    def _on_item(self, item: Item) -> None:
+        self._items.append(item)
+        self._more.set()
+
+    def _leave(self) -> None:
+        self._over = True
+        self._items.clear()
+        if self._opened is not None:
+            self._calls.cancel(self._opened, "its reader has left")
+
+    async def aclose(self) -> None:
+        """Cancel the call, unless it is over."""
+        self._leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+
+class MapResults(Generic[R]):
+    """The results of one `map`: iterate it once.
+
+    Also an async context manager, which cancels what is under way when it is left early.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_bar",
+        "_calls",
+        "_ended",
+        "_finished",
+        "_open",
+        "_ordered",
+        "_read",
+        "_result",
+        "_start",
+        "_total",
+    )
+
+    def __init__(
+        self,
+        arguments: Iterator[Sequence[object]],
+        *,
+        start: Callable[[Sequence[Sequence[object]]], Awaitable[list[OpenCall]]],
+        result: Callable[[Done], Awaitable[R]],
+        calls: HostCalls,
+        ordered: bool,
+        shown: str | None,
+        total: int | None,
+    ) -> None:
+        self._arguments = arguments
+        self._start = start
+        self._result = result
+        self._calls = calls
+        self._ordered = ordered
+        self._total = total
+        self._open: deque[OpenCall] = deque()
+        """Under way or not yet asked for, in order."""
+        self._finished: asyncio.Queue[OpenCall] = asyncio.Queue()
+        """Not yet asked for, as they came; bounded by what is open."""
+        self._read = False
+        """Whether the iterables have ended."""
+        self._ended = False
+        self._bar = Bar(shown, total) if shown is not None else None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> R:
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            result = await self._next()
+        except BaseException:
+            self._leave()
+            raise
+        if self._bar is not None:
+            self._bar.advance()
+        return result
+
+    async def _next(self) -> R:
+        # Half a window is kept under way while the next slices are started.
+        if not self._read and len(self._open) <= OUTSTANDING_MAX // 2:
+            await self._fill()
+        if not self._open:
+            raise StopAsyncIteration
+        if self._ordered:
+            opened = self._open.popleft()
+            return await self._result(await self._calls.wait(opened))
+        opened = await self._finished.get()
+        self._open.remove(opened)
+        return await self._result(opened.done.result())
+
+    async def _fill(self) -> None:
+        while len(self._open) < OUTSTANDING_MAX:
+            arguments = list(islice(self._arguments, SLICE_CALLS))
+            if not arguments:
+                self._read = True
+                return
+            opened = await self._start(arguments)
+            self._open.extend(opened)
+            if not self._ordered:
+                for each in opened:
+                    each.done.add_done_callback(partial(self._came, each))
+
+    def _came(self, opened: OpenCall, done: asyncio.Future[Done]) -> None:
+        self._finished.put_nowait(opened)
+
+    def _leave(self) -> None:
+        self._ended = True
+        for each in self._open:
+            self._calls.cancel(each, "its map has ended")
+        self._open.clear()
+        if self._bar is not None:
+            self._bar.stop()
+
+    async def aclose(self) -> None:
+        """Cancel what is under way."""
+        self._leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+
+class Bar:
+    """How far a map is, on stderr."""
+
+    __slots__ = ("_progress", "_task")
+
+    def __init__(self, name: str, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress: Progress = Progress(console=Console(stderr=True))
+        self._task: TaskID = self._progress.add_task(name, total=total)
+        self._progress.start()
+
+    def advance(self) -> None:
+        """One more is there."""
+        self._progress.advance(self._task)
+
+    def stop(self) -> None:
+        """Leave it as it is."""
+        self._progress.stop()

@@ -1,0 +1,222 @@
+"""A worker: the process that runs calls of one function.
+
+Decides how the process starts after its fork, what it does with what its host says, and when it
+ends. It ends with its host's link, and at once: threads of the user's code are not waited for.
+
+Invariants: whatever the user's code raises ends a call, never the worker; nothing of the template
+is shared with other workers but memory. Does not know: how it was forked (`template.py`), which
+calls it gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from bokilog.client.admin import ClientLog
+from bokilog.client.connect import connect
+from bokilog.errors import BokilogError
+from bokilog.framing import WireMessage
+from bokilog.functions.runtime.app import App, run_here
+from bokilog.functions.runtime.caller import HostCalls
+from bokilog.functions.runtime.context import Place
+from bokilog.functions.runtime.messages import (
+    CALLS_VERSION,
+    CallMessage,
+    Cancel,
+    Credit,
+    Done,
+    Greeting,
+    Item,
+    Output,
+    PartRows,
+    Retire,
+    Start,
+    WorkerReady,
+    decode,
+    encode,
+)
+from bokilog.functions.runtime.output import Captured, Stream
+from bokilog.functions.runtime.process_caller import ProcessCaller
+from bokilog.functions.runtime.run_call import Runs
+from bokilog.io.link import Link, LinkCallbacks
+from bokilog.io.transport import dial, redial_delay_s
+
+CONNECT_TIMEOUT_S: Final = 5.0
+"""Of one attempt to reach the node's engine; tried again for as long as the worker lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker is told by its template."""
+
+    address: str
+    """Of its host."""
+    number: int
+    function: str
+    """Whose calls it gets."""
+    engine: str
+    """The URL of the node's log; empty: there is none."""
+    host: str
+    """The host's name."""
+
+
+class Worker:
+    """One worker, on the running loop."""
+
+    def __init__(self, app: App, settings: WorkerSettings, parts: PartRows) -> None:
+        self._app = app
+        self._settings = settings
+        self._parts = parts
+        self._began_ns = time.perf_counter_ns()
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._link: Link | None = None
+        self._ended = asyncio.Event()
+        self._opening: asyncio.Task[ClientLog] | None = None
+        calls = HostCalls(self._send, loop)
+        self._place = Place(
+            app=app.name,
+            host=settings.host,
+            calls=calls,
+            loop=loop,
+            open_log=self._open_log if settings.engine else None,
+        )
+        app.connection = ProcessCaller(self._place, known=frozenset(app.functions))
+        function = app.functions.get(settings.function)
+        threads_max = function.options.max_concurrency if function is not None else 1
+        self._captured = Captured(self._say, loop.call_soon_threadsafe)
+        self._runs = Runs(
+            app.functions,
+            self._place,
+            send=self._send,
+            # Threads start with the first call that needs one.
+            executor=ThreadPoolExecutor(max(1, threads_max), thread_name_prefix="function"),
+            before_done=self._captured.forget,
+        )
+
+    async def run(self) -> None:
+        """From the first message to the end of the host's link."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, Stream):
+                stream.captured = self._captured
+        callbacks = LinkCallbacks(
+            on_messages=self._on_messages, on_up=self._on_up, on_lost=self._on_lost
+        )
+        await dial(self._settings.address, callbacks)
+        if self._settings.engine:
+            self._opening = self._loop.create_task(self._connect())
+        await self._ended.wait()
+        self._captured.flush()
+        if self._link is not None:
+            await self._link.aclose()
+
+    # --- the host ---
+
+    def _on_up(self, link: Link) -> None:
+        self._link = link
+        settings = self._settings
+        self._send(
+            Greeting(CALLS_VERSION, "worker", f"{os.getpid()}", self._app.name, settings.number)
+        )
+        started_us = (time.perf_counter_ns() - self._began_ns) // 1_000
+        parts = [*self._parts, ["loop and link", started_us]]
+        self._send(WorkerReady(settings.number, os.getpid(), parts))
+        link.flush()
+
+    def _on_messages(self, link: Link, messages: list[WireMessage]) -> None:
+        for wire in messages:
+            message = decode(wire)
+            if isinstance(message, Start):
+                self._runs.on_start(message)
+            elif isinstance(message, Done):
+                self._place.calls.on_done(message)
+            elif isinstance(message, Item):
+                self._place.calls.on_item(message)
+            elif isinstance(message, Credit):
+                self._runs.on_credit(message)
+            elif isinstance(message, Cancel):
+                self._runs.on_cancel(message)
+            elif isinstance(message, Retire):
+                self._retiring = self._loop.create_task(self._retire())
+
+    def _on_lost(self, link: Link, error: Exception | None) -> None:
+        self._place.calls.lost("the host has ended")
+        self._ended.set()
+
+    async def _retire(self) -> None:
+        await self._runs.idle.wait()
+        self._ended.set()
+
+    def _send(self, message: CallMessage) -> bool:
+        return self._link is not None and self._link.send(*encode(message))
+
+    def _say(self, call: int, stream: int, written: str) -> None:
+        self._send(Output(call, stream, written))
+
+    # --- the log ---
+
+    async def _open_log(self) -> ClientLog:
+        # Shielded: a call that is cancelled while it waits must not end what others wait for.
+        assert self._opening is not None, "calls come after the start"
+        return await asyncio.shield(self._opening)
+
+    async def _connect(self) -> ClientLog:
+        failures = 0
+        while True:
+            try:
+                log = await connect(self._settings.engine, connect_timeout_s=CONNECT_TIMEOUT_S)
+                self._place.log = log
+                return log
+            except BokilogError as error:
+                if not failures:
+                    sys.stderr.write(f"no engine yet: {error}\n")
+                await asyncio.sleep(redial_delay_s(failures, random.random()))
+                failures += 1
+
+
+def run_worker(app: App, settings: WorkerSettings, parts: PartRows) -> int:
+    """Be a worker until the host goes; the exit code of the process, which has to end by
+    `os._exit`: threads of the user's code may never end."""
+    run_here(app)
+    _reseed()
+    loop = _new_loop()
+    asyncio.set_event_loop(loop)
+    main = loop.create_task(_run(app, settings, parts))
+    while not main.done():
+        try:
+            loop.run_until_complete(main)
+        except (SystemExit, KeyboardInterrupt):
+            # Of a task that the user's code started and nobody waits for: not the worker's end.
+            traceback.print_exc()
+        except BokilogError as error:
+            sys.stderr.write(f"worker {settings.number}: {error}\n")
+            return 1
+    return 0
+
+
+async def _run(app: App, settings: WorkerSettings, parts: PartRows) -> None:
+    await Worker(app, settings, parts).run()
+
+
+def _reseed() -> None:
+    """Workers of one template must not draw the same random numbers."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # not built for this system
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
