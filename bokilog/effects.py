@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from bokilog.cold import ColdJob, ColdOutcome
 from bokilog.ids import Term
 from bokilog.messages import Message
 from bokilog.view import View
@@ -97,6 +98,14 @@ class CheckpointStored(NamedTuple):
     space: int
 
 
+class ColdDone(NamedTuple):
+    """A `StartCold` has ended, in whatever way."""
+
+    space: int
+    job: ColdJob
+    outcome: ColdOutcome
+
+
 class BatchEnded(NamedTuple):
     """The inbox is drained: here the primary cuts, the storage node groups, the client flushes.
 
@@ -154,6 +163,7 @@ Event = (
     | ReadOnlyChanged
     | CeilingRaised
     | CheckpointStored
+    | ColdDone
     | PromiseStored
     | LeaseHeld
     | LeaseLost
@@ -215,6 +225,14 @@ class Checkpoint(NamedTuple):
     space: int
 
 
+class StartCold(NamedTuple):
+    """Work on a segment of `space` in the object store for cold ones, off the loop; `ColdDone`
+    tells."""
+
+    space: int
+    job: ColdJob
+
+
 class RaiseCeiling(NamedTuple):
     """Sync somewhere that seqnums of `space` below `seqnum` may be in use; `CeilingRaised` tells
     when (P11)."""
@@ -270,6 +288,7 @@ Effect = (
     | Disconnect
     | LoadView
     | Checkpoint
+    | StartCold
     | RaiseCeiling
     | StorePromise
     | AcquireLease

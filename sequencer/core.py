@@ -29,6 +29,7 @@ from bokilog.effects import (
     BatchEnded,
     CeilingRaised,
     CheckpointStored,
+    ColdDone,
     Effect,
     EndTerm,
     Event,
@@ -218,6 +219,8 @@ class SequencerCore:
                 return []  # a full disk keeps commits back until there is room: nothing is lost
             case LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
                 return []  # of the controller beside this core
+            case ColdDone():
+                return []  # of storage nodes
             case _:
                 assert_never(event)
 

@@ -20,11 +20,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from bokilog.cold import ColdMiss
 from bokilog.effects import Address, Effect, Send, SetTimer
 from bokilog.frame import Frame
 from bokilog.ids import NodeId, Position
 from bokilog.journal import Location
 from bokilog.messages import FetchStored, StoredFrame, StoredSent
+from bokilog.storage_nodes.cold_reads import widened
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.keys import Lacking
 from bokilog.storage_nodes.locations import LOST, Row, is_here, is_lacking
@@ -52,6 +54,9 @@ def give_stored(
 
     `dead_too`: also those whose records were trimmed, if they are there still: they may have been
     live at the position that the one who asks is about.
+
+    Raises:
+        ColdMiss: the first of them are to be waited for; later ones end the answer.
     """
     effects: list[Send] = []
     lacking: list[int] = []
@@ -69,9 +74,15 @@ def give_stored(
             continue
         if row.location.segment not in index.segments:
             continue  # let go: everything in it was trimmed
-        if not (dead_too or row.void_units or reader.is_live(row)):
-            continue
-        frame = reader.whole_frame(row)
+        try:
+            if not (dead_too or row.void_units or reader.is_live(row)):
+                continue
+            frame = reader.whole_frame(row)
+        except ColdMiss as miss:
+            if row is rows[0]:
+                raise widened(miss, rows) from None
+            end = row.first_seqnum
+            break
         if frame is None:
             lacking.append(row.first_seqnum)
             continue

@@ -142,6 +142,11 @@ class Compactor:
         """A segment is in hand: look again soon."""
         return self._segment is not None
 
+    def has(self, segment: int) -> bool:
+        """Whether the segment is being copied, or is to be, or cannot be."""
+        taken = self._emptied | self._emptying | self._passed_over | self._damaged
+        return segment == self._segment or segment in taken
+
     def turn(
         self,
         fold: Fold,

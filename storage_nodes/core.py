@@ -17,6 +17,7 @@ from bokilog.effects import (
     BatchEnded,
     CeilingRaised,
     CheckpointStored,
+    ColdDone,
     Effect,
     Event,
     IntentStored,
@@ -117,6 +118,8 @@ class StorageCore:
                 return self._replica(LogSpaceId(number)).read_only_changed(reason)
             case CheckpointStored(space=number):
                 return self._checkpoint_stored(LogSpaceId(number))
+            case ColdDone(space=number, job=job, outcome=outcome):
+                return self._replica(LogSpaceId(number)).cold_done(job, outcome, now_s)
             case ViewInstalled(view=view):
                 return self._install(view)
             case LinkUp(peer=peer):
@@ -289,6 +292,10 @@ class StorageCore:
                 return self._replica(LogSpaceId(number)).backfill_timer()
             case ("read", int() as number, int() as key):
                 return self._replica(LogSpaceId(number)).read_timer(key)
+            case ("cold", int() as number, int() as key):
+                return self._replica(LogSpaceId(number)).cold_timer(key)
+            case ("cold-down", int() as number):
+                return self._replica(LogSpaceId(number)).cold_down_timer()
             case "checkpoint":
                 self._touched.update(self.replicas)
                 for replica in self.replicas.values():
@@ -307,7 +314,7 @@ class StorageCore:
         behind = False
         for number, replica in self.replicas.items():
             proposed, more = replica.retention_timer(now_s)
-            effects += [*proposed, *replica.scrub(now_s)]
+            effects += [*proposed, *replica.scrub(now_s), *replica.move_cold(now_s)]
             if busy := replica.compact(now_s):
                 self._touched.add(number)
             behind |= more or busy

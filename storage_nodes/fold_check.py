@@ -61,6 +61,7 @@ class FoldCheck:
         file: the store's directory, for findings.
         heads: the journal beside it.
         later_trims: how far entries past the stored position may trim each LogBook.
+        cold: bytes of each segment that lies in an object store instead.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class FoldCheck:
         file: str,
         heads: Heads,
         later_trims: Mapping[int, int],
+        cold: Mapping[int, int] | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.findings = Findings()
@@ -77,6 +79,7 @@ class FoldCheck:
         self._file = file
         self._heads = heads
         self._later_trims = later_trims
+        self._cold = cold if cold is not None else {}
         self._progress = progress
         self._frames = self._postings = 0
 
@@ -129,7 +132,7 @@ class FoldCheck:
         missed = 0
         for key, value in self._store.scan(keys.SEGMENTS, prefix_end(keys.SEGMENTS)):
             segment = keys.number_of(key)
-            if segment in self._heads.segments:
+            if segment in self._heads.segments or segment in self._cold:
                 continue
             missed += 1
             live = [
@@ -164,11 +167,18 @@ class FoldCheck:
     def _row(self, first_seqnum: int, records: int, location: Location) -> None:
         """The row leads to a frame of as many records; one whose segment was let go is dead."""
         self._frames += 1
+        last = first_seqnum + records - 1
         if location.segment not in self._heads.segments:
+            end = self._cold.get(location.segment)
+            if end is not None and location.offset + location.length > end:
+                self._add(
+                    f"the frame at seqnum {first_seqnum} lies past the end of the object of"
+                    f" segment {location.segment}",
+                    f"seqnums {first_seqnum} to {last}, if they are not trimmed",
+                )
             return
         head = self._heads.head(location)
         if head is None or head.records != records or head.frame_bytes != location.length:
-            last = first_seqnum + records - 1
             self._add(
                 f"offset {location.offset} of segment {location.segment} does not hold the frame"
                 " that the index names",

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from bokilog.effects import Checkpoint, CheckpointStored, Effect
+from bokilog.effects import Checkpoint, CheckpointStored, Effect, StartCold
 from bokilog.errors import NotReady
 from bokilog.frame import ITEM_FRAME, decode_frame, verify_frame
 from bokilog.ids import LogSpaceId, NodeId, Term
@@ -24,6 +24,8 @@ from bokilog.io.view_store import ViewStore, check_versions
 from bokilog.journal import Location
 from bokilog.record import Durability
 from bokilog.storage_nodes.checkpoints import Checkpoints
+from bokilog.storage_nodes.cold import Cold
+from bokilog.storage_nodes.cold_store import ColdSpace, ColdStore, load_list
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore, clear
@@ -60,6 +62,7 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
             if view is not None:
                 shell.install(view)
         await shell.network.listen(settings.address)
+        await shell.serve_metrics(settings.metrics_address)
         if settings.bulk_address:
             await shell.network.listen(settings.bulk_address)
         _dial_peers(shell, node, latest)
@@ -115,12 +118,43 @@ class _Storage:
             "memory": Identity(directory.disk_id, self.incarnation),
         }
         self._postings_max = settings.checkpoint_postings_count // len(spaces)
+        self._colds = {space.id: self._cold(space) for space in spaces}
         for space in spaces:
             journal = self.journals[space.id] = _journal(settings, space)
             memory_bytes = settings.memory_bytes // 4 // len(spaces)
             self._stores[space.id] = _store(settings, space, memory_bytes=memory_bytes)
             self.replicas[space.id] = self._replica(space, journal.recover)
         self.first_term = min(replica.index.position.term for replica in self.replicas.values()) + 1
+        self.cold_store = self._cold_store(directory) if settings.cold_url else None
+
+    def _cold(self, space: LogSpace) -> Cold:
+        """Which segments of a log space lie in the object store, and when others go there."""
+        settings, url = self._settings, self._settings.cold_url
+        if space.durability == "memory":
+            return Cold(space.id)
+        found = load_list(settings.data_dir / f"journal-{space.id}", url)
+        return Cold(
+            space.id,
+            found,
+            where=url,
+            after_s=settings.cold_after_s if url else 0.0,
+            hot_bytes=settings.hot_bytes if url else 0,
+            incarnation=self.incarnation,
+            cache_bytes=settings.cold_cache_bytes,
+        )
+
+    def _cold_store(self, directory: Directory) -> ColdStore:
+        spaces: dict[int, ColdSpace] = {
+            number: ColdSpace(self._settings.data_dir / f"journal-{number}", journal)
+            for number, journal in self.journals.items()
+            if isinstance(journal, JournalFile)
+        }
+        return ColdStore(
+            self._settings.cold_url,
+            prefix=f"{directory.cluster_id}/{self._node}/{directory.disk_id}",
+            spaces=spaces,
+            known=any(cold.kept() for cold in self._colds.values()),
+        )
 
     def rebuild(self, number: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
         """A replica anew, whose fold is past no end up to that of `view` (P11)."""
@@ -154,6 +188,7 @@ class _Storage:
             compaction_bytes_s=self._settings.compaction_bytes_s,
             scrub_bytes_s=self._settings.scrub_bytes_s,
             backfill_bytes_s=self._settings.rebuild_bytes_s,
+            cold=self._colds[space.id],
         )
         for kind, location, data in items(replica.replay_from):
             if kind == ITEM_FRAME:
@@ -161,6 +196,8 @@ class _Storage:
         return replica
 
     def close(self) -> None:
+        if self.cold_store is not None:
+            self.cold_store.close()
         for journal in self.journals.values():
             journal.close()
         for store in self._stores.values():
@@ -176,6 +213,10 @@ def _shell(
     views: ViewStore,
 ) -> NodeShell:
     def perform(effect: Effect) -> None:
+        if isinstance(effect, StartCold):
+            assert storage.cold_store is not None, "without a cold store nothing moves"
+            storage.cold_store.start(effect, shell.deliver)
+            return
         assert isinstance(effect, Checkpoint), f"a storage node cannot carry out {effect}"
         index = storage.replicas[LogSpaceId(effect.space)].index
         stored = CheckpointStored(effect.space)

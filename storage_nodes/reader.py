@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate
 
+from bokilog.cold import ColdMiss
 from bokilog.errors import (
     BokilogError,
     CorruptJournal,
@@ -39,6 +40,7 @@ from bokilog.ids import Position
 from bokilog.journal import Journal, Location, SegmentReleased
 from bokilog.limits import BLOCK_BYTES
 from bokilog.messages import Read, ReadReply
+from bokilog.storage_nodes.cold_reads import RANGE_BYTES_MAX, ColdReads, widened
 from bokilog.storage_nodes.index import Index, Row
 from bokilog.storage_nodes.locations import is_here, is_lacking
 
@@ -95,13 +97,21 @@ def is_whole(frame: Frame) -> bool:
 class Reader:
     """Reads of one log space at one storage node."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_frames", "_index", "_journal", "lost_until")
+    __slots__ = ("_bytes", "_bytes_max", "_cold", "_frames", "_index", "_journal", "lost_until")
 
     def __init__(
-        self, *, index: Index, journal: Journal, cache_bytes_max: int, lost_until: int = 0
+        self,
+        *,
+        index: Index,
+        journal: Journal,
+        cache_bytes_max: int,
+        lost_until: int = 0,
+        cold: ColdReads | None = None,
     ) -> None:
         self._index = index
         self._journal = journal
+        self._cold = cold
+        """Segments that lie in an object store: what is read of one may have to be waited for."""
         self._frames: OrderedDict[int, OpenFrame] = OrderedDict()
         self._bytes = 0
         self._bytes_max = cache_bytes_max
@@ -127,8 +137,12 @@ class Reader:
             )
         )
 
-    def read(self, read: Read, position: Position) -> ReadReply | BokilogError:
-        """The reply at the index's position; an empty one says that the range holds nothing."""
+    def read(self, read: Read, position: Position) -> ReadReply | BokilogError | ColdMiss:
+        """The reply at the index's position; an empty one says that the range holds nothing.
+
+        Or the bytes that are to be waited for: then ask again. A reply ends before cold bytes that
+        are not at hand, so that there is one range to wait for at a time.
+        """
         trim_until = self._index.trim_until(read.book, read.tag)
         if 0 < read.start < trim_until or 1 < read.until < trim_until:  # 0 and 1: not explicit
             return Trimmed(trim_until=trim_until)
@@ -140,7 +154,7 @@ class Reader:
             found = self._visible(read, until)
             more = len(found) > read.limit
             return self._reply(read, found[: read.limit], more=more, position=position)
-        except BokilogError as error:
+        except (BokilogError, ColdMiss) as error:
             return error
 
     def lengths(self, seqnums: Sequence[int]) -> list[int]:
@@ -161,15 +175,27 @@ class Reader:
                 row = self._index.locate(seqnum)
                 first, until = seqnum, seqnum + 1
                 columns = (0,)
-                if row is not None:
+                if row is not None and self.lies_cold(row):
+                    # Nobody waits for the store to learn a size: the frame's average is near.
+                    columns = [row.location.length // row.records] * row.records
+                    first, until = row.first_seqnum, row.first_seqnum + row.records
+                elif row is not None:
                     with suppress(DataError, NotReady):
                         columns = self._open(row, whole=False).frame.columns.lengths
                         first, until = row.first_seqnum, row.first_seqnum + row.records
             found.append(columns[seqnum - first])
         return found
 
+    def lies_cold(self, row: Row) -> bool:
+        """Whether a frame's bytes are in the object store only."""
+        return self._cold is not None and row.location.segment in self._cold
+
     def is_live(self, row: Row) -> bool:
-        """Whether a reader may still ask for a record of a frame; also if that cannot be told."""
+        """Whether a reader may still ask for a record of a frame; also if that cannot be told.
+
+        Raises:
+            ColdMiss: its columns are to be waited for.
+        """
         try:
             columns = self._open(row, whole=False).frame.columns
         except (DataError, NotReady):
@@ -182,7 +208,11 @@ class Reader:
         )
 
     def whole_frame(self, row: Row) -> Frame | None:
-        """A frame as the disk has it, every byte verified; None if it is not there or damaged."""
+        """A frame as the disk has it, every byte verified; None if it is not there or damaged.
+
+        Raises:
+            ColdMiss: it is to be waited for.
+        """
         try:
             frame = self._from_journal(row.location, whole=True)
         except (RemoteProtocolError, CorruptJournal, SegmentReleased):
@@ -204,7 +234,11 @@ class Reader:
 
     def frame_at(self, seqnum: int) -> tuple[Frame, int] | None:
         """The ordered frame that holds a seqnum, and the seqnum it starts at: for peers and
-        verdicts."""
+        verdicts.
+
+        Raises:
+            ColdMiss: it is to be waited for.
+        """
         row = self._index.locate(seqnum)
         if row is None:
             return None
@@ -218,14 +252,22 @@ class Reader:
 
         Ends before one that is damaged here: a peer would journal it as it came, and find its own
         journal corrupt at its next start (P30).
+
+        Raises:
+            ColdMiss: the first one is to be waited for; a later one ends what is given.
         """
         until = min(until, self._index.tail)
         if start < until:
-            for row in self._index.locate_range(start, until, limit=limit):
+            rows = self._index.locate_range(start, until, limit=limit)
+            for place, row in enumerate(rows):
                 try:
                     opened = self._open(row)
                 except (DataError, NotReady):
                     return
+                except ColdMiss as miss:
+                    if place:
+                        return
+                    raise widened(miss, rows) from None
                 if opened.location is not None and not is_whole(opened.frame):
                     return
                 yield opened.frame
@@ -243,12 +285,30 @@ class Reader:
             batch = index.seqnums(read.book, None, start, end, limit=wanted, reverse=read.reverse)
             if not batch:
                 break
-            found += [seqnum for seqnum in batch if not self._hidden(read.book, seqnum)]
+            found += self._not_hidden(read.book, batch)
             if read.reverse:
                 end = batch[-1]
             else:
                 start = batch[-1] + 1
         return found[:wanted]
+
+    def _not_hidden(self, book: int, seqnums: list[int]) -> list[int]:
+        """Those of which not all tags are trimmed."""
+        found = []
+        for place, seqnum in enumerate(seqnums):
+            try:
+                if not self._hidden(book, seqnum):
+                    found.append(seqnum)
+            except ColdMiss as miss:
+                raise widened(miss, self._rows_of(seqnums[place:])) from None
+        return found
+
+    def _rows_of(self, seqnums: Sequence[int]) -> Iterator[Row]:
+        """The frames of some seqnums, as they come."""
+        for seqnum in seqnums:
+            row = self._index.locate(seqnum)
+            if row is not None:
+                yield row
 
     def _hidden(self, book: int, seqnum: int) -> bool:
         row = self._index.locate(seqnum)
@@ -267,13 +327,21 @@ class Reader:
         opened: OpenFrame | None = None
         until_seqnum = -1
         for place, seqnum in enumerate(found):
-            if opened is None or not opened.first_seqnum <= seqnum < until_seqnum:
-                opened = self._frame_of(seqnum, whole=read.bytes_start < 0)
-                until_seqnum = opened.first_seqnum + opened.frame.records
-            if read.bytes_start >= 0:
-                data = self._byte_range(opened, seqnum, read.bytes_start, read.bytes_until)
-            else:
-                data = opened.data(seqnum)
+            try:
+                if opened is None or not opened.first_seqnum <= seqnum < until_seqnum:
+                    opened = self._frame_of(seqnum, whole=read.bytes_start < 0)
+                    until_seqnum = opened.first_seqnum + opened.frame.records
+                if read.bytes_start >= 0:
+                    data = self._byte_range(opened, seqnum, read.bytes_start, read.bytes_until)
+                else:
+                    data = opened.data(seqnum)
+            except ColdMiss as miss:
+                if place:
+                    found, more = found[:place], True
+                    break
+                if read.bytes_start < 0:
+                    raise widened(miss, self._rows_of(found), bytes_max=_ahead(read)) from None
+                raise
             budget -= len(data)
             if budget < 0 and place:
                 found, more = found[:place], True
@@ -340,11 +408,16 @@ class Reader:
 
     def _from_journal(self, location: Location, *, whole: bool) -> Frame:
         if whole:
-            return decode_frame(self._journal.read(location))
-        header = self._journal.read(location, 0, HEADER_BYTES)
+            return decode_frame(self._bytes_of(location))
+        header = self._bytes_of(location, 0, HEADER_BYTES)
         head = decode_head(header)
-        encoded = self._journal.read(location, HEADER_BYTES, head.columns_bytes)
+        encoded = self._bytes_of(location, HEADER_BYTES, head.columns_bytes)
         return decode_columns(header, encoded)
+
+    def _bytes_of(self, location: Location, start: int = 0, length: int | None = None) -> bytes:
+        if self._cold is not None and location.segment in self._cold:
+            return self._cold.read(location, start, length)
+        return self._journal.read(location, start, length)
 
     def _byte_range(self, opened: OpenFrame, seqnum: int, start: int, until: int) -> Buffer:
         """Bytes of a record; of a large one only the blocks that the range touches are read and
@@ -363,7 +436,7 @@ class Reader:
         size = min(length, last * BLOCK_BYTES) - first * BLOCK_BYTES
         assert opened.location is not None, "only frames of the journal come without payload"
         payload_at = HEADER_BYTES + len(columns.encoded)
-        data = memoryview(self._journal.read(opened.location, payload_at + offset, size))
+        data = memoryview(self._bytes_of(opened.location, payload_at + offset, size))
         sums = columns.sums[index : index + 1]
         if length > BLOCK_BYTES:
             before = sum(block_count(size) for size in columns.lengths[:index])
@@ -383,3 +456,8 @@ class Reader:
         while self._bytes > self._bytes_max and len(frames) > 1:
             _, oldest = frames.popitem(last=False)
             self._bytes -= oldest.frame.size_bytes
+
+
+def _ahead(read: Read) -> int:
+    """How much is fetched at once for a reader who asked for so much."""
+    return min(read.max_bytes, RANGE_BYTES_MAX)

@@ -23,11 +23,13 @@ from itertools import islice
 from typing import NamedTuple
 
 from bokilog.codec import pack, unpack
+from bokilog.cold import ColdMiss, ColdOutcome, FetchRange, Remove, StoreList, Upload
 from bokilog.cut import first_seqnums, record_count
 from bokilog.effects import Address, CancelTimer, Checkpoint, Commit, Effect, Send, SetTimer
 from bokilog.errors import (
     BokilogError,
     CorruptJournal,
+    CorruptRecord,
     NotReady,
     ReadOnly,
     RemoteProtocolError,
@@ -73,6 +75,8 @@ from bokilog.metalog import (
     Trim,
 )
 from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill, give_stored
+from bokilog.storage_nodes.cold import Cold
+from bokilog.storage_nodes.cold_reads import ColdRequest, VerdictsWanted
 from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Compactor, Moved
 from bokilog.storage_nodes.expiry import Expiry
 from bokilog.storage_nodes.index import Index
@@ -125,6 +129,7 @@ class Replica:
         backfill_bytes_s: int = BACKFILL_BYTES_S,
         load_entries: int = LOAD_ENTRIES,
         scrub_bytes_s: int = SCRUB_BYTES_S,
+        cold: Cold | None = None,
     ) -> None:
         self.node = node
         self.space = space
@@ -139,6 +144,7 @@ class Replica:
         self._new_index = new_index
         """Makes an empty fold, for a log space in memory that starts over (P20)."""
         self._cache_bytes_max = cache_bytes_max
+        self._cold = cold if cold is not None else Cold(space.id)
         self._reader = self._new_reader(lost_until)
         self._loading = Loading(node, index)
         self._snapshots = Snapshots(index)
@@ -334,7 +340,10 @@ class Replica:
         """A peer lacks ordered frames."""
         if self._loading.writing:
             return [Send(source, FramesSent(self.space.id, 0))]
-        return give(source, message, pending=self._pending, reader=self._reader)
+        try:
+            return give(source, message, pending=self._pending, reader=self._reader)
+        except ColdMiss as miss:
+            return self._wait_for_bytes(source, message, miss)
 
     def frames_sent(self, source: Address, message: FramesSent) -> list[Effect]:
         """A peer has answered; its frames are here, or it has none to give."""
@@ -430,6 +439,7 @@ class Replica:
             journal=self._journal,
             cache_bytes_max=self._cache_bytes_max,
             lost_until=lost_until,
+            cold=self._cold.reads,
         )
 
     def _take_entries(self, entries: list[tuple[Position, Entry]]) -> None:
@@ -645,10 +655,22 @@ class Replica:
         follower.deleted += sorted(self.index.deleted_books)
         for book in sorted(new):
             follower.trims += self.index.trims_of(book)
-        for term, number, first, first_seqnum in message.verdicts:
+        effects: list[Effect] = []
+        for wanted in message.verdicts:
+            effects += self._tell_verdicts(source, VerdictsWanted(*wanted))
+        return effects
+
+    def _tell_verdicts(self, source: Address, wanted: VerdictsWanted) -> list[Effect]:
+        term, number, first, first_seqnum = wanted
+        follower = self._streams.follower(source)
+        if follower is None or self._loading.writing:
+            return []
+        try:
             found = self._verdicts_again(Shard(self.space.id, Term(term), number), first_seqnum)
-            if found is not None:
-                follower.verdicts.append([term, number, first, found])
+        except ColdMiss as miss:
+            return self._wait_for_bytes(source, wanted, miss)
+        if found is not None:
+            follower.verdicts.append([term, number, first, found])
         return []
 
     def _verdicts_again(self, shard: Shard, first_seqnum: int) -> list[list[object]] | None:
@@ -662,12 +684,13 @@ class Replica:
 
     def link_down(self, source: Address) -> list[Effect]:
         self._streams.drop(source)
+        effects = [*self._waiting.drop(source), *self._cold.reads.drop(source)]
         if isinstance(source, int) and source in self._backups | self._broken_backups:
             self._backups.discard(source)
             self._broken_backups.discard(source)
             self._snapshots.drop(source)
-            return [*self._waiting.drop(source), *self._release()]
-        return list(self._waiting.drop(source))
+            return [*effects, *self._release()]
+        return effects
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -679,7 +702,11 @@ class Replica:
         if read.position > position:
             return self._wait(source, read)
         reply = self._reader.read(read, position)
+        if isinstance(reply, ColdMiss):
+            return self._wait_for_bytes(source, read, reply)
         if isinstance(reply, BokilogError):
+            if isinstance(reply, CorruptRecord):
+                self._suspect(reply.seqnum)
             return [Send(source, RequestFailed(read.request, to_wire(reply), position))]
         if reply.seqnums or not read.wait_ms:
             return [Send(source, reply)]
@@ -727,8 +754,11 @@ class Replica:
 
     def _not_here(self, source: Address, request: Request) -> list[Effect]:
         """There is no fold: another replica is asked (P33)."""
-        error = NotReady(f"{self.node} loads the index of log space {self.space.id} from a peer")
-        return [Send(source, RequestFailed(request.request, to_wire(error), START))]
+        error = to_wire(self._loading_error())
+        return [Send(source, RequestFailed(request.request, error, START))]
+
+    def _loading_error(self) -> NotReady:
+        return NotReady(f"{self.node} loads the index of log space {self.space.id} from a peer")
 
     def _wait(self, source: Address, request: Request) -> list[Effect]:
         if self._waiting.full:
@@ -754,7 +784,10 @@ class Replica:
         for key, waiting in self._waiting.touched(self._books_touched):
             assert isinstance(waiting.request, Read) and waiting.timer is not None
             reply = self._reader.read(waiting.request, position)
-            if isinstance(reply, BokilogError):
+            if isinstance(reply, ColdMiss):
+                effects += self._wait_for_bytes(waiting.source, waiting.request, reply)
+                effects.append(CancelTimer(waiting.timer))
+            elif isinstance(reply, BokilogError):
                 failed = RequestFailed(waiting.request.request, to_wire(reply), position)
                 effects += [Send(waiting.source, failed), CancelTimer(waiting.timer)]
             elif reply.seqnums:
@@ -829,7 +862,84 @@ class Replica:
         self._compactor.moved(sum(not move.repairs for move in moves))
 
     def _segment_sizes(self) -> dict[int, int]:
-        return {each.number: each.until for each in self._journal.segments() if not each.open}
+        return {
+            each.number: each.until
+            for each in self._journal.segments()
+            if not each.open and each.number not in self._cold
+        }
+
+    # --- cold segments ----------------------------------------------------------------------------
+
+    def move_cold(self, now_s: float) -> list[Effect]:
+        """Sends old segments to the object store, and lets those go that lie there (P21, P31)."""
+        effects, there = self._cold.turn(
+            self.index,
+            self._journal.segments(),
+            before=self.replay_from,
+            is_taken=self._compactor.has,
+            short=bool(self.read_only),
+            may_move=not self._loading.writing and self._journal.read_only is None,
+            now_s=now_s,
+        )
+        for segment in there:
+            self._journal.release(segment)
+        return effects
+
+    def cold_done(
+        self,
+        job: StoreList | Upload | FetchRange | Remove,
+        outcome: ColdOutcome,
+        now_s: float,
+    ) -> list[Effect]:
+        """A job at the object store has ended."""
+        if not isinstance(job, FetchRange):
+            return self._cold.done(job, outcome, now_s)
+        return self._cold.reads.fetched(
+            job, outcome, ask=self._ask_again, refuse=self._refuse_cold
+        )
+
+    def cold_timer(self, key: int) -> list[Effect]:
+        """A request has waited for cold bytes for too long."""
+        found = self._cold.reads.timer(key)
+        if found is None:
+            return []
+        waiter, error = found
+        return self._refuse_cold(waiter.source, waiter.request, error)
+
+    def cold_down_timer(self) -> list[Effect]:
+        self._cold.reads.down_timer()
+        return []
+
+    def _wait_for_bytes(
+        self, source: Address, request: ColdRequest, miss: ColdMiss
+    ) -> list[Effect]:
+        waits = self._cold.reads.wait(source, request, miss)
+        return self._refuse_cold(source, request, waits) if isinstance(waits, NotReady) else waits
+
+    def _ask_again(self, source: Address, request: ColdRequest) -> list[Effect]:
+        match request:
+            case Read():
+                return self.read(source, request)
+            case FetchFrames():
+                return self.fetch(source, request)
+            case FetchStored():
+                return self.fetch_stored(source, request)
+            case VerdictsWanted():
+                return self._tell_verdicts(source, request)
+
+    def _refuse_cold(self, source: Address, request: ColdRequest, error: NotReady) -> list[Effect]:
+        """Readers and backups are told; a peer asks another one, and must not take this for an
+        answer: that would say that the bytes are gone."""
+        number = request.request if isinstance(request, Read) else 0
+        if isinstance(request, Read) or isinstance(source, int):
+            return [Send(source, RequestFailed(number, to_wire(error), self.index.position))]
+        return []
+
+    def _suspect(self, seqnum: int) -> None:
+        """A cold frame is not what was put there: a peer's takes its place (P30)."""
+        row = self.index.locate(seqnum)
+        if row is not None and self._reader.lies_cold(row):
+            self._scrubber.suspect(row.first_seqnum)
 
     # --- scrubbing --------------------------------------------------------------------------------
 
@@ -842,6 +952,7 @@ class Replica:
         self._scrubber.turn(
             self.index,
             whole=lambda row: reader.whole_frame(row) is not None,
+            elsewhere=reader.lies_cold,
             identity=reader.identity_of,
             now_s=now_s,
         )
@@ -926,6 +1037,7 @@ class Replica:
         """The fold is on disk up to the frozen position: peers and the primary may know (P21)."""
         self.index.checkpoint_done()
         for segment in self._compactor.stored():
+            self._cold.dead(segment)
             self._journal.release(segment)
         return [*self._tell_all(), *self._snapshots.checkpoint_stored(), *self._release()]
 
@@ -952,10 +1064,11 @@ class Replica:
         if not self._segments_known:
             # Nothing leads to those that a crash left between two steps of compaction.
             self._segments_known = True
-            for each in self._journal.segments():
-                if each.number not in self.index.segments:
-                    self.index.segments.frame(each.number)
+            for number in [*(each.number for each in self._journal.segments()), *self._cold.kept()]:
+                if number not in self.index.segments:
+                    self.index.segments.frame(number)
         for segment in self.index.segments.dead(self.index, before=self.replay_from):
+            self._cold.dead(segment)
             self._journal.release(segment)
         return []
 
@@ -1049,6 +1162,7 @@ class Replica:
         self._entries.clear()
         self._snapshots.clear()
         effects: list[Effect] = []
+        effects += self._cold.reads.drop_all(self._refuse_cold, self._loading_error())
         for waiting in self._waiting.drop_all():
             effects += self._not_here(waiting.source, waiting.request)
             if waiting.timer is not None:
@@ -1097,7 +1211,10 @@ class Replica:
             start = message.first_seqnum
             return [Send(source, StoredSent(self.space.id, start, start, START, []))]
         dead_too = source in self._backups
-        return [*give_stored(source, message, self.index, self._reader, dead_too=dead_too)]
+        try:
+            return [*give_stored(source, message, self.index, self._reader, dead_too=dead_too)]
+        except ColdMiss as miss:
+            return self._wait_for_bytes(source, message, miss)
 
     def stored_frame(self, source: Address, message: StoredFrame) -> list[Effect]:
         """Journals a frame that the loaded fold names; it is read once it is durable."""
@@ -1162,10 +1279,12 @@ class Replica:
             "frames_damaged": self._scrubber.damaged_count,
             "frames_repaired": self._scrubber.repaired_count,
             "free_bytes": self._journal.free_bytes(),
+            **self._cold.facts(),
         }
 
     def check(self) -> None:
         self._pending.check()
         self._compactor.check()
+        self._cold.check()
         self.index.check()
         assert self.index.position <= self._follower.position

@@ -103,6 +103,7 @@ class Scrubber:
         *,
         whole: Callable[[Row], bool],
         identity: Callable[[Row], int | None],
+        elsewhere: Callable[[Row], bool] = lambda _: False,
         now_s: float,
     ) -> None:
         """Read some frames.
@@ -111,6 +112,7 @@ class Scrubber:
             fold: of the log space.
             whole: reads a frame and verifies all of it.
             identity: of a frame whose header and columns are whole, else None.
+            elsewhere: whether a frame lies in an object store, which looks after its own bits.
             now_s: monotonic.
         """
         if not self._rate:
@@ -127,8 +129,8 @@ class Scrubber:
             if self._allowance <= 0:
                 return
             self._cursor = row.first_seqnum + row.records
-            if row.location.segment not in fold.segments:
-                continue  # nobody reads it any more: its segment was let go
+            if row.location.segment not in fold.segments or elsewhere(row):
+                continue  # nobody reads it any more, for its segment was let go; or not from here
             self._allowance -= row.location.length
             self.scrubbed_bytes += row.location.length
             known = row.first_seqnum in self._damaged
@@ -139,6 +141,12 @@ class Scrubber:
             self._cursor = 0
             self.rounds_count += 1
             self._next_round_s = now_s + ROUND_S
+
+    def suspect(self, first_seqnum: int) -> None:
+        """A reader found a frame damaged that is not looked at here."""
+        if first_seqnum not in self._damaged and len(self._damaged) < DAMAGED_MAX:
+            self.damaged_count += 1
+            self._damaged[first_seqnum] = None
 
     def ask(self, fold: Fold, peers: list[NodeId], now_s: float) -> tuple[NodeId, Row] | None:
         """A damaged frame, and the peer to ask for it now."""

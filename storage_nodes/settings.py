@@ -12,10 +12,13 @@ from pathlib import Path
 from bokilog.errors import InvalidSettings
 from bokilog.io.addresses import parse_address
 from bokilog.io.open_views import check_views
+from bokilog.io.places import check_place
 from bokilog.io.settings import SyncName, check_setting
 from bokilog.limits import MIB, SEGMENT_BYTES, UNIT_BYTES_MAX, UNIT_COLUMNS_BYTES_MAX
 from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S
 from bokilog.storage_nodes.scrub import SCRUB_BYTES_S
+
+COLD_AFTER_S_MAX = 100 * 366 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,9 @@ class StorageSettings:
     bulk_address: str = ""
     """Where frames are sent, so that progress and reads never wait behind them (P32); empty: the
     same address."""
+
+    metrics_address: str = ""
+    """Where Prometheus finds its metrics: `tcp:HOST:PORT`; empty: nowhere."""
 
     memory_bytes: int = 256 * MIB
     """For the index, over all log spaces: the generations of the fold that are not stored yet, the
@@ -64,6 +70,19 @@ class StorageSettings:
     rebuild_bytes_s: int = 32 * MIB
     """Per log space, how fast a node whose disk was lost copies frames from the others: appends and
     reads come first (P33)."""
+
+    cold_url: str = ""
+    """Where old journal segments go: `s3://BUCKET/PREFIX` (its credentials are in the usual
+    environment, AWS_ACCESS_KEY_ID and so on) or a folder, `file:///PATH`. Every node and disk has a
+    prefix of its own below it. Empty: all stay here."""
+    cold_after_s: float = 86_400.0
+    """A sealed segment whose last record is so old moves there. 0: age moves none."""
+    hot_bytes: int = 0
+    """Per log space, bytes of the journal that stay on this disk: beyond it the oldest sealed
+    segments move, however young. 0: no bound."""
+    cold_cache_bytes: int = 32 * MIB
+    """Per log space, what was read from there and is kept at hand."""
+
     view_poll_s: float = 0.25
     """How often the view store is asked for a newer term, beside what peers tell."""
 
@@ -96,5 +115,15 @@ class StorageSettings:
         check_setting("compaction_bytes_s", self.compaction_bytes_s, least=0)
         check_setting("scrub_bytes_s", self.scrub_bytes_s, least=0)
         check_setting("rebuild_bytes_s", self.rebuild_bytes_s, least=MIB)
+        if self.cold_url:
+            check_place(self.cold_url)
+            if "://" not in self.cold_url and not Path(self.cold_url).is_absolute():
+                problem = "is a relative path: name the folder as file:///PATH"
+                raise InvalidSettings("cold_url", repr(self.cold_url), problem)
+        check_setting("cold_after_s", self.cold_after_s, least=0, most=COLD_AFTER_S_MAX)
+        check_setting("hot_bytes", self.hot_bytes, least=0)
+        if self.hot_bytes and not self.cold_url:
+            raise InvalidSettings("hot_bytes", str(self.hot_bytes), "is no use without `cold_url`")
+        check_setting("cold_cache_bytes", self.cold_cache_bytes, least=0)
         check_setting("view_poll_s", self.view_poll_s, least=0.01, most=60)
         check_setting("sync_delay_ms", self.sync_delay_ms, least=0, most=10_000)

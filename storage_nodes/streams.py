@@ -67,6 +67,10 @@ class Streams:
         follower.following += sorted(new)
         return follower, new
 
+    def follower(self, source: Address) -> Follower | None:
+        """What is to be told to an engine, if it follows."""
+        return self._followers.get(source)
+
     def drop(self, source: Address) -> None:
         self._followers.pop(source, None)
 

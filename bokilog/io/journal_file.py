@@ -84,6 +84,17 @@ class _Pending(NamedTuple):
     new_name: bool
 
 
+class Sealed(NamedTuple):
+    """A segment that no group will be added to. The file stays readable, but once the segment is
+    released it may be written to for another one."""
+
+    file: OpenFile
+    path: str
+    end: int
+    generation: int
+    first_group: int
+
+
 class JournalStats(NamedTuple):
     """Counts since the start, and what there is now."""
 
@@ -650,6 +661,21 @@ class JournalFile:
                 *(number, known.end, known.header.previous_group + 1, known.last_group, False)
             )
             for number, known in list(self._known.items())
+        )
+
+    def sealed(self, segment: int) -> Sealed | None:
+        """The file of a segment whose bytes are all its own, to be read by anybody at any time.
+
+        None: it is not sealed, or is gone, or other segments' locations lead through it (P7).
+        """
+        known = self._known.get(segment)
+        if known is None or known.end is None or known.following is not None:
+            return None
+        if known.header.continues or self._is_meant_elsewhere(segment):
+            return None
+        return Sealed(
+            *(self._open_files.get(segment) or self._open(segment), self._files.path(segment)),
+            *(known.end, known.header.generation, known.header.previous_group + 1),
         )
 
     def release(self, segment: int) -> None:

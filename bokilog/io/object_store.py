@@ -33,21 +33,27 @@ class ObjectStore:
     Args:
         url: `s3://BUCKET[/PREFIX]`.
         retries_max: how often a request that failed is made again.
+        patience_s: about how long a call may take in all; None: `TIMEOUT_S` for each request, and
+            `RETRY_S` for those that are made again.
 
     Raises:
         InvalidSettings: the store cannot be named like that.
     """
 
-    def __init__(self, url: str, *, retries_max: int = RETRIES_MAX) -> None:
+    def __init__(
+        self, url: str, *, retries_max: int = RETRIES_MAX, patience_s: float | None = None
+    ) -> None:
         self.where = url
+        timeout = timedelta(seconds=TIMEOUT_S if patience_s is None else patience_s / 2)
+        again = timedelta(seconds=RETRY_S if patience_s is None else patience_s / 2)
         try:
             self._store = S3Store.from_url(
                 url,
                 # An endpoint that is named says itself whether it speaks plain HTTP.
-                client_options={"timeout": timedelta(seconds=TIMEOUT_S), "allow_http": True},
+                client_options={"timeout": timeout, "allow_http": True},
                 retry_config={
                     "max_retries": retries_max,
-                    "retry_timeout": timedelta(seconds=RETRY_S),
+                    "retry_timeout": again,
                 },
             )
         except BaseError as error:

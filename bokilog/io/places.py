@@ -1,4 +1,5 @@
-"""Where whole objects are kept: a folder, or a bucket of an object store. For backups.
+"""Where whole objects are kept: a folder, or a bucket of an object store. For backups, and for
+journal segments that nobody appends to any more.
 
 Decides what a place promises, how its URL looks, and how a folder keeps objects. An object has a
 name of plain parts divided by slashes, is written once as a whole, and is durable when `put`
@@ -16,12 +17,14 @@ from typing import Final, Protocol
 
 from bokilog.errors import InvalidSettings, NotSupported
 from bokilog.io.directory import TEMPORARY_SUFFIX, make_directory, write_synced
+from bokilog.io.sync import sync_directory
 
 SCHEME: Final = "s3://"
+FOLDER_SCHEME: Final = "file://"
 
 
 class Place(Protocol):
-    """Objects by name. Calls block, and may be made from any thread, one at a time."""
+    """Objects by name. Calls block, and may be made from any thread, also at once."""
 
     @property
     def where(self) -> str:
@@ -49,6 +52,23 @@ class Place(Protocol):
 
         Raises:
             NodeUnreachable: as `names`.
+        """
+        ...
+
+    def get_range(self, name: str, start: int, until: int) -> bytes | None:
+        """Bytes `[start, until)` of an object, fewer if it ends before; None if there is none of
+        that name.
+
+        Raises:
+            NodeUnreachable: as `names`.
+        """
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is no error.
+
+        Raises:
+            NodeUnreachable: as `names`; whether it is kept is unknown.
         """
         ...
 
@@ -82,21 +102,52 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def get_range(self, name: str, start: int, until: int) -> bytes | None:
+        try:
+            with (self._path / name).open("rb") as file:
+                file.seek(start)
+                return file.read(until - start)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
-def open_place(where: str) -> Place:
-    """The place of a path, or of a URL `s3://BUCKET[/PREFIX]`.
+    def delete(self, name: str) -> None:
+        file = self._path / name
+        file.unlink(missing_ok=True)
+        if file.parent.exists():
+            sync_directory(str(file.parent))
+
+
+def open_place(where: str, *, patience_s: float | None = None) -> Place:
+    """The place of a path or `file:///PATH`, or of a URL `s3://BUCKET[/PREFIX]`.
+
+    Args:
+        where: its name.
+        patience_s: about how long a call may take in all; None: what a backup may wait.
 
     Raises:
         InvalidSettings: a URL of another kind.
         NotSupported: the client library for object stores is not installed.
     """
+    check_place(where)
     if "://" not in where:
         return Folder(Path(where))
-    if not where.startswith(SCHEME) or not where.removeprefix(SCHEME).strip("/"):
-        raise InvalidSettings("place", repr(where), f"is no path and no {SCHEME}BUCKET/PREFIX")
+    if where.startswith(FOLDER_SCHEME):
+        return Folder(Path(where.removeprefix(FOLDER_SCHEME)))
     try:
         from bokilog.io.object_store import ObjectStore
     except ImportError as error:
         problem = f"install it with: pip install 'bokilog[cluster]' ({error})"
         raise NotSupported(f"an object store ({where})", problem) from None
-    return ObjectStore(where)
+    return ObjectStore(where, patience_s=patience_s)
+
+
+def check_place(where: str) -> None:
+    """Refuse what is no place, without a look at it.
+
+    Raises:
+        InvalidSettings: a URL of another kind.
+    """
+    if "://" not in where or where.startswith(f"{FOLDER_SCHEME}/"):
+        return
+    if not where.startswith(SCHEME) or not where.removeprefix(SCHEME).strip("/"):
+        raise InvalidSettings("place", repr(where), f"is no path and no {SCHEME}BUCKET/PREFIX")

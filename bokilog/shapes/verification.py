@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bokilog.cold import LIST_FILE, ColdState, decode_list
 from bokilog.errors import (
     BokilogError,
     CorruptJournal,
@@ -371,7 +372,8 @@ class Verification:
                 continue
             findings = Findings()
             journal = self._journal(path, _durability(views, space), findings)
-            self._done(_journal_part(f"{prefix}{path.name}", journal, None, findings, []))
+            cold, notes = _cold_segments(path, findings)
+            self._done(_journal_part(f"{prefix}{path.name}", journal, None, findings, notes))
             store_findings = Findings()
             with self._store(index, store_findings) as store:
                 if store is None:
@@ -386,6 +388,7 @@ class Verification:
                     space,
                     later.get(space, {}),
                     metalog=metalogs.get(space),
+                    cold=cold,
                 )
             if facts is not None:
                 found[space] = facts
@@ -444,9 +447,15 @@ class Verification:
         later: dict[int, int],
         *,
         metalog: _Metalog | None = None,
+        cold: Mapping[int, int] | None = None,
     ) -> FoldFacts | None:
         check = FoldCheck(
-            store, file=str(index), heads=journal, later_trims=later, progress=self._progress
+            store,
+            file=str(index),
+            heads=journal,
+            later_trims=later,
+            cold=cold,
+            progress=self._progress,
         )
         facts = check.run(space, ends=ends_of(views, space))
         notes: list[str] = []
@@ -541,6 +550,26 @@ def _journal_part(
     if metalog is not None:
         told += f", {metalog.entry_count:,} entries"
     return findings.part(name, told, [*journal.notes, *notes])
+
+
+def _cold_segments(journal: Path, findings: Findings) -> tuple[dict[int, int], list[str]]:
+    """Bytes of each segment that lies in an object store, and what to say of them.
+
+    Whether the objects are there is not asked: they are read by range, and verified then.
+    """
+    file = journal / LIST_FILE
+    if not file.exists():
+        return {}, []
+    try:
+        where, segments = decode_list(file.read_bytes(), str(file))
+    except BokilogError as error:
+        findings.add(str(file), 0, str(error), "records of segments that lie in an object store")
+        return {}, []
+    cold = {each.segment: each.size_bytes for each in segments if each.state is ColdState.COLD}
+    if not cold:
+        return {}, []
+    told = f"{len(cold):,} segments, {bytes_text(sum(cold.values()))}, lie in {where}: not read"
+    return cold, [told]
 
 
 def _begins_at(journal: StoppedJournal, views: list[View], space: LogSpaceId) -> int:

@@ -24,6 +24,7 @@ from bokilog.effects import (
     BatchEnded,
     CeilingRaised,
     CheckpointStored,
+    ColdDone,
     Effect,
     EndTerm,
     Event,
@@ -222,7 +223,7 @@ class EngineCore:
             case ReadOnlyChanged(space=space, reason=reason):
                 producer = self.producers.get(space)
                 return producer.read_only_changed(reason) if producer is not None else []
-            case Persisted() | PersistFailed() | CeilingRaised() | CheckpointStored():
+            case Persisted() | PersistFailed() | CeilingRaised() | CheckpointStored() | ColdDone():
                 return []  # an engine has no journal
             case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
                 return []  # of sequencers

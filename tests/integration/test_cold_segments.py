@@ -1,0 +1,158 @@
+"""Sealed segments of storage nodes move to an object store, and are read from there by range.
+
+One suite for a folder and for an S3-compatible store (moto's server): real processes, little local
+space, and everything that was acknowledged read back after it moved, after kills in between, and
+as errors that may be tried again while the store is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import bokilog
+from bokilog.cold import LIST_FILE, ColdState, decode_list
+from bokilog.errors import Trimmed
+from bokilog.io.places import open_place
+from bokilog.logbook import LogBook
+from bokilog.shapes.local_cluster import LocalCluster
+from bokilog.shapes.verification import Verification
+from tests.integration.cluster import FUNCTION_NODES, free_port
+from tests.objects import object_store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+RECORDS = 1_600
+DATA = b"." * 4_000
+NODES = ("storage-1", "storage-2", "storage-3")
+SETTINGS = """\
+[storage]
+segment_bytes = "1 MiB"
+checkpoint_s = 0.3
+cache_bytes = 0
+cold_url = "{url}"
+hot_bytes = "2 MiB"
+cold_cache_bytes = "256 KiB"
+[engine]
+cache_bytes = 0
+[sequencer]
+segment_bytes = "1 MiB"
+"""
+
+
+@pytest.fixture(params=["folder", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "folder":
+        yield f"file://{tmp_path}/cold"
+        return
+    with object_store() as store:
+        yield f"{store}/cold"
+
+
+@contextmanager
+def cold_cluster(directory: Path, url: str) -> Iterator[LocalCluster]:
+    cluster = LocalCluster(directory, function_nodes=FUNCTION_NODES, port=free_port())
+    file = cluster.layout.settings_file
+    if "cold_url" not in file.read_text():
+        file.write_text(SETTINGS.format(url=url) + file.read_text())
+    with cluster:
+        yield cluster
+
+
+def journal(cluster: LocalCluster, node: str) -> Path:
+    return cluster.layout.data_dir / node / "journal-0"
+
+
+def cold_segments(cluster: LocalCluster, node: str) -> list[int]:
+    file = journal(cluster, node) / LIST_FILE
+    if not file.exists():
+        return []
+    _, found = decode_list(file.read_bytes(), str(file))
+    return [each.segment for each in found if each.state is ColdState.COLD]
+
+
+def local_segments(cluster: LocalCluster, node: str) -> list[int]:
+    return sorted(int(file.stem) for file in journal(cluster, node).glob("*.seg"))
+
+
+def until(is_so: Callable[[], bool], what: str, timeout_s: float = 40.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.05)
+
+
+def moved(cluster: LocalCluster, *, least: int = 4) -> Callable[[], bool]:
+    """Every node has sent segments away, and has let their files go."""
+
+    def is_so() -> bool:
+        return all(
+            len(cold_segments(cluster, node)) >= least
+            and not set(cold_segments(cluster, node)) & set(local_segments(cluster, node))
+            for node in NODES
+        )
+
+    return is_so
+
+
+async def write(book: LogBook, count: int = RECORDS) -> dict[int, bytes]:
+    written: dict[int, bytes] = {}
+    for start in range(0, count, 100):
+        data = [b"%d" % number + DATA for number in range(start, start + 100)]
+        seqnums = await asyncio.gather(
+            *(book.append(each, tags=[f"t{n % 5}"]) for n, each in enumerate(data))
+        )
+        written.update(zip(seqnums, data, strict=True))
+    return written
+
+
+async def read_all(book: LogBook) -> dict[int, bytes]:
+    return {record.seqnum: record.data async for record in book.scan()}
+
+
+def test_what_moved_is_read_back_and_a_trim_deletes_it(tmp_path: Path, url: str) -> None:
+    async def fill(cluster: LocalCluster) -> dict[int, bytes]:
+        async with bokilog.connect(cluster.url) as log:
+            return await write(log.book("orders"))
+
+    async def check(cluster: LocalCluster, written: dict[int, bytes]) -> None:
+        async with bokilog.connect(cluster.url) as log:
+            orders = log.book("orders")
+            assert await read_all(orders) == written
+            first = min(written)
+            record = await orders.read(first)
+            assert record is not None
+            assert record.data == written[first]
+            assert [r.seqnum async for r in orders.scan(tag="t3", reverse=True)] == [
+                seqnum
+                for seqnum in sorted(written, reverse=True)
+                if int(written[seqnum].partition(b".")[0]) % 5 == 3
+            ]
+            assert await orders.append(b"more") > max(written)
+            await orders.trim(until=max(written))
+            with pytest.raises(Trimmed):
+                await orders.read(first)
+
+    with cold_cluster(tmp_path / "c", url) as cluster:
+        written = asyncio.run(fill(cluster))
+        until(moved(cluster), "segments move to the store")
+    report = Verification(tmp_path / "c").run()
+    assert report.clean, report.parts
+    assert any("lie in" in note for part in report.parts for note in part.notes)
+    with cold_cluster(tmp_path / "c", url) as cluster:
+        asyncio.run(check(cluster, written))
+        # The first segment has the record by which the system LogBook knows of `orders`.
+        until(
+            lambda: all(set(cold_segments(cluster, node)) <= {1} for node in NODES),
+            "objects whose records are gone are forgotten",
+        )
+        until(lambda: len(objects(url)) == len(NODES), "and deleted")
+
+
+def objects(url: str) -> list[str]:
+    return [name for name in open_place(url).names() if name.endswith(".seg")]
