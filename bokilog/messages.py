@@ -383,6 +383,19 @@ class IndexReport(NamedTuple):
     """The fold holds no record of the log space: it is new, or in memory and began anew (P20)."""
 
 
+class FramesLacking(NamedTuple):
+    """Index replica to primary: the ordered records `[start, until)` of a shard hold its fold up,
+    no other replica had them when asked, and no engine's copy of them is taken here any more, so
+    long as this process runs (P24). Empty: it is held up no more."""
+
+    space: int
+    term: int
+    """Of the shard."""
+    number: int
+    start: int
+    until: int
+
+
 # --- sequencers among themselves ------------------------------------------------------------------
 
 
@@ -726,6 +739,7 @@ Message = (
     | TailRequest
     | Tail
     | IndexReport
+    | FramesLacking
     | ReplicateRun
     | RunsHeld
     | ReplicateFrom
@@ -807,6 +821,7 @@ KINDS: dict[type[Message], int] = {
     StoredSent: 69,
     FollowIndex: 70,
     IndexStream: 71,
+    FramesLacking: 72,
     Heartbeat: 80,
     Seal: 81,
     Sealed: 82,

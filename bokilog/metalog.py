@@ -140,6 +140,18 @@ class StartOver(NamedTuple):
     first_seqnum: int
 
 
+class Lost(NamedTuple):
+    """No replica has the records `[start, until)` of this shard, nor their index data: wherever a
+    cut orders them, before this place too, they are void (P24)."""
+
+    timestamp_ms: int
+    term: int
+    """Of the shard."""
+    number: int
+    start: int
+    until: int
+
+
 class Retain(NamedTuple):
     """From here on the service lets go of what is older, or lies beyond so many bytes (P25); 0 is
     no bound. Said again alike it changes nothing."""
@@ -162,6 +174,7 @@ Entry = (
     | ForgetKeys
     | EndTags
     | StartOver
+    | Lost
     | Retain
 )
 Proposal = Trim | Hold | Release | DeleteBook | EndTags | Retain
@@ -178,9 +191,10 @@ _KINDS: dict[int, type[Entry]] = {
     7: ForgetKeys,
     8: EndTags,
     9: StartOver,
+    10: Lost,
     11: Retain,
 }
-"""An entry's number on the wire and on disk, never used again. 10 is kept for `Lost` (P24)."""
+"""An entry's number on the wire and on disk, never used again."""
 _KIND_OF = {kind: number for number, kind in _KINDS.items()}
 
 
@@ -308,7 +322,7 @@ def proposal_problem(entry: Entry) -> BokilogError | None:
     Asked before it is ordered, since everybody would have to keep and apply it.
     """
     match entry:
-        case Cut() | OpenShard() | CloseShard() | ForgetKeys() | StartOver():
+        case Cut() | OpenShard() | CloseShard() | ForgetKeys() | StartOver() | Lost():
             return InvalidRange("entry", type(entry).__name__, "is the sequencer's own")
         case Trim(tag=tag, until=until):
             if tag is not None and not _is_short(tag, TAG_BYTES_MAX):

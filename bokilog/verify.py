@@ -37,6 +37,7 @@ from bokilog.metalog import (
     CloseShard,
     Cut,
     Entry,
+    Lost,
     OpenShard,
     Run,
     StartOver,
@@ -338,8 +339,20 @@ class MetalogCheck:
             self._ordered.setdefault(entry.number, 0)
         elif isinstance(entry, CloseShard):
             self._ordered.pop(entry.number, None)
+        elif isinstance(entry, Lost):
+            self._lost(entry, count)
         elif isinstance(entry, StartOver):
             self._tail = max(self._tail, entry.first_seqnum)
+
+    def _lost(self, lost: Lost, count: int) -> None:
+        """Only ordered records are said to be lost (P24)."""
+        ordered = self._ordered.get(lost.number) if lost.term == self.term else None
+        if ordered is not None and lost.until > ordered:
+            self._add(
+                f"entry {count} says that records {lost.start} to {lost.until - 1} of shard "
+                f"{lost.number} are lost: ordered are {ordered}",
+                "records that are there may be skipped",
+            )
 
     def _cut(self, cut: Cut, count: int) -> None:
         until = cut.first_seqnum + record_count(cut.spans)

@@ -63,6 +63,7 @@ from bokilog.messages import (
     FollowMetalog,
     Heartbeat,
     HoldCeiling,
+    FramesLacking,
     IndexReport,
     Message,
     OpenShardRequest,
@@ -98,7 +99,15 @@ FOLLOW_RETRY_S: Final = 0.2
 """A backup that hears nothing of its primary for so long asks it again."""
 
 _AboutSeal = Seal | Extend | FetchRuns | Runs
-_Addressed = ShardProgress | OpenShardRequest | FollowMetalog | Propose | TailRequest | IndexReport
+_Addressed = (
+    ShardProgress
+    | OpenShardRequest
+    | FollowMetalog
+    | Propose
+    | TailRequest
+    | IndexReport
+    | FramesLacking
+)
 
 
 class CutClock:
@@ -302,6 +311,7 @@ class SequencerCore:
                 | Propose()
                 | TailRequest()
                 | IndexReport()
+                | FramesLacking()
             ):
                 return self._addressed(source, message)
             case RunsHeld() | ReplicateFrom() | CeilingHeld() | TermConfirmed():
@@ -401,6 +411,8 @@ class SequencerCore:
                 return primary.tail_wanted(source, message)
             case IndexReport():
                 return primary.index_reported(str(source), message)
+            case FramesLacking():
+                primary.frames_lacking(str(source), message)
             case ShardProgress() | OpenShardRequest():
                 self.ignored_count += 1
             case _:
@@ -602,7 +614,7 @@ def _term_of(message: _Addressed) -> Term | None:
             return Term(term)
         case FollowMetalog(position=position):
             return position.term
-        case Propose() | TailRequest() | IndexReport():
+        case Propose() | TailRequest() | IndexReport() | FramesLacking():
             return None
         case _:
             assert_never(message)

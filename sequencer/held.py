@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from bokilog.ids import START, Position
 from bokilog.journal import Journal, Location
-from bokilog.metalog import DeleteBook, Run, StartOver, decode_run
+from bokilog.metalog import DeleteBook, Lost, Run, StartOver, decode_run
 from bokilog.sequencer.runs import RunIndex
 from bokilog.view import End
 
@@ -228,11 +228,12 @@ def read_runs(journal: Journal, runs: RunIndex, first: int, until: int) -> list[
 
 
 def deletions_of(run: Run) -> list[Run]:
-    """The run's deletions of LogBooks, each as a run of its own: every engine gets them (P18)."""
+    """The run's deletions of LogBooks, each as a run of its own: every engine gets them (P18). And
+    what it says is lost: a replica has to know before it folds what comes before (P24)."""
     return [
         Run(run.space, run.term, run.first + place, (entry,))
         for place, entry in enumerate(run.entries)
-        if isinstance(entry, DeleteBook)
+        if isinstance(entry, DeleteBook | Lost)
     ]
 
 

@@ -32,6 +32,7 @@ from bokilog.limits import SEQNUM_MAX
 from bokilog.messages import (
     CeilingHeld,
     FollowMetalog,
+    FramesLacking,
     IndexReport,
     Metalog,
     MetalogGone,
@@ -53,6 +54,7 @@ from bokilog.metalog import (
     DeleteBook,
     Entry,
     ForgetKeys,
+    Lost,
     OpenShard,
     Run,
     StartOver,
@@ -186,6 +188,10 @@ class Primary:
         self._ceiling_asked = self._ceiling
         self._keys_forgotten_ms = 0
         self._reports: dict[str, IndexReport] = {}
+        self._lacking: dict[str, FramesLacking] = {}
+        """By storage node: the records that hold its fold up, as its present process says (P24)."""
+        self._losses: list[Lost] = []
+        """Records that no replica has, to be told by the next run."""
         self._stopped: BokilogError | None = None
         self._deposed = False
         self._sealed = False
@@ -251,8 +257,10 @@ class Primary:
         if message.shard and not message.position.count:
             sent = self.published_count
             effects += [Send(source, Metalog(run)) for run in self._deletions]
-        if source in self.space.replicas and not message.position.count:
-            sent = max(sent, self._starts_at)
+        if source in self.space.replicas:
+            sent = sent if message.position.count else max(sent, self._starts_at)
+            losses = [run for run in self._deletions if isinstance(run.entries[0], Lost)]
+            effects += [Send(source, Metalog(run)) for run in losses if run.until > sent]
         if sent < self._begins_at and not message.shard and not self._survival.undecided:
             return [Send(source, MetalogGone(self.space.id, self._begins_at))]
         follower = Follower(number=message.shard, sent=sent)
@@ -279,6 +287,20 @@ class Primary:
             what = f"log space {self.space.id}: every storage node has restarted"
             return [*effects, EndTerm(what)]
         return effects
+
+    def frames_lacking(self, node: str, message: FramesLacking) -> None:
+        """A storage node cannot fold on. Once every replica says so of the same records, none has
+        them, and none will take them any more: they are lost for good (P24)."""
+        self._lacking[node] = message
+        said = [self._lacking.get(each) for each in self.space.replicas]
+        names = {each and (each.term, each.number, each.start) for each in said}
+        until = min(0 if each is None else each.until for each in said)
+        if len(names) == 1 and until > message.start:
+            for each in self.space.replicas:
+                del self._lacking[each]
+            loss = Lost(0, message.term, message.number, message.start, until)
+            if loss not in self._losses:
+                self._losses.append(loss)
 
     def _release(self) -> list[Effect]:
         """Lets go of segments that no replica folds from, and nobody is fed from (P16)."""
@@ -309,6 +331,7 @@ class Primary:
     def link_down(self, source: Address) -> None:
         """It follows no more and waits for nothing; what it proposed keeps its place."""
         self._followers.pop(source, None)
+        self._lacking.pop(str(source), None)  # its next process may come by what this one lacked
         self._tails = [(waiter, request) for waiter, request in self._tails if waiter != source]
         if self._replication is not None:
             self._replication.link_down(source)
@@ -518,6 +541,7 @@ class Primary:
             return self.persist_failed(error.reason)
         self.count = run.until
         self._proposed.clear()
+        self._losses.clear()
         self._runs.add(run.first, location)
         self._in_flight.append(InFlight(token, run, self.tail))
         if self._replication is None:
@@ -562,6 +586,8 @@ class Primary:
             self.tail += record_count(spans)
         for _, proposal in self._proposed:
             entries.append(proposal.entry._replace(timestamp_ms=timestamp_ms))
+        for loss in self._losses:
+            entries.append(loss._replace(timestamp_ms=timestamp_ms))
         if entries and timestamp_ms - self._keys_forgotten_ms >= FORGET_KEYS_MS:
             self._keys_forgotten_ms = timestamp_ms
             entries.append(ForgetKeys(timestamp_ms))
@@ -671,7 +697,9 @@ def _touches(run: Run, number: int) -> bool:
                     return True
             case DeleteBook():
                 return True
-            case OpenShard(number=opened) | CloseShard(number=opened) if opened == number:
+            case OpenShard(number=named) | CloseShard(number=named) | Lost(number=named) if (
+                named == number
+            ):
                 return True
             case _:
                 pass

@@ -174,7 +174,7 @@ class StorageCore:
         replica = self._replica(LogSpaceId(number))
         match message:
             case Replicate(frame=frame):
-                return [] if replica.mend(source, frame) else replica.replicate(frame)
+                return [] if replica.mend(source, frame) else replica.replicate(frame, source)
             case Metalog(run=run):
                 return replica.metalog(run)
             case Read():

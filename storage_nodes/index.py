@@ -40,6 +40,7 @@ from bokilog.metalog import (
     Entry,
     ForgetKeys,
     Hold,
+    Lost,
     OpenShard,
     Release,
     Retain,
@@ -54,7 +55,7 @@ from bokilog.storage_nodes.books import Books, Retention
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
 from bokilog.storage_nodes.key_uses import KeyUses, expiry_ms
 from bokilog.storage_nodes.keys import Lacking, Meta, StoredShard
-from bokilog.storage_nodes.locations import Locations, Row
+from bokilog.storage_nodes.locations import ALL_VOID, LOST, Locations, Row
 from bokilog.storage_nodes.postings import WHOLE_BOOK, Postings
 from bokilog.storage_nodes.retention import SegmentBooks
 
@@ -227,7 +228,12 @@ class Index:
     # --- the fold: cuts ---
 
     def apply_cut(
-        self, position: Position, cut: Cut, frames: Sequence[tuple[int, Frame, Location]]
+        self,
+        position: Position,
+        cut: Cut,
+        frames: Sequence[tuple[int, Frame, Location]],
+        *,
+        gaps: Sequence[tuple[int, int]] = (),
     ) -> list[FrameOutcome]:
         """Order the records of a cut and decide their units.
 
@@ -236,21 +242,36 @@ class Index:
             cut: its spans cover exactly the frames' records.
             frames: every frame of the cut, in order, with the seqnum of its first record and its
                 place in the journal.
+            gaps: first seqnum and number of records that no replica has, in order (P24).
         """
         assert cut.first_seqnum >= self.tail, f"the cut at {cut.first_seqnum} orders again"
         self._enter(position, cut.timestamp_ms)
         self._advance_shards(cut.spans)
         tail = cut.first_seqnum
         outcomes = []
+        lost = iter(gaps)
+        gap = next(lost, None)
         for first_seqnum, frame, location in frames:
+            while gap is not None and gap[0] < first_seqnum:
+                tail = self._apply_gap(tail, *gap)
+                gap = next(lost, None)
             assert first_seqnum == tail, f"the frame at {first_seqnum} leaves a gap from {tail}"
             tail += frame.records
             outcomes.append(self._apply_frame(first_seqnum, frame, location))
+        while gap is not None:
+            tail = self._apply_gap(tail, *gap)
+            gap = next(lost, None)
         assert tail == cut.first_seqnum + record_count(cut.spans), "a cut without all its frames"
         self.tail = tail
         self.empty = False
-        self._chain(cut, outcomes)
+        self._chain(cut, outcomes, gaps)
         return outcomes
+
+    def _apply_gap(self, tail: int, first_seqnum: int, records: int) -> int:
+        """Records that keep their seqnums, and of which nothing else is known."""
+        assert first_seqnum == tail, f"the loss at {first_seqnum} leaves a gap from {tail}"
+        self._locations.add(Row(first_seqnum, records, LOST, self.timestamp_ms, ALL_VOID))
+        return tail + records
 
     def _apply_frame(self, first_seqnum: int, frame: Frame, location: Location) -> FrameOutcome:
         columns = frame.columns
@@ -364,6 +385,8 @@ class Index:
             case CloseShard():
                 self.open_shards.pop(entry.number, None)
                 self.closed_shards.add(entry.number)
+            case Lost():
+                pass  # the replica heeded it at the cut
             case StartOver():
                 pass  # told by the replica, before it is applied
             case Cut():
@@ -404,7 +427,12 @@ class Index:
         self.open_shards.clear()
         self.closed_shards.clear()
 
-    def _chain(self, entry: Entry, outcomes: Sequence[FrameOutcome]) -> None:
+    def _chain(
+        self,
+        entry: Entry,
+        outcomes: Sequence[FrameOutcome],
+        gaps: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Once per entry: over the entry, its frames' identities and what is void in them."""
         encoded = pack(entry_to_plain(entry))
         voids = [
@@ -414,6 +442,8 @@ class Index:
         parts += [encoded, len(outcomes).to_bytes(4, "little")]
         parts += [outcome.frame.header[-8:] for outcome in outcomes]
         parts.append(pack(voids))
+        if gaps:
+            parts.append(pack([list(gap) for gap in gaps]))
         self.chained_hash = xxh3_64_intdigest(b"".join(parts))
 
     # --- reads ---
@@ -502,6 +532,11 @@ class Index:
     def locate(self, seqnum: int) -> Row | None:
         """The ordered frame that holds `seqnum`, void or not."""
         return self._locations.locate(seqnum)
+
+    def is_lost(self, seqnum: int) -> bool:
+        """Whether no replica has index data of what was ordered there (P24)."""
+        row = self._locations.locate(seqnum)
+        return row is not None and row.void_units == ALL_VOID
 
     def locate_range(self, start: int, until: int, *, limit: int = 1000) -> list[Row]:
         """Up to `limit` ordered frames that hold a seqnum in `[start, until)`, in order."""

@@ -33,6 +33,8 @@ LACKING: Final = Location(0, 0, 0)
 """Not in this journal, after a load from a peer: whose bytes are still to be copied (P33)."""
 LOST: Final = Location(0, 1, 0)
 """Not in this journal, nor anywhere: trimmed before it was copied, or gone on every replica."""
+ALL_VOID: Final = ((1 << 32) - 1,)
+"""The void units of records whose index data is lost, too: nobody knows how many (P24)."""
 
 
 class Row(NamedTuple):
@@ -326,6 +328,8 @@ def place_rows(value: bytes, place_of: Callable[[int], Location]) -> tuple[bytes
     for place, first_seqnum in enumerate(rows.first_seqnums):
         until = first_seqnum + rows.records[place]
         location = place_of(first_seqnum)
+        if rows.voids.get(place) == ALL_VOID:
+            location = LOST
         rows.segments[place], rows.offsets[place] = location[:2]
         if is_here(location):
             rows.lengths[place] = location.length

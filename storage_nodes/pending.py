@@ -37,7 +37,7 @@ class HeldFrame:
 class ShardFrames:
     """One shard as this node holds it."""
 
-    __slots__ = ("damaged", "frames", "held", "shard", "staged")
+    __slots__ = ("damaged", "frames", "gaps", "held", "shard", "staged")
 
     def __init__(self, shard: Shard, held: int) -> None:
         self.shard = shard
@@ -47,6 +47,9 @@ class ShardFrames:
         """The same, counting also what is written but not yet synced (P11: for the embedded shape).
         """
         self.frames: dict[int, HeldFrame] = {}
+        self.gaps: dict[int, int] = {}
+        """Records that no replica has, first to past the last: counted as if they were here (P24).
+        """
         self.damaged: set[int] = set()
         """First counts of frames that the disk does not give back: wanted once more, also below
         `held`."""
@@ -99,9 +102,25 @@ class Pending:
             self._drop(room, held)
         room.damaged = {start for start in room.damaged if start >= count}
         room.held, room.staged = max(room.held, count), max(room.staged, count)
-        while (following := room.frames.get(room.staged)) is not None:
-            room.staged = following.until
+        self._stage(room)
         self.advance(room)
+
+    def lost(self, shard: Shard, start: int, until: int) -> bool:
+        """No replica has these records: what lies behind them counts all the same (P24)."""
+        room = self.shard(shard)
+        for held in [held for held in room.frames.values() if start <= held.start < until]:
+            self._drop(room, held)
+        room.damaged = {first for first in room.damaged if not start <= first < until}
+        if until <= room.held:
+            return False
+        room.gaps[max(start, room.held)] = until
+        self._stage(room)
+        return self.advance(room)
+
+    def next_after(self, shard: Shard, count: int) -> int | None:
+        """First count past `count` at which a frame is held."""
+        frames = self.shards[shard].frames if shard in self.shards else {}
+        return min((start for start in frames if start > count), default=None)
 
     def wanted(self, frame: Frame) -> bool:
         """Whether the frame is new here; a duplicate is dropped, a different one refused.
@@ -127,19 +146,33 @@ class Pending:
         held.durable = durable
         shard.damaged.discard(frame.first)
         self._remember(frame.shard, held, frame)
-        while (following := shard.frames.get(shard.staged)) is not None:
-            shard.staged = following.until
+        self._stage(shard)
         if durable:
             self.advance(shard)
         return held
 
+    def _stage(self, shard: ShardFrames) -> None:
+        while True:
+            if (following := shard.frames.get(shard.staged)) is not None:
+                shard.staged = following.until
+            elif shard.gaps and shard.staged in shard.gaps:
+                shard.staged = shard.gaps[shard.staged]
+            else:
+                return
+
     def advance(self, shard: ShardFrames) -> bool:
         """Counts durable frames that continue the prefix."""
         before = shard.held
-        while (held := shard.frames.get(shard.held)) is not None and held.durable:
-            shard.held = held.until
-            if held.folded:
-                self._drop(shard, held)
+        while True:
+            held = shard.frames.get(shard.held)
+            if held is not None and held.durable:
+                shard.held = held.until
+                if held.folded:
+                    self._drop(shard, held)
+            elif held is None and shard.gaps and shard.held in shard.gaps:
+                shard.held = shard.gaps.pop(shard.held)
+            else:
+                break
         self._shrink()
         return shard.held > before
 

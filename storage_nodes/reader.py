@@ -152,6 +152,9 @@ class Reader:
         until = min(read.until, tail)
         try:
             found = self._visible(read, until)
+            exact = not found and read.start and read.until == read.start + 1
+            if exact and self._index.is_lost(read.start):
+                return DataLost(seqnum=read.start)
             more = len(found) > read.limit
             return self._reply(read, found[: read.limit], more=more, position=position)
         except (BokilogError, ColdMiss) as error:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from bokilog.codec import pack, unpack
 from bokilog.cold import ColdMiss, ColdOutcome, FetchRange, Remove, StoreList, Upload
-from bokilog.cut import first_seqnums, record_count
+from bokilog.cut import CutSpan, first_seqnums, record_count
 from bokilog.effects import Address, CancelTimer, Checkpoint, Commit, Effect, Send, SetTimer
 from bokilog.errors import (
     BokilogError,
@@ -81,6 +81,8 @@ from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Compactor, Move
 from bokilog.storage_nodes.expiry import Expiry
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.loading import Loading, Step
+from bokilog.storage_nodes.missing import mark_missing
+from bokilog.storage_nodes.losses import Losses
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
@@ -157,6 +159,7 @@ class Replica:
         """The same, committed, by token."""
         self._gone: tuple[Position, set[str]] = (START, set())
         """Peers that have no frames of the next entry to give."""
+        self._losses = Losses(space.id)
         self._follower = MetalogFollower(space.id, index.position)
         self._entries: deque[tuple[Position, Entry]] = deque()
         self._fold_scheduled = False
@@ -215,6 +218,15 @@ class Replica:
         if self._pending.wanted(frame):
             self._pending.add(frame, location, durable=True)
 
+    def recovered_frames(self) -> int:
+        """All frames of the journal were given; how many records it lost that the fold names."""
+        if self.space.durability != "flush" or len(self.space.replicas) == 1:
+            return 0
+        missing = mark_missing(self.index, self._journal.segments())
+        if missing:
+            self._backfill.begin()
+        return missing
+
     def recover_run(self, run: Run) -> bool:
         """Embedded: a durable run of the shared journal; False if entries before it are missing."""
         self._take_entries(self._follower.offer(run))
@@ -245,6 +257,7 @@ class Replica:
         self.space, self.term = space, term
         self._ended[term] = end
         self._take_entries(self._follower.end_term(Term(term - 1), end.position.count))
+        self._losses.term_ended(Term(term - 1), end.position.count)
         self._cap_ends(term, end.position.count)
         if self._loading.writing:
             return []  # there is no fold; the one that comes goes on from its own term
@@ -292,6 +305,7 @@ class Replica:
         return [
             *([] if self._loading.writing else [Send(self.space.primary, follow)]),
             Send(self.space.primary, self._report()),
+            *self._losses.state_again(to=self.space.primary),
             *self._progress(),
         ]
 
@@ -311,8 +325,10 @@ class Replica:
 
     # --- frames -----------------------------------------------------------------------------------
 
-    def replicate(self, frame: Frame) -> list[Effect]:
+    def replicate(self, frame: Frame, source: Address = "") -> list[Effect]:
         """Journals a frame; it counts once it is durable."""
+        if self._losses.refuses(frame.shard, frame.first) and source not in self.space.replicas:
+            return []
         if self.read_only or frame.shard.term < self.index.position.term:
             return []
         if not self._pending.wanted(frame):
@@ -355,10 +371,44 @@ class Replica:
         gone = {*(self._gone[1] if self._gone[0] == wanted else ()), str(source)}
         self._gone = wanted, gone
         folded = any(self._folded_by.get(peer, 0) >= wanted.count for peer in gone)
-        if not folded or not gone.issuperset(self._peers()):
+        if not gone.issuperset(self._peers()):
             return []
+        if not folded:
+            return self._state_loss(gone)
         reason = f"no peer has the frames of entry {wanted.count} any more"
         return self._load(reason, at_least=wanted.count)
+
+    def _state_loss(self, gone: set[str]) -> list[Effect]:
+        """Nobody connected has the next frame: if that is everybody, the primary is told (P24)."""
+        if not gone.issuperset(each for each in self.space.replicas if each != self.node):
+            return []
+        missing = self._missing()
+        if missing is None:
+            return []
+        shard, start, _ = missing
+        until = start + 1
+        for position, entry in islice(self._entries, AHEAD_ENTRIES):
+            if isinstance(entry, Cut) and position.term == shard.term:
+                ends = (span.until for span in entry.spans if span.number == shard.number)
+                until = max(until, *ends, 0)
+        held = self._pending.next_after(shard, start)
+        until = until if held is None else min(until, held)
+        return self._losses.state(shard, start, until, to=self.space.primary)
+
+    @property
+    def held_up(self) -> str:
+        """Why the fold does not go on, and for whom it waits; empty: it does (P24)."""
+        if not self._entries or not self._repair.catching_up or self._loading.reason:
+            return ""
+        wanted, missing = self._entries[0][0], self._missing()
+        if missing is None:
+            return ""
+        gone = self._gone[1] if self._gone[0] == wanted else set()
+        silent = [each for each in self.space.replicas if each not in (self.node, *gone)]
+        what = f"entry {wanted.count} waits for record {missing[1]} of shard {missing[0].number}"
+        if self._losses.stated:
+            return f"{what}, which no replica has: it is lost once all of them have said so"
+        return f"{what}, which is not here; not yet asked for it: {', '.join(silent) or 'nobody'}"
 
     def persisted(self, token: int) -> list[Effect]:
         """What was committed under this token, and earlier, counts now."""
@@ -414,6 +464,7 @@ class Replica:
         if len(self._entries) > ENTRIES_WAITING_MAX:
             self.dropped_runs_count += 1
             return []
+        self._losses.note(run)
         first = run.entries[0]
         if isinstance(first, StartOver) and self._new_index is not None and self.index.empty:
             self._start_over(run, first, self._new_index())
@@ -462,11 +513,15 @@ class Replica:
                     effects.append(SetTimer(("fold", self.space.id), 0.0))
                 return effects
             if isinstance(entry, Cut):
+                gaps = self._gaps_of_cut(position, entry) if self._losses.any else []
                 frames = self._frames_of_cut(position, entry)
                 opened = self._open(frames) if frames is not None else None
                 if frames is None or opened is None:
                     return [*effects, *self._fetch_missing()]
-                budget -= self._fold_cut(position, entry, frames, opened)
+                effects += self._losses.take_back(to=self.space.primary)
+                budget -= self._fold_cut(position, entry, frames, opened, gaps)
+                if gaps:
+                    effects += self._progress()
             else:
                 self._fold_entry(position, entry)
             self._entries.popleft()
@@ -489,11 +544,33 @@ class Replica:
         found: list[tuple[int, Shard, HeldFrame]] = []
         for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
             shard = Shard(self.space.id, position.term, span.number)
-            frames = self._pending.frames_of(shard, span.start, span.until)
+            frames = self._frames_of(shard, span.start, span.until)
             if isinstance(frames, int):
                 return None
             found += [(seqnum + held.start - span.start, shard, held) for held in frames]
         return found
+
+    def _frames_of(self, shard: Shard, start: int, until: int) -> list[HeldFrame] | int:
+        """The frames of a span, without what is lost; or the first count that is missing."""
+        if not self._losses.any:
+            return self._pending.frames_of(shard, start, until)
+        found: list[HeldFrame] = []
+        for first, end, lost in self._losses.parts(shard, start, until):
+            frames = [] if lost else self._pending.frames_of(shard, first, end)
+            if isinstance(frames, int):
+                return frames
+            found += frames
+        return found
+
+    def _gaps_of_cut(self, position: Position, cut: Cut) -> list[tuple[Shard, int, int, int]]:
+        """What is lost of a cut: shard, first count, past the last, and the first one's seqnum."""
+        return [
+            (shard, first, end, seqnum + first - span.start)
+            for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans)
+            for shard in (Shard(self.space.id, position.term, span.number),)
+            for first, end, lost in self._losses.parts(shard, span.start, span.until)
+            if lost
+        ]
 
     def _open(
         self, frames: list[tuple[int, Shard, HeldFrame]]
@@ -520,9 +597,15 @@ class Replica:
         cut: Cut,
         frames: list[tuple[int, Shard, HeldFrame]],
         opened: list[tuple[int, Frame, Location]],
+        gaps: list[tuple[Shard, int, int, int]],
     ) -> int:
-        outcomes = self.index.apply_cut(position, cut, opened)
+        lost = [(seqnum, until - start) for _, start, until, seqnum in gaps]
+        outcomes = self.index.apply_cut(position, cut, opened, gaps=lost)
         records = 0
+        for shard, start, until, _ in gaps:
+            self._losses.lost_records += until - start
+            if self._pending.lost(shard, start, until) and not self._report_written:
+                self._changed.add(shard)
         for outcome, (seqnum, shard, held), (_, frame, location) in zip(
             outcomes, frames, opened, strict=True
         ):
@@ -566,20 +649,33 @@ class Replica:
         self.index.begin_term(Term(old_term + 1), tail=following.tail)
         self._follower.position = max(self._follower.position, self.index.position)
         self._pending.end_term(old_term)
+        self._losses.folded(self.index.position)
         return self._begin_term()
 
     def _fetch_missing(self) -> list[Effect]:
         """Asks a peer for the frames of the next cut that are not here, and for what follows."""
+        missing = self._missing()
+        if missing is None:
+            return []
+        shard, start, span = missing
+        first = span[0] + start - span[1].start
+        request = FetchFrames(shard, start, span[1].until, first, self._known_tail())
+        effects = self._repair.ask(request, self.space.replicas)
+        if self._repair.catching_up and self.space.replicas == (self.node,):
+            return self._state_loss(set())  # there is nobody to ask
+        return effects
+
+    def _missing(self) -> tuple[Shard, int, tuple[int, CutSpan]] | None:
+        """The first record that the next cut orders and is not here, with its span's seqnum."""
         position, cut = self._entries[0]
-        assert isinstance(cut, Cut), "only cuts wait for frames"
+        if not isinstance(cut, Cut):
+            return None
         for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
             shard = Shard(self.space.id, position.term, span.number)
-            missing = self._pending.frames_of(shard, span.start, span.until)
+            missing = self._frames_of(shard, span.start, span.until)
             if isinstance(missing, int):
-                first = seqnum + missing - span.start
-                request = FetchFrames(shard, missing, span.until, first, self._known_tail())
-                return self._repair.ask(request, self.space.replicas)
-        return []
+                return shard, missing, (seqnum, span)
+        return None
 
     def _known_tail(self) -> int:
         """First seqnum that the entries at hand do not order, as far ahead as is looked at."""
@@ -894,9 +990,7 @@ class Replica:
         """A job at the object store has ended."""
         if not isinstance(job, FetchRange):
             return self._cold.done(job, outcome, now_s)
-        return self._cold.reads.fetched(
-            job, outcome, ask=self._ask_again, refuse=self._refuse_cold
-        )
+        return self._cold.reads.fetched(job, outcome, ask=self._ask_again, refuse=self._refuse_cold)
 
     def cold_timer(self, key: int) -> list[Effect]:
         """A request has waited for cold bytes for too long."""
@@ -1191,7 +1285,8 @@ class Replica:
         self._compactor.failed()
         self._backfill.begin()
         self._checkpoint_due = True
-        effects = [*self._begin_term(), *self.follow_primary()]
+        effects = [*self._begin_term(), *self._losses.take_back(to=self.space.primary)]
+        effects += self.follow_primary()
         return [*effects, *self._backfill.ask(self._peers())]
 
     def _first_known(self) -> int:
@@ -1268,6 +1363,8 @@ class Replica:
             "pending_bytes": self._pending.bytes_in_memory,
             "read_only": self.read_only,
             "rebuilding": self.rebuilding,
+            "held_up": self.held_up,
+            "records_void": self._losses.lost_records,
             "indexes_loaded": self.loaded_count,
             "records_lost": self._backfill.lost_records,
             "chained_hash": f"{self.index.chained_hash:016x}",

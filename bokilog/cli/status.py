@@ -355,9 +355,10 @@ def _remark(process: Mapping[object, object]) -> str:
     reasons = {_table(space).get("read_only") for space in spaces.values()} - {None, ""}
     remarks += [f"read-only: {reason}" for reason in reasons]
     remarks += [
-        f"log space {number}: {_table(space)['rebuilding']}"
+        f"log space {number}: {_table(space)[name]}"
         for number, space in spaces.items()
-        if _table(space).get("rebuilding")
+        for name in ("rebuilding", "held_up")
+        if _table(space).get(name)
     ]
     if process["problem"] is not None:
         remarks.append(f"does not answer: {process['problem']}")

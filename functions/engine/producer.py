@@ -57,7 +57,7 @@ from bokilog.messages import (
     OpenShardRequest,
     ShardHeld,
 )
-from bokilog.metalog import CloseShard, Cut, DeleteBook, OpenShard, Run
+from bokilog.metalog import CloseShard, Cut, DeleteBook, Lost, OpenShard, Run
 from bokilog.view import View
 
 RECORD_BYTES = 64
@@ -310,6 +310,10 @@ class SpaceProducer:
                     break
             elif isinstance(entry, CloseShard):
                 self._closed(position, entry, effects)
+            elif isinstance(entry, Lost) and entry.number == self.number:
+                for taken in self._awaited.lost(Term(entry.term), entry.start, entry.until):
+                    self._awaited.discard(taken)
+                    self._lose(taken, "no replica has it any more", effects)
         if self.order.caught_up():
             effects += self._caught_up()
         return effects

@@ -94,6 +94,14 @@ class AwaitedVerdicts:
             else:
                 taken.outcomes = outcomes
 
+    def lost(self, term: Term, start: int, until: int) -> list[Taken]:
+        """The ordered frames among these records, which will never have verdicts (P24)."""
+        return [
+            taken
+            for (of, first), taken in self._frames.items()
+            if of == term and start <= first < until and taken.first_seqnum
+        ]
+
     def rows(self) -> list[list[int]]:
         """For `FollowIndex`: the ordered ones."""
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import bokilog
 from bokilog.cli.main import cli, main
-from bokilog.errors import DirectoryInUse, HistoryChanged
+from bokilog.errors import DataLost, DirectoryInUse, HistoryChanged
 from bokilog.io.file_views import FileViews
 from bokilog.shapes.accept_loss import AcceptLoss
 from bokilog.shapes.local_cluster import LocalCluster
@@ -149,3 +150,41 @@ def test_two_of_three_storage_nodes_are_lost_and_the_rest_goes_on(tmp_path: Path
     assert recover(directory, "--accept-loss", "--yes").return_value == 0
     assert latest(directory).history_id != before.history_id
     check(directory, acked, token)
+
+
+def test_p24_records_that_only_lost_disks_held_are_gone_and_hold_nothing_up(
+    tmp_path: Path,
+) -> None:
+    """1. A storage node hangs while records are appended. 2. Both other disks are lost. 3. No
+    replica can fold what they alone held: all three say so, and the log goes on without it."""
+    directory, aside = tmp_path / "d", tmp_path / "aside"
+    first, second = [b"a%d" % n for n in range(20)], [b"b%d" % n for n in range(20)]
+
+    async def append(datas: list[bytes]) -> list[int]:
+        async with bokilog.connect(cluster.url) as log:
+            return [await log.book("orders").append(data, "t") for data in datas]
+
+    async def look() -> None:
+        async with bokilog.connect(cluster.url) as log:
+            book = log.book("orders")
+            fresh = await book.append(b"fresh", "t", unless={"t": lost[-1]})
+            assert fresh > lost[-1]
+            found = [record.data async for record in book.scan(tag="t")]
+            assert found == [*first, b"fresh"]
+            with pytest.raises(DataLost, match=str(lost[3])):
+                await log.book("orders").read(lost[3])
+
+    with new_cluster(directory) as cluster:
+        asyncio.run(append(first))
+        cluster.kill("storage-3", signal.SIGSTOP)
+        shutil.copytree(directory / "data" / "storage-3", aside)
+        lost = asyncio.run(append(second))
+        cluster.kill("storage-3", signal.SIGCONT)
+    for node in ("storage-1", "storage-2", "storage-3"):
+        shutil.rmtree(directory / "data" / node)
+    shutil.move(aside, directory / "data" / "storage-3")
+    assert recover(directory, "--accept-loss", "--yes").return_value == 0
+    with LocalCluster(directory) as cluster:
+        asyncio.run(look())
+    report = Verification(directory).run()
+    assert report.clean, [part.findings for part in report.parts if part.findings]

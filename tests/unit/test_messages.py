@@ -93,6 +93,7 @@ KIND_OF = {
     "StoredSent": 69,
     "FollowIndex": 70,
     "IndexStream": 71,
+    "FramesLacking": 72,
     "Heartbeat": 80,
     "Seal": 81,
     "Sealed": 82,
@@ -308,6 +309,7 @@ GOLDEN = {
         "94010592070891940305000b",
         "",
     ),
+    "FramesLacking": ("95010305282c", ""),
     "IndexStream": (
         (
             "9a019203279203286392960b92070892010293a174c092a161a162910105960e07c091a174900592"
@@ -446,7 +448,7 @@ GOLDEN_RUN = (
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for kind in (0, 3, 79, 72, 255):
+    for kind in (0, 3, 79, 73, 255):
         with pytest.raises(RemoteProtocolError, match=f"kind {kind} is unknown"):
             decode(kind, pack([]), [])
 

@@ -7,7 +7,7 @@ import pytest
 from bokilog.cut import CutSpan
 from bokilog.ids import LogSpaceId, NodeId, Position, Term
 from bokilog.journal import Location
-from bokilog.metalog import Cut, Entry, OpenShard, Run, StartOver
+from bokilog.metalog import Cut, Entry, Lost, OpenShard, Run, StartOver
 from bokilog.verify import FINDINGS_MAX, Findings, MetalogCheck, PathOf, check_views, ends_of
 from bokilog.view import End, LogSpace, View, first_end
 
@@ -156,3 +156,13 @@ def test_findings_are_bounded_and_counted() -> None:
         findings.add("f", number, "p", "a")
     part = findings.part("name", "all")
     assert (len(part.findings), part.more_count) == (FINDINGS_MAX, 5)
+
+
+def test_p24_only_what_was_ordered_is_said_to_be_lost() -> None:
+    lost = Lost(9, 1, 7, 1, 3)
+    assert given(check(), run(0, OPEN, FIRST), run(2, lost)) == []
+    assert given(check(), run(0, OPEN, FIRST), run(2, lost._replace(until=4))) == [
+        "entry 2 says that records 1 to 3 of shard 7 are lost: ordered are 3"
+    ]
+    of_another_term = lost._replace(term=0, until=9)
+    assert given(check(), run(0, OPEN, FIRST), run(2, of_another_term)) == []
