@@ -26,8 +26,8 @@ SHELLS = {
         *("checkpoints", "cold_store", "index_store", "memory_store", "rocks_store"),
     },
     "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
-    "bokilog/functions": {"__init__"},
-    "bokilog/functions/calls": {"__init__"},
+    "bokilog/functions": {"__init__", "replay"},
+    "bokilog/functions/calls": {"__init__", "api", "node"},
     "bokilog/functions/gateway": {"__init__"},
     "bokilog/functions/runtime": {
         *("__init__", "options", "runner"),
