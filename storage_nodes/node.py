@@ -193,6 +193,11 @@ class _Storage:
         for kind, location, data in items(replica.replay_from):
             if kind == ITEM_FRAME:
                 replica.recover_frame(decode_frame(bytes(data)), location)
+        if missing := replica.recovered_frames():
+            logger.warning(
+                "log space %d: frames of %d records were lost with the power; peers give them",
+                *(space.id, missing),
+            )
         return replica
 
     def close(self) -> None:
