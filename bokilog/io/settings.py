@@ -49,7 +49,7 @@ SyncName = Literal["fdatasync", "none"]
 ENVIRONMENT_PREFIX: Final = "BOKILOG"
 NODES: Final = "nodes"
 # The sections that a file may have; whoever adds a kind of process adds its own.
-SECTIONS: Final = ("cluster", "sequencer", "storage", "engine")
+SECTIONS: Final = ("cluster", "sequencer", "storage", "engine", "host")
 PORT_MAX: Final = 65_535
 _SIZES: Final = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 _SIZE = re.compile(r"(\d+)\s*([a-z]+)", re.IGNORECASE)

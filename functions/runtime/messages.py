@@ -250,6 +250,23 @@ class WorkerExited(NamedTuple):
     status: int
 
 
+# --- what calls wrote, asked for by people --------------------------------------------------------
+
+
+class OutputsRequest(NamedTuple):
+    """Caller to host: what did a call write? An empty id: which calls are remembered?"""
+
+    call_id: str
+
+
+class Outputs(NamedTuple):
+    """The answer; of a call that is not remembered, nothing."""
+
+    call_id: str
+    pieces: list[object]
+    """[stream, text] in order; or, without an id, [id, function, outcome], the newest last."""
+
+
 CallMessage: TypeAlias = (
     Greeting
     | Greeted
@@ -267,6 +284,8 @@ CallMessage: TypeAlias = (
     | Fork
     | Forked
     | WorkerExited
+    | OutputsRequest
+    | Outputs
 )
 
 KINDS: Final[dict[type[CallMessage], int]] = {
@@ -286,6 +305,8 @@ KINDS: Final[dict[type[CallMessage], int]] = {
     Fork: 173,
     Forked: 174,
     WorkerExited: 175,
+    OutputsRequest: 176,
+    Outputs: 177,
 }
 _BY_KIND: Final = {kind: message for message, kind in KINDS.items()}
 

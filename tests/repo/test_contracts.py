@@ -26,7 +26,7 @@ SHELLS = {
         *("checkpoints", "cold_store", "index_store", "memory_store", "rocks_store"),
     },
     "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
-    "bokilog/functions": {"__init__", "replay"},
+    "bokilog/functions": {"__init__", "__main__", "node", "replay"},
     "bokilog/functions/calls": {"__init__", "api", "node"},
     "bokilog/functions/gateway": {"__init__"},
     "bokilog/functions/runtime": {
@@ -34,6 +34,8 @@ SHELLS = {
         # The user's side and the worker's: they wait, run the user's code, or stand upon what does.
         *("app", "caller", "context", "function", "loading", "output", "process_caller"),
         *("references", "run_call", "streaming", "template", "values", "worker"),
+        # The host's side, without its core.
+        *("connections", "host", "membership", "process_settings", "processes", "settings"),
     },
     "bokilog/client": {
         *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "sync"),

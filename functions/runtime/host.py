@@ -1,0 +1,472 @@
+"""The shell of a host: links, templates, workers' processes, reloads, and calls from this process.
+
+Decides nothing that the scheduler decides (`scheduler.py`). It carries out its effects, tells it
+what happens, keeps what calls wrote, and gives the gateway and durable calls, which live in the
+same process, a way to run calls (`runner.py`).
+
+Invariants: this process never imports the user's code; whatever was started here is gone after
+`aclose`, workers included; all that one batch says to a link leaves in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Coroutine
+from typing import Final, Protocol, assert_never
+
+from bokilog.client.admin import ClientLog
+from bokilog.client.connect import connect
+from bokilog.effects import SetTimer
+from bokilog.errors import BY_CODE, InvalidSettings
+from bokilog.functions.runtime.call_outputs import CallOutputs
+from bokilog.functions.runtime.connections import Connections
+from bokilog.functions.runtime.effects import (
+    Address,
+    AppLoaded,
+    AppNotLoaded,
+    CallBegan,
+    CallOver,
+    Disconnect,
+    Effect,
+    EndTemplate,
+    Event,
+    KillWorker,
+    MemoryUsed,
+    Received,
+    Reload,
+    RetireAll,
+    Send,
+    StartTemplate,
+    Stopping,
+    TemplateEnded,
+    WorkerEnded,
+)
+from bokilog.functions.runtime.membership import HostRecord, Membership, reachable
+from bokilog.functions.runtime.messages import (
+    CallMessage,
+    Cancel,
+    Credit,
+    Done,
+    FunctionRows,
+    Item,
+    Output,
+    Outputs,
+    OutputsRequest,
+    Start,
+    WorkerReady,
+)
+from bokilog.functions.runtime.process_settings import HostSettings
+from bokilog.functions.runtime.processes import (
+    Templates,
+    anonymous_bytes,
+    kill,
+    template_command,
+)
+from bokilog.functions.runtime.scheduler import Scheduler, SchedulerStats
+from bokilog.functions.runtime.watch import Stamp, Watch
+from bokilog.io.clock import SystemClock
+from bokilog.io.driver import Driver
+
+LOCAL: Final[Address] = ("local", 0)
+END_WORKERS_S: Final = 2.0
+"""Workers that were told to end, and whose links are gone, may take so long."""
+LEAVE_S: Final = 2.0
+CONNECT_S: Final = 20.0
+_POLL_S: Final = 0.01
+logger = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Whoever shows what a host does; called on its loop, must not wait."""
+
+    def loaded(self, loaded: AppLoaded) -> None: ...
+
+    def not_loaded(self, failed: AppNotLoaded) -> None: ...
+
+    def began(self, began: CallBegan) -> None: ...
+
+    def over(self, over: CallOver) -> None: ...
+
+    def wrote(self, call_id: str, stream: int, text: str) -> None: ...
+
+    def worker_ended(self, ended: WorkerEnded) -> None: ...
+
+
+class LocalCall:
+    """A call that was started in this process; a `RunningCall`."""
+
+    __slots__ = ("_done", "_number", "_on_item", "_tell")
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        tell: Callable[[CallMessage], None],
+        on_item: Callable[[Item], None] | None,
+    ) -> None:
+        self._number = number
+        self._tell = tell
+        self._on_item = on_item
+        self._done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+
+    @property
+    def done(self) -> asyncio.Future[Done]:
+        """What came of it."""
+        return self._done
+
+    def credit(self, count: int) -> None:
+        """So many more items may come."""
+        self._tell(Credit(self._number, count))
+
+    def cancel(self, reason: str) -> None:
+        """It is not wanted any more."""
+        self._tell(Cancel(self._number, reason))
+
+    def on_message(self, message: Done | Item) -> None:
+        """Its answer, or an item of its stream."""
+        if isinstance(message, Item):
+            if self._on_item is not None:
+                self._on_item(message)
+        elif not self._done.done():
+            self._done.set_result(message)
+
+
+class Host:
+    """One host; a `CallRunner`. Made inside a running loop.
+
+    Args:
+        settings: of the process.
+        watcher: is shown what happens.
+    """
+
+    def __init__(self, settings: HostSettings, *, watcher: Watcher | None = None) -> None:
+        self.settings = settings
+        self.app = ""
+        """Its name, once it is loaded."""
+        self.log: ClientLog | None = None
+        """The log of its function node, once it is connected."""
+        self._watcher = watcher
+        self._loop = asyncio.get_running_loop()
+        self._outputs = CallOutputs(
+            calls_max=settings.outputs_max, bytes_max=settings.output_bytes_max
+        )
+        self._core = Scheduler(
+            settings.node_id,
+            settings.app,
+            settings=settings.scheduler,
+            seed=random.getrandbits(64),
+        )
+        self._connections = Connections(
+            settings.node_id, deliver=self._deliver, aside=self._on_aside
+        )
+        self._templates = Templates(self._template_command, ended=self._template_ended)
+        self._driver: Driver[Event, Effect] = Driver(
+            self._core,
+            perform=self._perform,
+            end_of_batch=self._connections.flush,
+            clock=SystemClock(),
+            on_bug=self._on_bug,
+        )
+        self._watch = Watch(_stamp)
+        self._local: dict[int, LocalCall] = {}
+        self._local_numbers = 0
+        self._addresses: list[str] = []
+        self._membership: Membership | None = None
+        self._first_memory: dict[int, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failed = ""
+        self._settled: asyncio.Event = asyncio.Event()
+        """The first version of the app was loaded, or could not be."""
+        self.ended: asyncio.Event = asyncio.Event()
+        """It cannot go on: `bug` says why."""
+        self.bug: BaseException | None = None
+
+    # --- a CallRunner -----------------------------------------------------------------------------
+
+    def start(self, start: Start, *, on_item: Callable[[Item], None] | None = None) -> LocalCall:
+        """Run a call here or on another node; `start.call` is not looked at."""
+        self._local_numbers += 1
+        number = self._local_numbers
+        call = self._local[number] = LocalCall(number, tell=self._tell, on_item=on_item)
+        self._tell(start._replace(call=number))
+        return call
+
+    def functions(self) -> FunctionRows:
+        """What can be called now."""
+        return self._core.functions()
+
+    def stats(self) -> SchedulerStats:
+        """For metrics and people."""
+        return self._core.stats()
+
+    def _tell(self, message: CallMessage) -> None:
+        self._driver.deliver(Received(LOCAL, message))
+
+    # --- its life ---------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Listen, load the app, and join its other hosts.
+
+        Raises:
+            InvalidSettings: the app cannot be loaded, and nobody watches for its mending.
+        """
+        for address in self.settings.addresses:
+            self._addresses.append(await self._connections.listen(address))
+        for effect in self._core.begin():
+            self._perform(effect)
+        self._tasks.append(asyncio.create_task(self._watch_memory(), name="memory"))
+        if self.settings.watch:
+            self._tasks.append(asyncio.create_task(self._watch_files(), name="files"))
+        connecting = asyncio.create_task(self._connect())
+        try:
+            await self._settled.wait()
+            if self.bug is not None:
+                raise self.bug
+            if self._failed and not self.settings.watch:
+                problem = f"could not be loaded:\n{self._failed}"
+                raise InvalidSettings("app", self.settings.app, problem)
+            self.log = await connecting
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait([connecting])
+        if self.app:
+            await self._join()
+
+    async def _connect(self) -> ClientLog:
+        return await connect(self.settings.log_url, connect_timeout_s=CONNECT_S)
+
+    async def _join(self) -> None:
+        assert self.log is not None
+        record = HostRecord(
+            self.settings.node_id,
+            list(self.settings.advertised or self._addresses),
+            self._names(),
+            True,
+        )
+        self._membership = Membership(self.log, self.app, record, changed=self._hosts_changed)
+        await self._membership.join()
+
+    def _names(self) -> list[str]:
+        return [str(row[0]) for row in self._core.functions()]
+
+    def refuse_calls(self) -> None:
+        """New calls are refused from now on; what runs goes on."""
+        self._deliver(Stopping())
+
+    async def drain(self) -> None:
+        """No new calls; those under way get `drain_calls_s`."""
+        self.refuse_calls()
+        deadline_s = self._loop.time() + self.settings.drain_calls_s
+        while self._core.calls_count and self._loop.time() < deadline_s and self.bug is None:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)  # the core has no event to await
+
+    async def aclose(self) -> None:
+        """End everything that was started here."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._membership is not None:
+            await self._membership.leave(timeout_s=LEAVE_S)
+        self._deliver(RetireAll())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        pids = self._core.pids()
+        self._connections.flush()
+        await self._end_workers(pids)
+        self._driver.stop()
+        await self._connections.aclose()
+        await self._templates.aclose()
+        for call in self._local.values():
+            call.done.cancel()
+        if self.log is not None:
+            await self.log.aclose()
+
+    async def _end_workers(self, pids: list[int]) -> None:
+        """They leave by themselves; the template, their parent, still lives, so that a number is
+        still theirs while it tells of no exit."""
+        deadline_s = self._loop.time() + END_WORKERS_S
+        while self.bug is None and self._core.pids() and self._loop.time() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_S)  # the core has no event to await
+        left = set(pids if self.bug is not None else self._core.pids())
+        for pid in left:
+            kill(pid)
+
+    # --- effects ----------------------------------------------------------------------------------
+
+    def _deliver(self, event: Event) -> None:
+        self._driver.deliver(event)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(to=to, message=message):
+                if to == LOCAL:
+                    self._answer_local(message)
+                else:
+                    self._connections.send(to, message)
+            case CallBegan():
+                self._outputs.began(effect.call_id, effect.function)
+                if self._watcher is not None:
+                    self._watcher.began(effect)
+            case CallOver():
+                self._call_over(effect)
+            case StartTemplate(template=number):
+                self._templates.start(number)
+            case EndTemplate(template=number):
+                self._templates.end(number)
+            case KillWorker():
+                logger.warning("worker %d is ended: %s", effect.worker, effect.reason)
+                self._connections.disconnect(("worker", effect.worker))
+                kill(effect.pid)
+            case Disconnect(peer=peer, reason=reason):
+                logger.warning("%s %s is sent away: %s", *peer, reason)
+                self._connections.disconnect(peer)
+            case AppLoaded():
+                self._loaded(effect)
+            case AppNotLoaded():
+                self._not_loaded(effect)
+            case WorkerEnded():
+                logger.warning("worker %d of %s: %s", *effect)
+                self._first_memory.pop(effect.worker, None)
+                if self._watcher is not None:
+                    self._watcher.worker_ended(effect)
+            case SetTimer():
+                raise AssertionError("the driver keeps the timers")
+            case _:
+                assert_never(effect)
+
+    def _answer_local(self, message: CallMessage) -> None:
+        assert isinstance(message, (Done, Item))
+        done = isinstance(message, Done)
+        call = self._local.pop(message.call, None) if done else self._local.get(message.call)
+        if call is not None:
+            # Slices keep the whole read alive that they came with.
+            call.on_message(message._replace(payload=bytes(message.payload)))
+
+    def _call_over(self, over: CallOver) -> None:
+        code = over.error[0] if over.error else None
+        known = BY_CODE.get(code) if isinstance(code, int) else None
+        outcome = "ok" if not over.error else known.__name__ if known is not None else "unknown"
+        self._outputs.over(over.call_id, over.function, outcome)
+        if self._watcher is not None:
+            self._watcher.over(over)
+
+    def _loaded(self, loaded: AppLoaded) -> None:
+        self.app = self._connections.app = self._core.app
+        names = self._names()
+        took_ms = sum(part[1] for part in loaded.parts if isinstance(part[1], int)) // 1_000
+        shown = ", ".join(names)
+        logger.info("%s version %d after %d ms: %s", self.app, loaded.version, took_ms, shown)
+        self._failed = ""
+        self._watch.watch(loaded.files)
+        self._settled.set()
+        if self._membership is not None:
+            self._spawn(self._membership.serve(names), "host-functions")
+        elif self.log is not None:
+            self._spawn(self._join(), "join")
+        if self._watcher is not None:
+            self._watcher.loaded(loaded)
+
+    def _not_loaded(self, failed: AppNotLoaded) -> None:
+        kept = "the version before goes on" if failed.serving else "there is none to serve"
+        logger.error("%s cannot be loaded (%s):\n%s", self.settings.app, kept, failed.trace)
+        self._failed = failed.trace
+        if failed.files:
+            self._watch.watch(failed.files)
+        self._settled.set()
+        if self._watcher is not None:
+            self._watcher.not_loaded(failed)
+
+    def _template_command(self, number: int) -> list[str]:
+        return template_command(
+            app=self.settings.app,
+            app_dir=self.settings.app_dir.absolute(),
+            connect=self.settings.addresses[0],
+            host=self.settings.node_id,
+            log_url=self.settings.log_url,
+            number=number,
+        )
+
+    def _template_ended(self, number: int, why: str) -> None:
+        logger.info("template %d: %s", number, why)
+        self._deliver(TemplateEnded(number, why))
+
+    def _on_bug(self, error: BaseException) -> None:
+        self.bug = error
+        self._settled.set()
+        self.ended.set()
+
+    # --- what the core need not know --------------------------------------------------------------
+
+    def _on_aside(self, source: Address, message: Output | OutputsRequest | WorkerReady) -> None:
+        if isinstance(message, WorkerReady):
+            had_bytes = anonymous_bytes(message.pid)
+            if had_bytes is not None:
+                self._first_memory[message.worker] = had_bytes
+            return
+        if isinstance(message, OutputsRequest):
+            asked = message.call_id
+            pieces = self._outputs.of(asked) if asked else self._outputs.recent()
+            self._connections.send(source, Outputs(asked, pieces))
+            return
+        call_id = self._core.call_id(message.call) if message.call else ""
+        if call_id:
+            self._outputs.wrote(call_id, message.stream, message.written)
+        else:
+            logger.info("%s %s: %s", *source, message.written.rstrip("\n"))
+        if self._watcher is not None:
+            self._watcher.wrote(call_id, message.stream, message.written)
+
+    def _hosts_changed(self, present: dict[str, HostRecord]) -> None:
+        for name in self._connections.peers:
+            if name not in present:
+                peer = self._connections.hang_up(name)
+                if peer is not None:
+                    self._spawn(peer.aclose(), "hang-up")
+        for name, record in present.items():
+            address = reachable(record)
+            if address:
+                self._connections.dial(name, address)
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.memory_poll_s)
+            for number, pid in self._core.watched():
+                now_bytes = anonymous_bytes(pid)
+                if now_bytes is None:
+                    continue
+                used_bytes = now_bytes - self._first_memory.setdefault(number, now_bytes)
+                if used_bytes > 0:
+                    self._deliver(MemoryUsed(number, used_bytes))
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.watch_s)
+            changed = self._watch.look()
+            if changed:
+                logger.info("%s has changed: loading the app again", changed)
+                self._deliver(Reload(changed))
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.append(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            if task in self._tasks:
+                self._tasks.remove(task)
+            if not task.cancelled() and task.exception() is not None:
+                logger.warning("%s: %s", name, task.exception())
+
+        task.add_done_callback(over)
+
+
+def _stamp(file: str) -> Stamp:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
