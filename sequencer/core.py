@@ -61,9 +61,9 @@ from bokilog.messages import (
     Extended,
     FetchRuns,
     FollowMetalog,
+    FramesLacking,
     Heartbeat,
     HoldCeiling,
-    FramesLacking,
     IndexReport,
     Message,
     OpenShardRequest,
@@ -470,6 +470,12 @@ class SequencerCore:
         peers = [peer for peer in self._links if isinstance(peer, str)]
         if any(space.backups for space in view.spaces):
             effects += [Send(peer, TermChanged(view.term)) for peer in sorted(peers)]
+        # That a replica is empty says something of now only: the next primary asks anew (P20).
+        self._asked = {
+            name: message
+            for name, message in self._asked.items()
+            if not (isinstance(message, IndexReport) and message.empty)
+        }
         for held in self._gate.install(view.term):
             effects += self._received(held.source, held.message)
         return [*effects, *self._start_ticking()]

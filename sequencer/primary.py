@@ -499,13 +499,22 @@ class Primary:
         return []
 
     def asked(self) -> list[tuple[Address, FollowMetalog | IndexReport]]:
-        """What others told it that the next primary has to know, as of now."""
+        """What others told it that the next primary has to know, as of now.
+
+        Not that a replica was empty before there was anything to hold: by now it may have all of it
+        (P20).
+        """
+        holds_by_now = self.published_tail > self._empty_until
         return [
             *(
                 (source, FollowMetalog(self.space.id, Position(self.term, each.sent), each.number))
                 for source, each in self._followers.items()
             ),
-            *self._reports.items(),
+            *(
+                (node, report)
+                for node, report in self._reports.items()
+                if not (report.empty and holds_by_now) or self._survival.is_empty(node)
+            ),
         ]
 
     def stats(self) -> PrimaryStats:

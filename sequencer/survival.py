@@ -32,6 +32,10 @@ class Survival:
             self.undecided = False
         self._empty[node] = empty and (self.undecided or ordered)
 
+    def is_empty(self, node: str) -> bool:
+        """Whether it said that it holds nothing when it should have held something."""
+        return self._empty.get(node, False)
+
     @property
     def nothing_left(self) -> bool:
         """Every replica has restarted since records were ordered."""

@@ -81,8 +81,8 @@ from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Compactor, Move
 from bokilog.storage_nodes.expiry import Expiry
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.loading import Loading, Step
-from bokilog.storage_nodes.missing import mark_missing
 from bokilog.storage_nodes.losses import Losses
+from bokilog.storage_nodes.missing import mark_missing
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
@@ -1096,6 +1096,10 @@ class Replica:
         if not due or self._freeze_token is not None or self.index.frozen:
             return []
         self._checkpoint_due = False
+        if self.space.durability == "memory" and self.index.empty:
+            # It may start over at any entry, and there is nothing to store. Who decides that has to
+            # hear of it in every term (P20).
+            return self._tell_all()
         for segment in self._compactor.frozen():
             self.index.segments.emptied(segment)
         self._backfill.freeze()

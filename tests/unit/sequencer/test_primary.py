@@ -657,3 +657,19 @@ def test_an_embedded_primary_has_no_runs_of_earlier_terms() -> None:
     assert entries_sent(rig.follow("storage-1", Position(Term(2), 4)), "storage-1") == [
         (Position(TERM, 11), open_entry(1))
     ]
+
+
+def test_that_a_replica_was_empty_before_anything_was_ordered_is_not_told_to_the_next_primary() -> (
+    None
+):
+    """It would take all replicas for restarted and start over with records that they hold. Found by
+    the simulator."""
+    rig = waiting_for_replicas()
+    for node in NODES:
+        rig.primary.index_reported(node, report())
+    rig.turn()
+    rig.held({1: 3})
+    rig.turn()
+    assert not [node for node, told in rig.primary.asked() if isinstance(told, IndexReport)]
+    rig.primary.index_reported(A, report())
+    assert [node for node, told in rig.primary.asked() if isinstance(told, IndexReport)] == [A]
