@@ -53,6 +53,17 @@ directory_option = click.option(
     metavar="URL",
     help="Keep views in an etcd: etcd://HOST:PORT[,HOST:PORT...][/PREFIX] (new: in the directory).",
 )
+@click.option(
+    "--app",
+    metavar="MODULE:APP",
+    help="Run the functions of an app on every function node; '' to stop that (new: none).",
+)
+@click.option(
+    "--app-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="The folder that the app is imported from, with --app (the current one).",
+)
+@click.option("--http-port", type=int, help="Of the first HTTP gateway, with an app (new: 7380).")
 @click.option("--detach", "in_background", is_flag=True, help="Return once it is up.")
 @click.option(
     "--timeout-s",
@@ -70,6 +81,9 @@ def up(
     sync: str | None,
     sync_delay_ms: float | None,
     views_url: str | None,
+    app: str | None,
+    app_dir: Path | None,
+    http_port: int | None,
     in_background: bool,
     timeout_s: float,
 ) -> None:
@@ -89,6 +103,9 @@ def up(
             sync=sync,
             sync_delay_ms=sync_delay_ms,
             views_url=views_url,
+            app=app,
+            app_dir=app_dir,
+            http_port=http_port,
             say=say,
         )
         settings = cluster.layout.settings
@@ -110,7 +127,7 @@ def up(
         starting.redirect(logs.log_file(cluster.layout.logs_dir, "supervisor"))
 
         def up_and_ready(cluster: LocalCluster, took_s: float) -> None:
-            starting.say(f"up after {took_s:.1f} s at {cluster.url}")
+            starting.say(f"up after {took_s:.1f} s at {_where(cluster)}")
             starting.say(f"stop it with: bokilog down --dir {cluster.layout.directory}")
             starting.started()
 
@@ -165,4 +182,9 @@ def _live(
 
 
 def _hint_foreground(cluster: LocalCluster, took_s: float) -> None:
-    click.echo(f"up after {took_s:.1f} s at {cluster.url}; Ctrl-C stops it")
+    click.echo(f"up after {took_s:.1f} s at {_where(cluster)}; Ctrl-C stops it")
+
+
+def _where(cluster: LocalCluster) -> str:
+    http_url = cluster.layout.http_url
+    return f"{cluster.url} and {http_url}" if http_url else cluster.url

@@ -34,7 +34,7 @@ LAG_ENTRIES_MAX: Final = 1_000
 """A storage node that is so many metalog entries behind has caught up: the rest takes it less time
 than the next process needs to stop."""
 _POLL_S: Final = 0.05
-_ROLES: Final = ("storage", "sequencer", "engine")
+_ROLES: Final = ("storage", "sequencer", "engine", "host")
 
 
 @click.command()

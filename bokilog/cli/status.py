@@ -107,6 +107,8 @@ async def _ask(process: ProcessFacts) -> dict[str, object] | str:
     """Its facts, or why there are none."""
     if process.pid is None or not is_alive(process.pid, process.birth):
         return "not running"
+    if process.role == "host":
+        return {}  # that it runs is all that concerns the log
     try:
         return await ask_status(process.address)
     except BokilogError as error:
@@ -357,7 +359,7 @@ def _remark(process: Mapping[object, object]) -> str:
     remarks += [
         f"log space {number}: {_table(space)[name]}"
         for number, space in spaces.items()
-        for name in ("rebuilding", "held_up")
+        for name in ("rebuilding", "held_up", "disagreement")
         if _table(space).get(name)
     ]
     if process["problem"] is not None:

@@ -92,6 +92,12 @@ class ClusterSettings:
     tests and for measuring what syncs cost."""
     sync_delay_ms: float = 0.0
     """Added to every sync: measures how the cluster would do on a slower disk."""
+    app: str = ""
+    """What each function node runs functions of, as `module:app`; empty: there are only engines."""
+    app_dir: str = ""
+    """The folder that the app is imported from."""
+    http_port: int = 7380
+    """The first host's HTTP gateway listens here, the next ones on the ports that follow."""
 
     def __post_init__(self) -> None:
         check_setting("log_bytes_max", self.log_bytes_max, least=4 << 10)
@@ -102,6 +108,7 @@ class ClusterSettings:
         check_setting("function_nodes", self.function_nodes, least=1, most=64)
         check_setting("port", self.port, least=1, most=PORT_MAX + 1 - self.function_nodes)
         check_setting("sync_delay_ms", self.sync_delay_ms, least=0, most=10_000)
+        check_setting("http_port", self.http_port, least=1, most=PORT_MAX + 1 - self.function_nodes)
 
 
 def check_setting(

@@ -7,9 +7,11 @@
     D/data/NODE/      what a node keeps
 
 Decides names, addresses and log spaces. Nodes talk over unix sockets; engines also listen for
-clients on a port each, from `port` on. There is one log space per durability class, with up to
-three storage nodes as replicas and a majority of them as write quorum; they are fixed when the
-cluster is made, since moving a LogBook between log spaces would move its tag state (P5).
+clients on a port each, from `port` on. With an app, each engine has a host of functions beside it,
+which is no node of the view: it is a client of its engine, with a port for HTTP. There is one log
+space per durability class, with up to three storage nodes as replicas and a majority of them as
+write quorum; they are fixed when the cluster is made, since moving a LogBook between log spaces
+would move its tag state (P5).
 
 Invariants: laying out an existing directory again keeps its data, its views and the operator's part
 of the settings; how many engines there are, their port and the cost of a sync may change between
@@ -28,7 +30,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from bokilog.errors import DirectoryInUse, InvalidSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Term
@@ -54,6 +56,8 @@ _HEAD: Final = """\
 
 """
 _FOLDERS: Final = ("views", "run", "logs", "data")
+PlanRole: TypeAlias = Role | Literal["host"]
+"""Hosts are processes of the cluster, and no nodes of its view."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,7 @@ class NodePlan:
     """One process of the cluster."""
 
     id: NodeId
-    role: Role
+    role: PlanRole
     addresses: tuple[str, ...]
     """Where it listens: the first for everything (`bokilog status` asks there); the second, of a
     storage node for frames (P32), of an engine for clients."""
@@ -110,6 +114,17 @@ class Layout:
         return range(first, first + self.settings.function_nodes)
 
     @property
+    def http_ports(self) -> range:
+        """The ports of the hosts' gateways; none without an app."""
+        first = self.settings.http_port
+        return range(first, first + (self.settings.function_nodes if self.settings.app else 0))
+
+    @property
+    def http_url(self) -> str:
+        """Where calls come in over HTTP; empty without an app."""
+        return f"http://{HOST}:{self.settings.http_port}" if self.settings.app else ""
+
+    @property
     def url(self) -> str:
         """What clients connect to: every engine is a seed."""
         return "bokilog://" + ",".join(f"{HOST}:{port}" for port in self.ports)
@@ -129,6 +144,9 @@ def lay_out(
     sync: str | None = None,
     sync_delay_ms: float | None = None,
     views_url: str | None = None,
+    app: str | None = None,
+    app_dir: Path | str | None = None,
+    http_port: int | None = None,
     fill: Fill | None = None,
 ) -> Layout:
     """Make the directory of a cluster, or make an existing one ready for its next start.
@@ -143,6 +161,9 @@ def lay_out(
         sync: `fdatasync` or `none`.
         sync_delay_ms: added to every sync.
         views_url: an etcd that keeps the views (`io/open_views.py`), instead of the directory.
+        app: `module:app`, whose functions every function node runs; empty: none.
+        app_dir: the folder that it is imported from; None with an app: the current one.
+        http_port: of the first host's gateway.
         fill: puts data into a new cluster's directory before its first view is stored, and says
             where its log spaces stand; a cluster that has a view is refused then.
 
@@ -159,6 +180,9 @@ def lay_out(
         "sync": sync,
         "sync_delay_ms": sync_delay_ms,
         "views_url": views_url,
+        "app": app,
+        "app_dir": str(Path(app_dir or ".").absolute()) if app else None,
+        "http_port": http_port,
     }
     settings = _cluster_settings(directory, said)
     if settings.sequencers % 2 == 0:
@@ -253,15 +277,28 @@ def _to_toml(head: str, layout: Layout) -> bytes:
         lines += ["", f"[nodes.{node.id}]", f"role = {_toml(node.role)}"]
         if node.data_dir is not None:
             lines.append(f"data_dir = {_toml(str(node.data_dir.relative_to(layout.directory)))}")
-        lines += _addresses(node)
+        lines += _addresses(node, layout)
     return ("\n".join(lines) + "\n").encode()
 
 
-def _addresses(node: NodePlan) -> list[str]:
+def _addresses(node: NodePlan, layout: Layout) -> list[str]:
     if node.role == "engine":
         return [f"addresses = {_toml(list(node.addresses))}"]
+    if node.role == "host":
+        number = _number(node.id)
+        engine = next(e for e in layout.nodes if e.role == "engine" and _number(e.id) == number)
+        log_url = "bokilog+unix://" + engine.addresses[0].removeprefix("unix:")
+        return [
+            f"addresses = {_toml(list(node.addresses))}",
+            f"log_url = {_toml(log_url)}",
+            f"http_port = {_toml(layout.settings.http_port + number - 1)}",
+        ]
     names = ("address", "bulk_address")
     return [f"{name} = {_toml(each)}" for name, each in zip(names, node.addresses, strict=False)]
+
+
+def _number(node: str) -> int:
+    return int(node.rpartition("-")[2])
 
 
 def _toml(value: object) -> str:
@@ -286,11 +323,14 @@ def _nodes(directory: Path, settings: ClusterSettings) -> tuple[NodePlan, ...]:
         name = NodeId(f"engine-{number}")
         addresses = (f"unix:{run / name}.sock", f"tcp:{HOST}:{settings.port + number - 1}")
         nodes.append(_plan(directory, name, "engine", addresses))
+    for number in range(1, settings.function_nodes + 1 if settings.app else 1):
+        name = NodeId(f"host-{number}")
+        nodes.append(_plan(directory, name, "host", (f"unix:{run / name}.sock",)))
     return tuple(nodes)
 
 
-def _plan(directory: Path, name: NodeId, role: Role, addresses: tuple[str, ...]) -> NodePlan:
-    data_dir = None if role == "engine" else directory / "data" / name
+def _plan(directory: Path, name: NodeId, role: PlanRole, addresses: tuple[str, ...]) -> NodePlan:
+    data_dir = None if role in ("engine", "host") else directory / "data" / name
     return NodePlan(id=name, role=role, addresses=addresses, data_dir=data_dir)
 
 
@@ -353,6 +393,7 @@ def first_view(layout: Layout) -> View:
                 bulk_address=node.addresses[1] if node.role == "storage" else "",
             )
             for node in layout.nodes
+            if node.role != "host"
         ),
         spaces=tuple(
             LogSpace(

@@ -43,8 +43,8 @@ class LocalCluster:
 
     Args:
         directory: of the cluster; what it holds is kept and used.
-        storage_nodes, sequencers, function_nodes, port, sync, sync_delay_ms, views_url: as in
-            `lay_out`.
+        storage_nodes, sequencers, function_nodes, port, sync, sync_delay_ms, views_url, app,
+            app_dir, http_port: as in `lay_out`.
         command: how a process is started; for tests.
         say: gets a line per event, for people; None: they are only logged.
 
@@ -62,6 +62,9 @@ class LocalCluster:
         sync: str | None = None,
         sync_delay_ms: float | None = None,
         views_url: str | None = None,
+        app: str | None = None,
+        app_dir: Path | str | None = None,
+        http_port: int | None = None,
         command: Command = node_command,
         say: Say | None = None,
     ) -> None:
@@ -74,6 +77,9 @@ class LocalCluster:
             sync=sync,
             sync_delay_ms=sync_delay_ms,
             views_url=views_url,
+            app=app,
+            app_dir=app_dir,
+            http_port=http_port,
         )
         self._say = say
         self._supervisor = Supervisor(self.layout, command=command, say=self._tell)

@@ -56,11 +56,12 @@ EARLY_DEATHS_MAX: Final = 5
 _KILL_TIMEOUT_S: Final = 5.0
 _TAIL_LINES: Final = 12
 # Whoever uses others stops first, so that what it still owes them arrives.
-_STOP_ORDER: Final = (("engine",), ("storage", "sequencer"))
+_STOP_ORDER: Final = (("host",), ("engine",), ("storage", "sequencer"))
 _MODULES: Final = {
     "sequencer": "bokilog.sequencer",
     "storage": "bokilog.storage_nodes",
     "engine": "bokilog.functions.engine",
+    "host": "bokilog.functions",
 }
 
 Command = Callable[[NodePlan, Path], Sequence[str]]
@@ -190,7 +191,7 @@ class Supervisor:
         try:
             self._await_orphans(timeout_s)
             self._owns_state = True
-            check_ports(self.layout.ports)
+            check_ports((*self.layout.ports, *self.layout.http_ports))
             deadline_s = time.monotonic() + timeout_s
             for child in self._children.values():
                 self._spawn(child)
