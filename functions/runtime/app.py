@@ -12,11 +12,11 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import (
+    TYPE_CHECKING,
     Concatenate,
     Final,
     Literal,
     ParamSpec,
-    Protocol,
     TypedDict,
     TypeVar,
     Unpack,
@@ -24,11 +24,17 @@ from typing import (
     overload,
 )
 
+from bokilog.client.admin import ClientLog
 from bokilog.errors import InvalidSettings, NotReady
 from bokilog.functions.runtime.context import Context, current
 from bokilog.functions.runtime.function import PICKLED, AnyFunction, Body, Caller, Function
 from bokilog.functions.runtime.messages import FunctionRows
 from bokilog.functions.runtime.options import CatchUp, FunctionOptions, Overlap
+from bokilog.functions.runtime.process_caller import ProcessCaller
+
+if TYPE_CHECKING:
+    from bokilog.functions.runtime.local import LocalApp
+    from bokilog.functions.runtime.outside import AppConnection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,7 +91,7 @@ class App:
         """By name."""
         self.inits: list[Init] = []
         """What runs once, before any call."""
-        self.connection: Connected | None = None
+        self.connection: ProcessCaller | None = None
         """What carries calls from outside of calls."""
         self._declare(_run_pickled, FunctionOptions(max_concurrency=1), name=PICKLED)
 
@@ -179,17 +185,62 @@ class App:
             return self.connection.knows(function)
         return function in self.functions
 
+    def connect(
+        self,
+        url: str | None = None,
+        *,
+        host: str | None = None,
+        connect_timeout_s: float = 10.0,
+    ) -> AppConnection:
+        """Have calls made in this program run by the app's function nodes.
+
+            async with app.connect("bokilog://127.0.0.1:7300") as connection: ...
+
+        Args:
+            url: of the log, as in `bokilog.connect`; hosts are found in it. With `host` alone
+                there is no log: durable calls are refused, and large values travel in messages.
+            host: one host, `bokilog+unix:///PATH` or `bokilog://HOST:PORT`, instead of any.
+            connect_timeout_s: how long to try for a first answer.
+
+        Raises, when awaited or entered:
+            NodeUnreachable: no host answered within `connect_timeout_s`.
+        """
+        from bokilog.functions.runtime.outside import AppConnection
+
+        return AppConnection(self, url=url, host=host, connect_timeout_s=connect_timeout_s)
+
+    def local(self, log: ClientLog | None = None) -> LocalApp:
+        """Have calls made in this program run in it, for tests: `async with app.local(): ...`.
+
+        Args:
+            log: what its calls see; None: one in memory.
+        """
+        from bokilog.functions.runtime.local import LocalApp
+
+        return LocalApp(self, log=log)
+
+    @overload
     async def submit(
-        self, body: Callable[P, Coroutine[object, object, R]] | Callable[P, R], /,
-        *args: P.args, **kwargs: P.kwargs,
-    ) -> R:  # fmt: skip
+        self,
+        body: Callable[Concatenate[Context, P], Coroutine[object, object, R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R: ...
+    @overload
+    async def submit(
+        self, body: Callable[P, Coroutine[object, object, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def submit(self, body: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def submit(self, body: object, /, *args: object, **kwargs: object) -> object:
         """Run any function on a function node: a lambda, one of a notebook, one of a library.
 
         It is sent along by cloudpickle, with the values it refers to.
         """
         pickled = self.functions[PICKLED]
         remote = cast("Body", pickled.remote)
-        return await cast("Awaitable[R]", remote(body, *args, **kwargs))
+        return await cast("Awaitable[object]", remote(body, *args, **kwargs))
 
     def _declare(
         self, body: Callable[P, object], options: FunctionOptions, *, name: str
@@ -201,14 +252,6 @@ class App:
         function = Function(self, body, name=name, options=options)
         self.functions[name] = cast("AnyFunction", function)
         return self.functions[name]
-
-
-class Connected(Caller, Protocol):
-    """A caller that is there outside of calls."""
-
-    def knows(self, function: str) -> bool:
-        """Whether hosts have the function."""
-        ...
 
 
 class Declaration:

@@ -32,6 +32,8 @@ from bokilog.functions.runtime.messages import (
 
 SILENCE_S: Final = 10.0
 """A host that says nothing for so long after a call's deadline has lost it."""
+NOTE: Final = "raised by function"
+"""How the note begins that holds a remote traceback."""
 SWEEP_S: Final = 1.0
 """How often overdue calls are looked for; a timer per call would cost as much as the call."""
 
@@ -75,7 +77,7 @@ class HostCalls:
         loop: for futures and time.
     """
 
-    __slots__ = ("_loop", "_next", "_open", "_send", "_sweep")
+    __slots__ = ("_loop", "_next", "_open", "_send", "_sweep", "_waiting", "up")
 
     def __init__(
         self, send: Callable[[CallMessage], bool], loop: asyncio.AbstractEventLoop
@@ -85,11 +87,37 @@ class HostCalls:
         self._next = 1
         self._open: dict[int, OpenCall] = {}
         self._sweep: asyncio.TimerHandle | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self.up = True
+        """Whether there is a host; without one, calls wait for the next."""
 
     @property
     def open_count(self) -> int:
         """Calls without an answer yet."""
         return len(self._open)
+
+    def came_up(self) -> None:
+        """There is a host now."""
+        self.up = True
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+    async def wait_up(self, timeout_s: float) -> None:
+        """Until there is a host.
+
+        Raises:
+            NodeUnreachable: there was none within `timeout_s`.
+        """
+        if self.up:
+            return
+        waiter = self._loop.create_future()
+        self._waiting.append(waiter)
+        await asyncio.wait([waiter], timeout=timeout_s)
+        if not waiter.done():
+            waiter.cancel()
+            raise NodeUnreachable("any host of functions", f"none within {timeout_s:g} s")
 
     def start(self, request: Request, payload: Buffer) -> OpenCall:
         """Have one call run.
@@ -238,7 +266,7 @@ def error_of(done: Done) -> Exception:
         return error
     if not isinstance(original, Exception):
         return error
-    original.add_note(f"raised by function {error.function!r}:\n{error.trace.rstrip()}")
+    original.add_note(f"{NOTE} {error.function!r}:\n{error.trace.rstrip()}")
     return original
 
 

@@ -162,6 +162,8 @@ class Function(Generic[P, L, R]):
         options: how it is run.
     """
 
+    __name__: str
+
     def __init__(
         self, home: Home, body: Callable[P, L], *, name: str, options: FunctionOptions
     ) -> None:
@@ -218,7 +220,10 @@ class Function(Generic[P, L, R]):
     @property
     def row(self) -> list[object]:
         """[name, options, signature, help line], as hosts tell one another."""
-        return [self.name, self.options.to_plain(), self.values.signature, self.help_line]
+        plain = self.options.to_plain()
+        if not plain["max_concurrency"]:  # only here it is known what the default is
+            plain["max_concurrency"] = 100 if self.is_async or self.yields else 1
+        return [self.name, plain, self.values.signature, self.help_line]
 
     def with_context(
         self, context: Context, positional: list[object], named: dict[str, object]
@@ -369,6 +374,7 @@ class Function(Generic[P, L, R]):
         name, encoding, payload = self._travelling(args, kwargs)
 
         async def start() -> OpenCall:
+            await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
             carried = await self._carried(caller, encoding, payload)
             request = self._request(caller, name, carried[0], flags=Flag.STREAM)
             return caller.calls.start(request, carried[1])
@@ -455,6 +461,8 @@ class Function(Generic[P, L, R]):
     ) -> Done:
         if len(carried[1]) > references.BY_REFERENCE_BYTES:
             carried = await self._carried(caller, *carried)
+        if not caller.calls.up:
+            await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
         request = self._request(caller, name, carried[0], attempt=attempt)
         opened = caller.calls.start(request, carried[1])
         caller.children.add(opened)
@@ -485,6 +493,7 @@ class Function(Generic[P, L, R]):
         opened: list[OpenCall] = []
         together: list[Buffer] = []
         kind: tuple[str, int] | None = None
+        await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
         for arguments in slices:
             name, encoding, payload = self._travelling(arguments, {})
             carried = await self._carried(caller, encoding, payload)

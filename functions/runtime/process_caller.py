@@ -33,6 +33,11 @@ class ProcessCaller:
         """Calls under way."""
 
     @property
+    def place(self) -> Place:
+        """The process."""
+        return self._place
+
+    @property
     def calls(self) -> HostCalls:
         """Where they go."""
         return self._place.calls

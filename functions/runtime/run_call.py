@@ -33,7 +33,7 @@ from bokilog.call_errors import (
 )
 from bokilog.errors import BokilogError, NotSupported
 from bokilog.functions.runtime import references
-from bokilog.functions.runtime.caller import failed
+from bokilog.functions.runtime.caller import NOTE, failed
 from bokilog.functions.runtime.context import Context, Place, current
 from bokilog.functions.runtime.function import AnyFunction, Body
 from bokilog.functions.runtime.messages import (
@@ -109,6 +109,11 @@ class Runs:
     def count(self) -> int:
         """Calls that run now."""
         return len(self._runs)
+
+    @property
+    def running(self) -> list[Run]:
+        """Them."""
+        return list(self._runs.values())
 
     def on_start(self, start: Start) -> None:
         """Begin a call."""
@@ -305,8 +310,15 @@ def _told(function: str, error: BaseException) -> FunctionFailed:
 
 
 def _pickled(error: BaseException) -> bytes:
+    notes = getattr(error, "__notes__", None)
     try:
+        if notes is not None:
+            # What calls within this one have said is in the traceback's text already.
+            error.__notes__ = [each for each in notes if not each.startswith(NOTE)]
         data: bytes = cloudpickle.dumps(error)
     except BaseException:  # it holds something that cannot travel: then its text has to do
         return b""
+    finally:
+        if notes is not None:
+            error.__notes__ = notes
     return data if len(data) <= EXCEPTION_BYTES_MAX else b""

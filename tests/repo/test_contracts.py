@@ -32,8 +32,9 @@ SHELLS = {
     "bokilog/functions/runtime": {
         *("__init__", "options", "runner"),
         # The user's side and the worker's: they wait, run the user's code, or stand upon what does.
-        *("app", "caller", "context", "function", "loading", "output", "process_caller"),
-        *("references", "run_call", "streaming", "template", "values", "worker"),
+        *("app", "caller", "context", "function", "loading", "local", "output"),
+        *("outside", "process_caller", "references", "run_call", "streaming"),
+        *("template", "values", "worker"),
         # The host's side, without its core.
         *("connections", "host", "membership", "process_settings", "processes", "settings"),
     },
