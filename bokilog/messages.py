@@ -89,6 +89,8 @@ VerdictRows: TypeAlias = Annotated[list[list[object]], "VerdictRows"]
 """[term, shard number, first count, [outcome, ...]]"""
 AnswerRows: TypeAlias = Annotated[list[list[object]], "AnswerRows"]
 """[request, values or None, error or None]"""
+MarkRows: TypeAlias = Annotated[list[list[int]], "MarkRows"]
+"""[term, count, chained hash]"""
 StoreRows: TypeAlias = Annotated[list[list[bytes]], "StoreRows"]
 """[key, value] as in the fold's store"""
 
@@ -590,6 +592,13 @@ class FramesSent(NamedTuple):
     frames: int
 
 
+class FoldMarks(NamedTuple):
+    """Storage node to a peer: the chained hash of its fold at some positions (P24)."""
+
+    space: int
+    marks: MarkRows
+
+
 # --- a fold from a peer ---------------------------------------------------------------------------
 
 
@@ -740,6 +749,7 @@ Message = (
     | Tail
     | IndexReport
     | FramesLacking
+    | FoldMarks
     | ReplicateRun
     | RunsHeld
     | ReplicateFrom
@@ -822,6 +832,7 @@ KINDS: dict[type[Message], int] = {
     FollowIndex: 70,
     IndexStream: 71,
     FramesLacking: 72,
+    FoldMarks: 73,
     Heartbeat: 80,
     Seal: 81,
     Sealed: 82,
@@ -1106,6 +1117,14 @@ def _answer_rows(value: object) -> object:
     return value
 
 
+def _mark_rows(value: object) -> object:
+    for each in listed(value):
+        term, count, chained_hash = row(each, 3)
+        naturals([term, count])
+        _sum64(chained_hash)
+    return value
+
+
 def _store_rows(value: object) -> object:
     for each in listed(value):
         key, stored = row(each, 2)
@@ -1162,6 +1181,7 @@ _CHECK_OF: Final[dict[object, Callable[[object], object]]] = {
     VerdictRows: _verdict_rows,
     AnswerRows: _answer_rows,
     StoreRows: _store_rows,
+    MarkRows: _mark_rows,
 }
 
 _SPECIAL: Final[dict[int, Decoder]] = {

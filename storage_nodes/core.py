@@ -44,6 +44,7 @@ from bokilog.messages import (
     FetchFrames,
     FetchSnapshot,
     FetchStored,
+    FoldMarks,
     FollowIndex,
     FramesSent,
     IndexReport,
@@ -207,6 +208,8 @@ class StorageCore:
                 return replica.set_aux(message)
             case IndexReport():
                 return replica.peer_stored(str(source), message)
+            case FoldMarks(marks=marks):
+                return replica.peer_folded(NodeId(str(source)), marks)
             case _:
                 self.ignored_count += 1
                 return []
@@ -365,6 +368,7 @@ def _space_of(message: Message) -> int | None:
             | BookState()
             | SetAux()
             | IndexReport()
+            | FoldMarks()
             | FramesSent()
             | FetchSnapshot()
             | SnapshotPart()

@@ -11,16 +11,17 @@ nowhere; those are filled in later (`backfill.py`).
 3. Each part is written as it comes. The last batch has the position.
 4. The fold goes on from there. Nobody is told that it is stored before a checkpoint has flushed it.
 
-Invariants: a fold is given up only for one that stands further; parts of an attempt that was given
-up are never written.
+Invariants: a fold is given up only for one that stands further, or because it is wrong (P24); parts
+of an attempt that was given up are never written.
 
 Does not know: frames, the metalog, who should load (the replica does).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
+from itertools import takewhile
 from typing import Final
 
 from bokilog.effects import Address, CancelTimer, Effect, Send, SetTimer
@@ -50,7 +51,9 @@ class Loading:
     """The load of one log space's fold: not wanted, wanted, or on its way."""
 
     __slots__ = (
+        "_alike_until",
         "_at_least",
+        "_condemned",
         "_index",
         "_lacking_records",
         "_node",
@@ -84,6 +87,9 @@ class Loading:
         self._turn = 0
         self._writing = False
         """The old fold was given up."""
+        self._alike_until = 0
+        self._condemned: frozenset[NodeId] = frozenset()
+        """The peers that the old fold is wrong by: it counts no more, and only theirs will do."""
         self._places: Iterator[tuple[int, Location]] = iter(())
         """What the old fold said of where frames lie here."""
         self._place: tuple[int, Location] | None = None
@@ -93,8 +99,9 @@ class Loading:
 
     @property
     def writing(self) -> bool:
-        """Whether the store is neither the old fold nor the new one."""
-        return self._writing
+        """Whether there is no fold to answer from: the store has neither the old one nor the new
+        one, or the old one is wrong."""
+        return self._writing or bool(self._condemned)
 
     # --- asking -----------------------------------------------------------------------------------
 
@@ -103,12 +110,22 @@ class Loading:
         self.reason = self.reason or reason
         self._at_least = max(self._at_least, at_least)
 
+    def condemn(self, reason: str, *, by: Iterable[NodeId], alike_until: int) -> None:
+        """The fold is wrong: it stands where it is until one of these peers' takes its place, which
+        need not stand further; what it says of frames from `alike_until` on is not taken (P24)."""
+        self._alike_until = alike_until
+        self._condemned = frozenset(by)
+        self.give_up()
+        self.reason, self._at_least = reason, self._index.position.count
+
     def ask(self, peers: Sequence[NodeId]) -> list[Effect]:
         """The next of these peers, one at a time; again after a while, if there is none.
 
         A fold that got there by itself meanwhile needs no other.
         """
-        if not self._writing and self._index.position.count >= self._at_least:
+        if self._condemned:
+            peers = [peer for peer in peers if peer in self._condemned]
+        elif not self._writing and self._index.position.count >= self._at_least:
             self.reason, self._at_least = "", 0
         if not self.reason or self._peer is not None:
             return []
@@ -142,7 +159,8 @@ class Loading:
 
     def will_do(self, position: Position, term: Term) -> bool:
         """Whether a snapshot of that position is worth giving up the old fold."""
-        least = max(self._at_least, self._index.position.count + 1)
+        least = self._index.position.count + (0 if self._condemned else 1)
+        least = max(self._at_least, least)
         return position.count >= least and position.term <= term
 
     def take(self, part: SnapshotPart, *, replay_hint: bytes) -> tuple[Step, list[Effect]]:
@@ -161,6 +179,7 @@ class Loading:
             return Step.NOTHING, []
         if part.last:
             self.reason, self._at_least, self._writing, self._peer = "", 0, False, None
+            self._condemned = frozenset()
             self.loaded_count += 1
             return Step.DONE, [CancelTimer(("snapshot", int(self._index.space)))]
         self._part += 1
@@ -170,6 +189,9 @@ class Loading:
         """Give up the old fold; what it says of the journal here stays."""
         # A second attempt finds none: they were used up by the first.
         self._places = iter(()) if self._writing else self._index.places()
+        if self._condemned:
+            alike_until = self._alike_until
+            self._places = takewhile(lambda place: place[0] < alike_until, self._places)
         self._place = next(self._places, None)
         self.loaded_bytes = self._rows_until = self._lacking_records = 0
         store = self._index.store

@@ -82,8 +82,13 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
 async def _tell_rebuilding(replicas: Mapping[LogSpaceId, Replica]) -> None:
     """Logs what a node that was wiped, or away for long, gets from its peers (P33)."""
     told: dict[LogSpaceId, tuple[str, int]] = {}
+    disagreements: dict[LogSpaceId, str] = {}
     while True:
         for number, replica in replicas.items():
+            problem = replica.disagreement
+            if problem and problem != disagreements.get(number):
+                logger.critical("log space %d: %s (P24)", number, problem)
+            disagreements[number] = problem
             said = replica.rebuilding, replica.loaded_count
             if said != told.get(number, ("", 0)):
                 logger.warning(

@@ -44,6 +44,7 @@ from bokilog.messages import (
     FetchFrames,
     FetchSnapshot,
     FetchStored,
+    FoldMarks,
     FollowIndex,
     FollowMetalog,
     FramesSent,
@@ -74,6 +75,7 @@ from bokilog.metalog import (
     StartOver,
     Trim,
 )
+from bokilog.storage_nodes.agreement import Agreement
 from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill, give_stored
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.cold_reads import ColdRequest, VerdictsWanted
@@ -160,6 +162,11 @@ class Replica:
         self._gone: tuple[Position, set[str]] = (START, set())
         """Peers that have no frames of the next entry to give."""
         self._losses = Losses(space.id)
+        self._agreement = Agreement() if len(space.replicas) > 1 else None
+        self.folds_given_up = 0
+        """Because they were wrong, since the start (P24)."""
+        self.disagreement = ""
+        """Who folded otherwise, while nobody can tell which is right; empty: nobody."""
         self._follower = MetalogFollower(space.id, index.position)
         self._entries: deque[tuple[Position, Entry]] = deque()
         self._fold_scheduled = False
@@ -317,7 +324,8 @@ class Replica:
             self._backfill.link_down(peer)
             return []
         self._repair.peers_up.add(peer)
-        return [Send(peer, self._report()), *self._fold(), *self._backfill.ask(self._peers())]
+        effects = [Send(peer, self._report()), *self._tell_marks(peer)]
+        return [*effects, *self._fold(), *self._backfill.ask(self._peers())]
 
     def _peers(self) -> list[NodeId]:
         """The other replicas that are connected."""
@@ -525,6 +533,9 @@ class Replica:
             else:
                 self._fold_entry(position, entry)
             self._entries.popleft()
+            if self._agreement is not None:
+                index = self.index
+                self._agreement.folded(index.position, index.chained_hash, index.tail)
         self._repair.catching_up = False
         if dropped and not self._entries:
             self.dropped_runs_count = 0
@@ -994,11 +1005,7 @@ class Replica:
 
     def cold_timer(self, key: int) -> list[Effect]:
         """A request has waited for cold bytes for too long."""
-        found = self._cold.reads.timer(key)
-        if found is None:
-            return []
-        waiter, error = found
-        return self._refuse_cold(waiter.source, waiter.request, error)
+        return self._cold.reads.timer(key, self._refuse_cold)
 
     def cold_down_timer(self) -> list[Effect]:
         self._cold.reads.down_timer()
@@ -1143,7 +1150,36 @@ class Replica:
         """Where the fold stands, to whoever may let something go for it."""
         report = self._report()
         peers = sorted(self._repair.peers_up)
-        return [Send(to, report) for to in (self.space.primary, *peers)]
+        effects: list[Effect] = [Send(to, report) for to in (self.space.primary, *peers)]
+        return [*effects, *(effect for peer in peers for effect in self._tell_marks(peer))]
+
+    def _tell_marks(self, peer: NodeId) -> list[Effect]:
+        """What this fold's hash was, where a peer may have stood as well (P24)."""
+        if self._agreement is None or self._loading.writing:
+            return []
+        return [Send(peer, FoldMarks(self.space.id, self._agreement.rows()))]
+
+    def peer_folded(self, peer: NodeId, marks: list[list[int]]) -> list[Effect]:
+        """A peer's hashes: a fold that most of the others contradict is given up (P24)."""
+        agreement = self._agreement
+        if agreement is None or self._loading.writing or peer not in self.space.replicas:
+            return []
+        agreement.heard(peer, marks)
+        found = agreement.disagreement(each for each in self.space.replicas if each != self.node)
+        if found is None:
+            self.disagreement = ""
+            return []
+        names = " and ".join(found.peers)
+        if not found.outvoted:
+            self.disagreement = (
+                f"its index and that of {names} disagree, and no majority says which is right"
+            )
+            return []
+        self.disagreement = ""
+        self.folds_given_up += 1
+        reason = f"its chained hash is not that of {names}"
+        self._loading.condemn(reason, by=found.peers, alike_until=found.alike_until)
+        return [*self._end_fold(), *self._loading.ask(self._peers())]
 
     def peer_stored(self, peer: str, message: IndexReport) -> list[Effect]:
         self._stored_by[peer] = message.stored.count
@@ -1270,6 +1306,8 @@ class Replica:
     def _loaded(self) -> list[Effect]:
         """The store holds a peer's fold: go on from where it stands (P16)."""
         self.index.reload()
+        if self._agreement is not None:
+            self._agreement.forget()
         position = self.index.position
         self._reader = self._new_reader(self._first_known())
         self._follower = MetalogFollower(self.space.id, position)
@@ -1368,6 +1406,8 @@ class Replica:
             "read_only": self.read_only,
             "rebuilding": self.rebuilding,
             "held_up": self.held_up,
+            "disagreement": self.disagreement,
+            "folds_given_up": self.folds_given_up,
             "records_void": self._losses.lost_records,
             "indexes_loaded": self.loaded_count,
             "records_lost": self._backfill.lost_records,

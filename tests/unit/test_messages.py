@@ -94,6 +94,7 @@ KIND_OF = {
     "FollowIndex": 70,
     "IndexStream": 71,
     "FramesLacking": 72,
+    "FoldMarks": 73,
     "Heartbeat": 80,
     "Seal": 81,
     "Sealed": 82,
@@ -310,6 +311,7 @@ GOLDEN = {
         "",
     ),
     "FramesLacking": ("95010305282c", ""),
+    "FoldMarks": ("920191930328cfffffffffffffffff", ""),
     "IndexStream": (
         (
             "9a019203279203286392960b92070892010293a174c092a161a162910105960e07c091a174900592"
@@ -448,7 +450,7 @@ GOLDEN_RUN = (
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for kind in (0, 3, 79, 73, 255):
+    for kind in (0, 3, 79, 74, 255):
         with pytest.raises(RemoteProtocolError, match=f"kind {kind} is unknown"):
             decode(kind, pack([]), [])
 
