@@ -304,9 +304,10 @@ class SequencerCore:
                 return [Send(source, Status(request, self.facts()))]
             case TermChanged(term=term):
                 return [LoadView(term)] if term > self.newest_term else []
+            case ShardProgress():
+                return self._progressed(source, message)
             case (
-                ShardProgress()
-                | OpenShardRequest()
+                OpenShardRequest()
                 | FollowMetalog()
                 | Propose()
                 | TailRequest()
@@ -386,6 +387,15 @@ class SequencerCore:
         self.ignored_count += 1
         return [Send(source, TermChanged(self.newest_term))]
 
+    def _progressed(self, source: Address, message: ShardProgress) -> list[Effect]:
+        """By far the most of what a primary is told."""
+        primary = self.primaries.get(LogSpaceId(message.space))
+        if primary is None or message.term != primary.term:
+            return self._addressed(source, message)
+        self._touched.add(primary.space.id)
+        primary.progressed(NodeId(str(source)), message)
+        return []
+
     def _addressed(self, source: Address, message: _Addressed) -> list[Effect]:
         """A message about a log space; one of a newer term than any known here is a hint."""
         term = _term_of(message)
@@ -399,8 +409,6 @@ class SequencerCore:
             return self._not_primary(source, message)
         self._touched.add(space)
         match message:
-            case ShardProgress(term=primary.term):
-                primary.progressed(NodeId(str(source)), message)
             case OpenShardRequest(term=primary.term):
                 primary.open_shard(message)
             case FollowMetalog():

@@ -372,15 +372,30 @@ class Primary:
         effects = self._answer_tails()
         if self._stopped is not None or self._sealed:
             return effects
-        if len(self._in_flight) < RUNS_IN_FLIGHT_MAX:
+        if self._due and len(self._in_flight) < RUNS_IN_FLIGHT_MAX:
             effects += self._order(wall_ms, token)
+        if self._ceiling_asked <= SEQNUM_MAX:
+            self._ask_ceiling(effects)
+        return effects
+
+    @property
+    def _due(self) -> bool:
+        """Whether there may be anything to order; most batches only publish, or feed."""
+        return bool(
+            self._progress.due
+            or self._proposed
+            or self._wanted
+            or self._losses
+            or self._survival.undecided
+        )
+
+    def _ask_ceiling(self, effects: list[Effect]) -> None:
         need = self.tail + self._progress.waiting
-        if need + CEILING_STEP // 2 > self._ceiling_asked <= SEQNUM_MAX:
+        if need + CEILING_STEP // 2 > self._ceiling_asked:
             self._ceiling_asked = min(need + CEILING_STEP, SEQNUM_MAX + 1)
             effects.append(RaiseCeiling(self.space.id, self._ceiling_asked))
             if self._replication is not None:
                 effects += self._replication.ask_ceiling(self._ceiling_asked)
-        return effects
 
     def ceiling_raised(self, seqnum: int) -> None:
         """It is synced that seqnums below `seqnum` may be in use: they may be given from now on, or
@@ -656,14 +671,15 @@ class Primary:
     def _tell_position(self, source: Address) -> Effect:
         return Send(source, MetalogPosition(self.space.id, self.published, self.published_tail))
 
-    def _runs_from(self, count: int) -> Iterator[Run]:
-        """Published runs past `count`: from memory if they reach back far enough, else from the
-        journal."""
+    def _runs_from(self, count: int) -> Iterable[Run]:
+        """Published runs past `count`, which there are: from memory if they reach back far enough,
+        else from the journal."""
+        if self._recent and self._recent[-1].first == count:
+            return (self._recent[-1],)  # who is fed as it is published needs no more
         if self._recent and self._recent[0].first <= count:
-            yield from reversed(list(self._newest_first(count)))
-            return
-        for location in self._runs.locations(count, self.published_count):
-            yield decode_run(self._journal.read(location))
+            return reversed(list(self._newest_first(count)))
+        locations = self._runs.locations(count, self.published_count)
+        return (decode_run(self._journal.read(location)) for location in locations)
 
     def _feed_backup(self, source: Address) -> list[Effect]:
         """A backup gets every run that was appended, published or not."""
@@ -700,16 +716,12 @@ class Primary:
 def _touches(run: Run, number: int) -> bool:
     """Whether an engine needs the run: its shard's entries, and every deletion (P18)."""
     for entry in run.entries:
-        match entry:
-            case Cut(spans=spans):
-                if any(span.number == number for span in spans):
+        if isinstance(entry, Cut):
+            for span in entry.spans:
+                if span.number == number:
                     return True
-            case DeleteBook():
-                return True
-            case OpenShard(number=named) | CloseShard(number=named) | Lost(number=named) if (
-                named == number
-            ):
-                return True
-            case _:
-                pass
+        elif isinstance(entry, DeleteBook) or (
+            isinstance(entry, (OpenShard, CloseShard, Lost)) and entry.number == number
+        ):
+            return True
     return False

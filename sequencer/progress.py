@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bokilog.cut import CutSpan, advance, frontier
+from bokilog.cut import CutSpan, frontier
 from bokilog.ids import NodeId
 
 
@@ -92,6 +92,11 @@ class Progress:
             self._dirty.discard(number)
 
     @property
+    def due(self) -> bool:
+        """Whether any record may be ordered now."""
+        return bool(self._dirty)
+
+    @property
     def waiting(self) -> int:
         """How many records may be ordered now."""
         return sum(
@@ -103,22 +108,16 @@ class Progress:
 
         A shard whose records do not fit is left for a later cut: no frame is cut in two (P9).
         """
-        if not self._dirty:
-            return ()
-        dirty = {number: self.shards[number] for number in self._dirty}
-        spans = advance(
-            {number: shard.ordered for number, shard in dirty.items()},
-            {number: shard.frontier for number, shard in dirty.items()},
-        )
         taken = []
-        for span in spans:
-            size = span.until - span.start
+        for number in sorted(self._dirty):
+            shard = self.shards[number]
+            size = shard.frontier - shard.ordered
             if size > room:
                 continue
             room -= size
-            taken.append(span)
-            dirty[span.number].ordered = span.until
-            self._dirty.discard(span.number)
+            taken.append(CutSpan(number, shard.ordered, shard.frontier))
+            shard.ordered = shard.frontier
+            self._dirty.discard(number)
         return tuple(taken)
 
     def check(self) -> None:

@@ -68,7 +68,7 @@ from bokilog.pulse import PULSE, Pulse
 from bokilog.storage_nodes.expiry import BEHIND_LOOK_S, LOOK_S
 from bokilog.storage_nodes.rebuilding import Rebuild, cannot_rebuild
 from bokilog.storage_nodes.replica import Replica
-from bokilog.term_gate import Admission, TermGate
+from bokilog.term_gate import FUTURE, TermGate
 from bokilog.view import View
 
 TRACE_EVENTS = 256
@@ -92,7 +92,8 @@ class StorageCore:
         self.replicas = dict(replicas)
         self.gate = TermGate(Term(0))
         self.view: View | None = None
-        self.trace: deque[str] = deque(maxlen=TRACE_EVENTS)
+        self.trace: deque[tuple[Address, str]] = deque(maxlen=TRACE_EVENTS)
+        """(source, what) of the last messages, without payloads."""
         self.ignored_count = 0
         """Messages of ended terms, of unknown log spaces, or not meant for a storage node."""
         self._checkpoint_s = checkpoint_s
@@ -146,11 +147,11 @@ class StorageCore:
     # --- messages ---------------------------------------------------------------------------------
 
     def _received(self, source: Address, message: Message) -> list[Effect]:
-        self.trace.append(f"{source} {type(message).__name__}")
+        self.trace.append((source, type(message).__name__))
         if isinstance(message, Replicate):
-            return self._gated(source, message, message.frame.shard.term)
+            return self._replicate(source, message)
         if isinstance(message, Metalog):
-            return self._gated(source, message, message.run.term)
+            return self._metalog(source, message)
         if isinstance(message, StatusRequest):
             return [Send(source, Status(message.request, self.facts()))]
         if isinstance(message, RequestFailed):
@@ -159,13 +160,32 @@ class StorageCore:
             return [LoadView(message.term)] if message.term > self.gate.term else []
         return self._dispatch(source, message)
 
-    def _gated(self, source: Address, message: Replicate | Metalog, term: Term) -> list[Effect]:
+    def _replicate(self, source: Address, message: Replicate) -> list[Effect]:
+        """A frame; what its own shard has no use for any more, the replica sees."""
+        frame = message.frame
+        space, term, _ = frame.shard
+        if self.gate.admit(term, source, message) is FUTURE:
+            return [LoadView(term)]
+        replica = self._known_replica(space)
+        if replica is None or replica.mend(source, frame):
+            return []
+        return replica.replicate(frame, source)
+
+    def _metalog(self, source: Address, message: Metalog) -> list[Effect]:
         """Metalog of an ended term is still wanted: it is how a node that was away catches up (P8,
         P13)."""
-        admission = self.gate.admit(term, source, message)
-        if admission is Admission.FUTURE:
-            return [LoadView(term)]
-        return self._dispatch(source, message)
+        run = message.run
+        if self.gate.admit(run.term, source, message) is FUTURE:
+            return [LoadView(run.term)]
+        replica = self._known_replica(run.space)
+        return replica.metalog(run) if replica is not None else []
+
+    def _known_replica(self, number: LogSpaceId) -> Replica | None:
+        """The replica that a message is for; None, and counted, if there is none here."""
+        if number not in self.replicas:
+            self.ignored_count += 1
+            return None
+        return self._replica(number)
 
     def _dispatch(self, source: Address, message: Message) -> list[Effect]:
         number = _space_of(message)
@@ -174,10 +194,6 @@ class StorageCore:
             return []
         replica = self._replica(LogSpaceId(number))
         match message:
-            case Replicate(frame=frame):
-                return [] if replica.mend(source, frame) else replica.replicate(frame, source)
-            case Metalog(run=run):
-                return replica.metalog(run)
             case Read():
                 return replica.read(source, message)
             case FollowIndex():
@@ -355,10 +371,8 @@ class StorageCore:
 def _space_of(message: Message) -> int | None:
     """The log space a message is about."""
     match message:
-        case Replicate(frame=frame) | StoredFrame(frame=frame):
+        case StoredFrame(frame=frame):
             return frame.shard.space
-        case Metalog(run=run):
-            return run.space
         case ResumeShard(shard=shard) | FetchFrames(shard=shard):
             return shard.space
         case (

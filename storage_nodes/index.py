@@ -19,7 +19,8 @@ Differs from Boki, whose index lives in memory and is rebuilt from the whole met
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, cast
+from struct import Struct
+from typing import Final, NamedTuple, cast
 
 from xxhash import xxh3_64_intdigest
 
@@ -62,6 +63,9 @@ from bokilog.storage_nodes.retention import SegmentBooks
 __all__ = ["FrameOutcome", "Index", "IndexStats", "OpenedShard", "Row"]
 
 FIRST_SEQNUM = 1
+_CHAIN: Final = Struct("<QI")
+_COUNT: Final = Struct("<I")
+_NO_VOIDS: Final = pack([])
 POSTINGS_MAX = 200_000
 GENERATION_BYTES_MAX = 64 << 20
 """Size of a generation that asks for a checkpoint before its time (P19)."""
@@ -435,13 +439,13 @@ class Index:
     ) -> None:
         """Once per entry: over the entry, its frames' identities and what is void in them."""
         encoded = pack(entry_to_plain(entry))
-        voids = [
-            (outcome.first_seqnum, outcome.void_units) for outcome in outcomes if outcome.void_units
-        ]
-        parts = [self.chained_hash.to_bytes(8, "little"), len(encoded).to_bytes(4, "little")]
-        parts += [encoded, len(outcomes).to_bytes(4, "little")]
-        parts += [outcome.frame.header[-8:] for outcome in outcomes]
-        parts.append(pack(voids))
+        parts = [_CHAIN.pack(self.chained_hash, len(encoded)), encoded, _COUNT.pack(len(outcomes))]
+        voids = []
+        for outcome in outcomes:
+            parts.append(outcome.frame.header[-8:])
+            if outcome.void_units:
+                voids.append((outcome.first_seqnum, outcome.void_units))
+        parts.append(pack(voids) if voids else _NO_VOIDS)
         if gaps:
             parts.append(pack([list(gap) for gap in gaps]))
         self.chained_hash = xxh3_64_intdigest(b"".join(parts))

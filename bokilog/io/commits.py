@@ -79,7 +79,8 @@ class Committer:
         """Ends a batch: writes the group, unless one is being synced."""
         if self._wanted and not self._syncing and self._retry is None:
             self._write()
-        if self._watch_room and self.idle:
+        # Of several committers most have nothing to do at the end of most batches.
+        if self._watch_room and not self._wanted and not self._syncing:
             self._look_for_room()
 
     def _write(self) -> None:
@@ -140,7 +141,8 @@ class Committer:
         be durable first.
         """
         short = self._journal.short()
-        self._tell(short)
+        if short or self._told:
+            self._tell(short)
         if short and self._look is None:
             self._look = self._loop.call_later(RETRY_S, self._look_again)
 

@@ -201,19 +201,24 @@ class Driver(Generic[EventT, EffectT]):
         inbox, self._inbox = self._inbox, []
         self._events += len(inbox)
         now_s = self._clock.now_s()
+        handle, perform_all = self._handle, self._perform_all
         for position, event in enumerate(inbox):
             if self._stopped:
                 self._dropped += len(inbox) - position
                 return
             if isinstance(event, TimerFired) and self._fired.pop(event.timer, None) is not event:
                 continue  # it was set anew or cancelled while it stood in the inbox
-            self._feed(event, now_s)
+            effects = handle(event, now_s)
+            if effects:
+                perform_all(effects)
         if not self._stopped:
-            self._feed(BatchEnded(self._clock.wall_ms()), now_s)
+            effects = handle(BatchEnded(self._clock.wall_ms()), now_s)
+            if effects:
+                perform_all(effects)
 
-    def _feed(self, event: EventT | TimerFired | BatchEnded, now_s: float) -> None:
+    def _perform_all(self, effects: Iterable[EffectT]) -> None:
         perform = self._perform
-        for effect in self._handle(event, now_s):
+        for effect in effects:
             if isinstance(effect, SetTimer):
                 self._set_timer(effect.timer, effect.delay_s)
             elif isinstance(effect, CancelTimer):

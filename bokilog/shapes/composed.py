@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import product
 from typing import NamedTuple
 
 from bokilog.effects import (
@@ -49,41 +50,51 @@ class FromCore(NamedTuple):
 class ComposedCore:
     """Runs cores by name; their timers are named `(core, timer)` outside."""
 
-    __slots__ = ("_cores", "_dirty", "_events", "_out")
+    __slots__ = ("_cores", "_dirty", "_events", "_out", "_ways")
 
     def __init__(self, cores: Mapping[str, Core]) -> None:
-        self._cores = dict(cores)
+        self._cores = {name: core.handle for name, core in cores.items()}
         self._events: deque[tuple[str, Event]] = deque()
         self._dirty = dict.fromkeys(cores, False)
+        self._ways: dict[tuple[str, Address], tuple[str, Address]] = {}
+        """By sender and address, which core a message goes to, and as whose it arrives there."""
+        for source, to in product(cores, cores):
+            self._ways[source, to] = (to, source)
+            self._ways[source, bulk(to)] = (to, bulk(source))
         self._out: list[FromCore | SetTimer | CancelTimer] = []
 
     def handle(
         self, event: ToCore | TimerFired | BatchEnded, now_s: float
     ) -> list[FromCore | SetTimer | CancelTimer]:
         """One event, and all that follows from it between the cores."""
-        match event:
-            case ToCore(core=core, event=inner):
-                self._events.append((core, inner))
-                self._drain(now_s)
-            case TimerFired(timer=(str() as core, timer)):
-                self._events.append((core, TimerFired(timer)))
-                self._drain(now_s)
-            case BatchEnded():
-                self._end_batch(event, now_s)
-            case _:
-                raise AssertionError(f"{event} is for no core")
+        if isinstance(event, ToCore):
+            self._events.append(event)
+            self._drain(now_s)
+        elif isinstance(event, BatchEnded):
+            self._end_batch(event, now_s)
+        else:
+            match event.timer:
+                case (str() as core, timer):  # as `_collect` named it
+                    self._events.append((core, TimerFired(timer)))
+                    self._drain(now_s)
+                case _:
+                    raise AssertionError(f"{event} is for no core")
         out, self._out = self._out, []
         return out
 
     def _end_batch(self, batch_ended: BatchEnded, now_s: float) -> None:
+        dirty = self._dirty
         for _ in range(ROUNDS_MAX):
-            name = next((core for core, dirty in self._dirty.items() if dirty), None)
-            if name is None:
+            for name in dirty:
+                if dirty[name]:
+                    break
+            else:
                 return
-            self._dirty[name] = False
-            for effect in self._cores[name].handle(batch_ended, now_s):
-                self._route(name, effect)
-            self._drain(now_s)
+            dirty[name] = False
+            effects = self._cores[name](batch_ended, now_s)
+            if effects:
+                self._collect(name, effects)
+                self._drain(now_s)
         raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} rounds")
 
     def _drain(self, now_s: float) -> None:
@@ -93,25 +104,25 @@ class ComposedCore:
                 return
             name, event = events.popleft()
             dirty[name] = True
-            for effect in cores[name].handle(event, now_s):
-                self._route(name, effect)
+            effects = cores[name](event, now_s)
+            if effects:
+                self._collect(name, effects)
         raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} events")
 
-    def _route(self, source: str, effect: Effect) -> None:
-        if isinstance(effect, Send):
-            to = effect.to
-            if to in self._cores:
-                self._events.append((str(to), Received(source, effect.message)))
-                return
-            if isinstance(to, tuple) and to[0] == "bulk" and to[1] in self._cores:
-                self._events.append((to[1], Received(bulk(source), effect.message)))
-                return
-        if isinstance(effect, SetTimer):
-            self._out.append(SetTimer((source, effect.timer), effect.delay_s))
-        elif isinstance(effect, CancelTimer):
-            self._out.append(CancelTimer((source, effect.timer)))
-        else:
-            self._out.append(FromCore(source, effect))
+    def _collect(self, source: str, effects: list[Effect]) -> None:
+        """Messages between the cores are events; all else is for the shell."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                way = self._ways.get((source, effect.to))
+                if way is not None:
+                    self._events.append((way[0], Received(way[1], effect.message)))
+                    continue
+            if isinstance(effect, SetTimer):
+                self._out.append(SetTimer((source, effect.timer), effect.delay_s))
+            elif isinstance(effect, CancelTimer):
+                self._out.append(CancelTimer((source, effect.timer)))
+            else:
+                self._out.append(FromCore(source, effect))
 
 
 def bulk(node: str) -> Address:

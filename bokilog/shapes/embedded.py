@@ -329,7 +329,7 @@ class EmbeddedNode:
 
     def _perform(self, effect: FromCore | SetTimer | CancelTimer) -> None:
         assert isinstance(effect, FromCore), "the driver keeps the timers"
-        core, asked = effect.core, effect.effect
+        core, asked = effect
         match asked:
             case Send(to=to, message=message):
                 if to == CLIENT:
