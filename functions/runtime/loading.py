@@ -85,14 +85,24 @@ def _is_machinery(frame: object) -> bool:
     return file == __file__ or file.startswith("<frozen importlib") or file == importlib.__file__
 
 
-def user_files(folder: str) -> list[object]:
-    """The files of all modules that came from the folder: a change of one means a reload."""
+def user_files(folder: str, failure: BaseException | None = None) -> list[object]:
+    """The files of all modules that came from the folder: a change of one means a reload.
+
+    A module whose import failed is not among the modules: those of the failure's traceback are.
+    """
     root = Path(folder).resolve()
-    found: set[object] = set()
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    while failure is not None:
+        trace = failure.__traceback__
+        while trace is not None:
+            files.append(trace.tb_frame.f_code.co_filename)
+            trace = trace.tb_next
+        files.append(getattr(failure, "filename", None))  # of a SyntaxError
+        failure = failure.__cause__
+    found = set()
+    for file in files:
         if isinstance(file, str) and file.endswith(".py"):
             path = Path(file).resolve()
             if path.is_relative_to(root) and "site-packages" not in path.parts:
                 found.add(str(path))
-    return sorted(found, key=str)
+    return sorted(found)

@@ -169,7 +169,7 @@ class Template:
         try:
             self._app = app = load(options, parts)
         except AppFailed as error:
-            files = user_files(options.folder)
+            files = user_files(options.folder, error)
             self._send(TemplateFailed(options.number, error.reason, files))
             return 1
         signal.signal(signal.SIGCHLD, lambda *_: None)
