@@ -60,7 +60,6 @@ from bokilog.functions.calls.records import (
     tags_of,
 )
 from bokilog.functions.calls.state import CallsState, OpenCall, Phase
-from bokilog.functions.runtime.messages import Done
 from bokilog.functions.runtime.options import FunctionOptions
 
 AGAIN_S: Final = 0.5
@@ -219,6 +218,13 @@ class Claims:
         """Nothing runs, and no append is under way."""
         return not self._runs and not any(each.under_way for each in self._tickets.values())
 
+    def held_at(self, call_id: str, attempt: int) -> int | None:
+        """While this host holds the call in that attempt: the seqnum of the call's last step."""
+        call = self._state.calls.get(call_id)
+        if call is None or call.phase != Phase.CLAIMED or call.holder != self._me:
+            return None
+        return call.seqnum if call.attempt == attempt else None
+
     def stats(self) -> ClaimsStats:
         """A snapshot for people."""
         return ClaimsStats(
@@ -345,7 +351,8 @@ class Claims:
         elif call.is_exhausted:
             reason = f"the lease of host {call.holder.partition('/')[0]!r} ran out"
             self._give_up(call, WorkerLost(call.function, reason))
-        elif call.function in self._functions:
+        elif self._functions and (call.function in self._functions or call.function[:1] == "$"):
+            # What starts with a dollar is in every app: it runs what came along in its arguments.
             self._ready.add(call.call_id, call.function, own=rank_s == 0.0)
         else:
             self._ready.discard(call.call_id)
@@ -571,8 +578,3 @@ class Claims:
         if self._heap and self._heap[0][0] < self._woken_s:
             self._woken_s = self._heap[0][0]
             self._out.append(WakeAt(self._woken_s))
-
-
-def no_done(error: BokilogError) -> Done:
-    """What came of a call that could not even be started."""
-    return Done(0, 0, "", to_wire(error), 0, 0, False, b"")

@@ -11,15 +11,14 @@ ours) or `FormatTooNew`. Does not know what a step means (`state.py`) nor when i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from xxhash import xxh3_64_hexdigest
 
-from bokilog.codec import listed, natural, octets, pack, row, text, unexpected, unpack
+from bokilog.codec import listed, natural, octets, pack, row, text, unpack
 from bokilog.errors import FormatTooNew, RemoteProtocolError
-from bokilog.functions.runtime.messages import Encoding
 from bokilog.metalog import annotation_text
 
 RECORDS_VERSION: Final = 1
@@ -312,36 +311,18 @@ def tags_of(record: CallRecord, *, stream: bool = False) -> tuple[str, ...]:
 # --- payloads that are records of their own -------------------------------------------------------
 
 
-class Reference(NamedTuple):
-    """Where a payload is: the payload of encoding REFERENCE is msgpack of this."""
-
-    book: str
-    seqnum: int
-    encoding: int
-    host: str
-    """That has it in its cache; empty: none in particular."""
-
-
-def encode_reference(reference: Reference) -> bytes:
-    """As it stands for the payload."""
-    return pack(reference)
-
-
-def decode_reference(payload: bytes | memoryview) -> Reference:
-    """What `encode_reference` gave.
-
-    Raises:
-        RemoteProtocolError: it is none.
-    """
-    book, seqnum, encoding, host = row(unpack(payload), 4)
-    if natural(encoding) not in _PLAIN_ENCODINGS:
-        raise unexpected(encoding, "an encoding")
-    return Reference(text(book), natural(seqnum), encoding, text(host))
-
-
-def is_large(payload: Sequence[int]) -> bool:
+def is_large(payload: bytes | bytearray | memoryview) -> bool:
     """Whether a payload is to be a record of its own."""
     return len(payload) > INLINE_BYTES_MAX
 
 
-_PLAIN_ENCODINGS: Final = frozenset(set(Encoding) - {Encoding.REFERENCE})
+def encode_reference(book: str, seqnum: int, *, encoding: int, host: str) -> bytes:
+    """What stands for a payload that is the data of a record: `Encoding.REFERENCE`.
+
+    Args:
+        book: the LogBook.
+        seqnum: of the record.
+        encoding: of its data.
+        host: that has it in its cache; empty: none in particular.
+    """
+    return pack([book, seqnum, encoding, host])

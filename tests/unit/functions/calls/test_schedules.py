@@ -19,7 +19,7 @@ from bokilog.functions.calls.schedules import (
     decide,
     parse,
 )
-from bokilog.functions.runtime.options import FunctionOptions
+from bokilog.functions.runtime.options import CatchUp, FunctionOptions
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY_MS = 86_400_000
@@ -153,8 +153,9 @@ def test_catch_up_says_what_becomes_of_what_was_missed() -> None:
 def test_what_was_missed_for_longer_than_the_window_is_passed_over() -> None:
     daily, now = parse("0 0 * * *"), NOON_MS
     midnight = NOON_MS // DAY_MS * DAY_MS
-    for catch_up in ("none", "last", "all"):
-        options = FunctionOptions(catch_up=catch_up, catch_up_window_s=3_600)  # type: ignore[arg-type]
+    kinds: tuple[CatchUp, ...] = ("none", "last", "all")
+    for catch_up in kinds:
+        options = FunctionOptions(catch_up=catch_up, catch_up_window_s=3_600)
         found = decide(daily, options, last_due_ms=midnight - 5 * DAY_MS, is_open=False, now_ms=now)
         assert found == Pass(midnight, "nobody ran at that time")
 

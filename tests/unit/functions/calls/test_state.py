@@ -44,13 +44,19 @@ def test_a_claim_holds_the_call_until_the_end_of_its_lease() -> None:
 
 
 def test_only_the_holder_extends_its_lease() -> None:
-    claimed = [(spawned(ID), 100), (Claimed(ID, "a/1", 0, 50), 110)]
+    claimed: list[tuple[CallRecord, int]] = [
+        (spawned(ID), 100),
+        (Claimed(ID, "a/1", 0, 50), 110),
+    ]
     assert folded(*claimed, (Extended(ID, "a/1", 0, 50), 150)).calls[ID].lease_ms == 200
     assert folded(*claimed, (Extended(ID, "b/1", 0, 50), 150)).calls[ID].lease_ms == 160
 
 
 def test_an_expiry_counts_once_the_log_says_that_the_lease_is_over() -> None:
-    claimed = [(spawned(ID), 100), (Claimed(ID, "a/1", 0, 50), 110)]
+    claimed: list[tuple[CallRecord, int]] = [
+        (spawned(ID), 100),
+        (Claimed(ID, "a/1", 0, 50), 110),
+    ]
     early = folded(*claimed, (Expired(ID, "a/1", 0, "b/1"), 159)).calls[ID]
     assert (early.phase, early.attempt, early.seqnum) == (Phase.CLAIMED, 0, 3)
     due = folded(*claimed, (Expired(ID, "a/1", 0, "b/1"), 160)).calls[ID]
@@ -148,7 +154,7 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(STEPS, st.integers(1, 20)), max_size=30), st.integers(0, 30))
 def test_a_snapshot_is_as_good_as_the_records_before_it(
     steps: list[tuple[CallRecord, int]], cut: int
