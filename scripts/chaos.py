@@ -7,10 +7,12 @@
     scripts/chaos.py --saturate 30          # minutes of load without faults: no view may change
 
 Each round starts three sequencers, three storage nodes, two engines and three clients, with a proxy
-between all of them, and kills (-9), pauses, cuts, delays and stops them at random. Then it heals
-them, demands that everything comes to an end within a bound, stops them, and holds what clients
-were told to the order in the files, with the simulator's checkers. Everything that was started is
-ended. The exit code is 0 only without a violation; what failed is kept, and named.
+between all of them, and kills (-9), pauses, cuts, delays and stops them at random, and empties the
+disk of a storage node. Where the machine allows network namespaces (as root) a third of the rounds
+has one per node, and loses packets between them. Then it heals them, demands that everything comes
+to an end within a bound, stops them, and holds what clients were told to the order in the files,
+with the simulator's checkers. Everything that was started is ended. The exit code is 0 only without
+a violation; what failed is kept, and named.
 
 Decides what is printed, when it is enough, and what is kept. Needs the checkout's environment
 (`scripts/test` makes it) and Linux.
@@ -33,6 +35,7 @@ import click
 ROOT: Final = Path(__file__).parents[1]
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
+from tests.chaos.namespaces import missing  # noqa: E402
 from tests.chaos.rounds import Say, Summary, play_round  # noqa: E402
 from tests.chaos.saturate import saturate  # noqa: E402
 from tests.chaos.silence import measure, table  # noqa: E402
@@ -142,11 +145,14 @@ def play(
     """Rounds until it is enough, or a rule was broken."""
     total = Summary()
     home = base
+    why_not = missing()
+    if why_not:
+        say(f"without network namespaces, the proxy cuts alone: {why_not}")
     while not total.violations and (limit is None or total.rounds < limit):
         if end_s is not None and time.monotonic() >= end_s:
             break
         home = base / f"cluster-{total.rounds // ROUNDS_PER_DIRECTORY + 1}"
-        play_round(home, total, seed=seed, load_s=load_s, say=say)
+        play_round(home, total, seed=seed, load_s=load_s, say=say, namespaces=not why_not)
     for text in total.violations:
         say(f"VIOLATION {text}")
     if total.violations:

@@ -289,8 +289,8 @@ class RecordCache:
                 del self._ages[key]
         for key in [key for key in self._records if key[0] == space]:
             self._records_bytes -= len(self._records.pop(key).data) + RECORD_BYTES
-        for key in [key for key in self._auxes if key[0] == space]:
-            self._aux_bytes -= len(self._auxes.pop(key)) + RECORD_BYTES
+        for name in [name for name in self._auxes if name[0] == space]:
+            self._aux_bytes -= len(self._auxes.pop(name)) + RECORD_BYTES
 
     def check(self) -> None:
         """Asserts the invariants."""

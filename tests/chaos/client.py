@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 from asyncio.subprocess import PIPE, Process, create_subprocess_exec
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -30,15 +30,18 @@ import bokilog
 from bokilog.client.admin import ClientLog
 from bokilog.client.session import Session
 from bokilog.errors import BokilogError, Trimmed
-from tests.sim.history import Answer, History, Kind, Operation, Track
+from bokilog.ids import SYSTEM_SPACE, Position, Term
+from tests.sim.history import Answer, History, Kind, Operation, Positions, Track
 from tests.sim.loop import World
-from tests.sim.swarm import WEIGHTS, Knobs
+from tests.sim.swarm import MORE_WEIGHTS, WEIGHTS, Knobs
 from tests.sim.workload import Calls, SimClient
 
 ROOT = Path(__file__).parents[2]
 ONE_BOOK_ONLY = frozenset({"trim", "trim_tag", "hold", "release"})
 """These go to the first LogBook, so that the others keep every segment: the check needs them all
 (`order.py`)."""
+CALLS = WEIGHTS | {name: MORE_WEIGHTS[name] for name in ("key_batch", "aux", "seqnum_at")}
+"""LogBooks are not deleted: the audit follows each to its end."""
 LENGTH = struct.Struct(">I")
 CONNECT_TIMEOUT_S = 60.0
 
@@ -134,7 +137,7 @@ class TellingHistory(History):
     """What this client did; each line of it is said."""
 
     def __init__(self, say: Callable[..., None]) -> None:
-        super().__init__(World(0), lambda: 0)
+        super().__init__(World(0), lambda: ((0, 0),))
         self.tail = 1
         """Past everything that this client saw."""
         self._say = say
@@ -145,20 +148,20 @@ class TellingHistory(History):
     ) -> Operation:
         operation = super().begin(kind, client, book, track, args)
         number = self._numbers[id(operation)] = len(self.operations)
-        seen = track.name, track.position, dict(track.trims)
+        seen = track.name, track.positions, dict(track.trims)
         self._say("begin", number, kind, client, book, seen, args)
         return operation
 
     def end(
         self,
         operation: Operation,
-        position: int,
+        positions: Sequence[Position],
         *,
         answer: Answer = None,
         error: BokilogError | None = None,
     ) -> None:
-        self._say("end", self._numbers[id(operation)], position, answer, error)
-        super().end(operation, position, answer=answer, error=error)
+        self._say("end", self._numbers[id(operation)], tuple(positions), answer, error)
+        super().end(operation, positions, answer=answer, error=error)
         if operation.kind == "append" and error is None:
             self.tail = max(self.tail, 1 + (answer if isinstance(answer, int) else 0))
 
@@ -195,9 +198,10 @@ class ChaosClient:
         if verb == "stop":
             self.stopping = True
         elif verb == "token":
-            token, name, position, trims = what
-            assert isinstance(trims, dict)
-            self.history.tokens.append((str(token), Track(str(name), int(str(position)), trims)))
+            token, name, positions, trims = what
+            assert isinstance(trims, dict) and isinstance(positions, list)
+            seen = tuple(Position(Term(term), count) for term, count in positions)
+            self.history.tokens.append((str(token), Track(str(name), seen, trims)))
         elif verb == "keyed":
             book, key, data, tag = what
             shown = None if tag is None else str(tag)
@@ -207,7 +211,7 @@ class ChaosClient:
 
     async def _work(self, worker: int) -> None:
         track, session = self._default, self._log.client.default_session
-        names, weights = list(WEIGHTS), list(WEIGHTS.values())
+        names, weights = list(CALLS), list(CALLS.values())
         while not self.stopping:
             await asyncio.sleep(self._chance.expovariate(1 / self._spec.pause_s))
             name = self._chance.choices(names, weights)[0]
@@ -232,13 +236,13 @@ class ChaosClient:
     def _session(self, worker: int) -> tuple[Track, Session]:
         """Goes on with what somebody else has seen, and leaves what this one has for others."""
         track, session = self._default, self._log.client.default_session
-        given = Track(f"token of {track.name}", track.position, dict(track.trims))
+        given = Track(f"token of {track.name}", track.positions, dict(track.trims))
         self.history.tokens.append((session.token, given))
-        self._say("token", session.token, given.name, given.position, given.trims)
+        self._say("token", session.token, given.name, given.positions, given.trims)
         token, theirs = self._chance.choice(self.history.tokens[-20:])
         self._sessions += 1
         name = f"{self.life} worker {worker} session {self._sessions}"
-        return Track(name, theirs.position, dict(theirs.trims)), self._log.session(token)
+        return Track(name, theirs.positions, dict(theirs.trims)), self._log.session(token)
 
     async def _follow(self, number: int) -> None:
         book = self._log.book(self._spec.books[number % len(self._spec.books)])
@@ -275,8 +279,17 @@ class ChaosClient:
         names = [f"t{number}" for number in range(self.knobs.tags)]
         return tuple(self._chance.sample(names, min(amount, len(names))))
 
-    def history_tail(self) -> int:
+    def history_tail(self, name: str) -> int:
         return self.history.tail
+
+    async def prepare(self, name: str) -> None:
+        """Every LogBook is of class `sync`, so its first append creates it."""
+
+    def positions(self, session: Session) -> Positions:
+        return (session.position(SYSTEM_SPACE),)
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
 
     # --- audits -----------------------------------------------------------------------------------
 

@@ -6,17 +6,22 @@ proxy listens, and each process is told on its command line to listen elsewhere.
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from bokilog.cli.status import ask_status
+from bokilog.errors import UnavailableError
 from bokilog.io.file_views import FileViews
 from bokilog.shapes.cluster_layout import HOST, NodePlan
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.supervisor import node_command
 from bokilog.view import View
+from tests.chaos.namespaces import Namespaces
 from tests.chaos.proxy import Gate, Proxy
 from tests.integration.cluster import free_port
 
@@ -35,16 +40,19 @@ class ProxiedCluster:
     Args:
         directory: of the cluster; what it holds is kept and used.
         clients: names of clients: each has gates of its own to every engine.
+        namespaces: whether what nodes send to each other goes through network namespaces, too.
     """
 
-    def __init__(self, directory: Path, *, clients: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, *, clients: Sequence[str], namespaces: bool = False
+    ) -> None:
         self.local = LocalCluster(
             directory,
             sequencers=3,
             storage_nodes=3,
             function_nodes=2,
             port=free_port(),
-            command=_behind_the_proxy,
+            command=self._command,
         )
         layout = self.local.layout
         file = layout.settings_file
@@ -55,10 +63,18 @@ class ProxiedCluster:
         self.storage = tuple(node.id for node in nodes if node.role == "storage")
         self.engines = tuple(node.id for node in layout.nodes if node.role == "engine")
         self.clients = tuple(clients)
+        self.namespaces: Namespaces | None = None
+        if namespaces:
+            self.namespaces = Namespaces(
+                layout.run_dir / "net",
+                {node.id: [_behind(each) for each in node.addresses] for node in nodes},
+                self.engines,
+            )
+        self._to_wipe: set[str] = set()
         self._gates = [
-            Gate(acceptor=node.id, listen=address, target=_behind(address))
+            Gate(acceptor=node.id, listen=address, target=self._target(node.id, place, address))
             for node in nodes
-            for address in node.addresses
+            for place, address in enumerate(node.addresses)
         ]
         self._node_gates_count = len(self._gates)
         self._gates += [
@@ -81,6 +97,8 @@ class ProxiedCluster:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            if self.namespaces is not None:
+                stack.enter_context(self.namespaces)
             self.proxy = stack.enter_context(Proxy(self._gates))
             stack.enter_context(self.local)
             self._stack = stack.pop_all()
@@ -118,6 +136,33 @@ class ProxiedCluster:
         if node in self.clients:
             return [*self.engines]
         return [each for each in self.nodes if each != node]
+
+    def wipe(self, node: str) -> None:
+        """A storage node's next start finds an empty data directory."""
+        self._to_wipe.add(node)
+
+    async def whole(self) -> bool:
+        """Whether every storage node says that it lacks nothing."""
+        nodes = [node for node in self.local.layout.nodes if node.id in self.storage]
+        try:
+            said = await asyncio.gather(*(ask_status(_behind(each.addresses[0])) for each in nodes))
+        except UnavailableError:
+            return False
+        spaces = [facts.get("spaces") for facts in said]
+        return all(
+            isinstance(each, dict) and not any(space["rebuilding"] for space in each.values())
+            for each in spaces
+        )
+
+    def _target(self, node: str, place: int, address: str) -> str:
+        return _behind(address) if self.namespaces is None else self.namespaces.via(node, place)
+
+    def _command(self, node: NodePlan, settings_file: Path) -> Sequence[str]:
+        """The process before it has ended: a disk can be replaced."""
+        if node.id in self._to_wipe and node.data_dir is not None:
+            self._to_wipe.discard(node.id)
+            shutil.rmtree(node.data_dir, ignore_errors=True)
+        return _behind_the_proxy(node, settings_file)
 
     def all_ready(self) -> bool:
         return all(self.local.is_ready(node) for node in self.nodes)

@@ -1,4 +1,4 @@
-"""Faults of real processes, drawn from a seed: kills, pauses, cuts, resets, delays.
+"""Faults of real processes, drawn from a seed: kills, pauses, cuts, resets, delays, lost disks.
 
 Decides which fault strikes when, and how long it lasts. Each one is over by itself; `heal` ends all
 at once. A process is killed only once it has served for a while: the supervisor gives up on one
@@ -50,6 +50,8 @@ class Nemesis:
         self._say = say
         self._killed_s: dict[str, float] = {}
         self._lasting: set[asyncio.Task[None]] = set()
+        self._unplugged: set[str] = set()
+        self._dropping: set[tuple[str, str]] = set()
 
     async def strike_for(self, seconds: float) -> None:
         """One fault after another, some of them at the same time."""
@@ -67,7 +69,11 @@ class Nemesis:
             "delay": (2, self._delay),
             "kill client": (1.5, self._kill_a_client),
             "pause client": (0.7, self._pause_a_client),
+            "wipe": (0.8, self._wipe),
         }
+        if self._cluster.namespaces is not None:
+            strikes["unplug"] = 2, self._unplug
+            strikes["drop packets"] = 2, self._drop
         weights = [weight for weight, _ in strikes.values()]
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
@@ -136,7 +142,54 @@ class Nemesis:
 
         self._last("pause", nodes, self._rng.choice(PAUSE_S), pause, resume)
 
+    async def _wipe(self) -> None:
+        """A storage node dies and comes back with an empty disk: one per round, since W-1 disks may
+        be lost at once, and a round ends once all are whole again."""
+        node = self._rng.choice(self._cluster.storage)
+        ready = self._cluster.local.is_ready(node)
+        recently = time.monotonic() - self._killed_s.get(node, 0.0) <= SERVED_S_MIN
+        if self.done["wipe"] or not ready or recently:
+            return
+        self._note("wipe", (node,))
+        self._cluster.wipe(node)
+        self._kill([node])
+
     # --- the network ------------------------------------------------------------------------------
+
+    async def _unplug(self) -> None:
+        """A node's network cable, so to speak."""
+        namespaces, node = self._cluster.namespaces, self._rng.choice(self._cluster.nodes)
+        if namespaces is None or node in self._unplugged:
+            return
+        self._unplugged.add(node)
+
+        def plug() -> None:
+            namespaces.plug(node)
+            self._unplugged.discard(node)
+
+        seconds = self._rng.choice(CUT_S)
+        self._last("unplug", (node,), seconds, lambda: namespaces.unplug(node), plug)
+
+    async def _drop(self) -> None:
+        """Packets of one node to another one get lost."""
+        namespaces, rng = self._cluster.namespaces, self._rng
+        source = rng.choice(self._cluster.nodes)
+        target = rng.choice([*self._cluster.sequencers, *self._cluster.storage])
+        if namespaces is None or source == target or (source, target) in self._dropping:
+            return
+        self._dropping.add((source, target))
+
+        def deliver() -> None:
+            namespaces.deliver(source, target)
+            self._dropping.discard((source, target))
+
+        self._last(
+            "drop packets",
+            (source, target),
+            rng.choice(CUT_S),
+            lambda: namespaces.drop(source, target),
+            deliver,
+        )
 
     def _pair(self) -> tuple[str, str]:
         one = self._rng.choice((*self._cluster.nodes, *self._cluster.clients))

@@ -41,6 +41,7 @@ class Gate:
     acceptor: str
     listen: str
     target: str
+    """`{dialler}` in it stands for the name of who dials."""
     dialler: str = ""
     """Who dials here; empty: whoever the operating system says."""
 
@@ -51,10 +52,11 @@ class Gate:
 class Proxy:
     """The proxy process. A context manager that ends it."""
 
-    def __init__(self, gates: Sequence[Gate]) -> None:
+    def __init__(self, gates: Sequence[Gate], *, inside: Sequence[str] = ()) -> None:
+        """`inside`: what runs a command somewhere else, such as in a network namespace."""
         plan = json.dumps([asdict(gate) for gate in gates])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.proxy", plan],
+            [*inside, sys.executable, "-m", "tests.chaos.proxy", plan],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -153,7 +155,7 @@ class Forwarder:
     async def _forward(self, accepted: socket.socket, gate: Gate, dialler: str) -> None:
         with accepted:
             try:
-                connected = await _connect(gate.target)
+                connected = await _connect(gate.target.replace("{dialler}", dialler))
             except OSError:
                 return
             with connected:

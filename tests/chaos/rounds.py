@@ -34,6 +34,7 @@ READY_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0
 """Calls have up to 20 s themselves."""
 POLL_S = 0.05
+NAMESPACES_SHARE = 0.34
 ERRORS_MAX = 5
 Say = Callable[[str], None]
 
@@ -72,11 +73,23 @@ class Summary:
         }
 
 
-def play_round(directory: Path, total: Summary, *, seed: int, load_s: float, say: Say) -> None:
-    """One more round on a directory, whose cluster goes on where it stood; added to the summary."""
+def play_round(
+    directory: Path,
+    total: Summary,
+    *,
+    seed: int,
+    load_s: float,
+    say: Say,
+    namespaces: bool = False,
+) -> None:
+    """One more round on a directory, whose cluster goes on where it stood; added to the summary.
+
+    `namespaces`: there can be any; a third of the rounds, drawn from the seed, has them.
+    """
     number = total.rounds + 1
     started_s = time.monotonic()
-    one = Round(directory, number, f"{seed} {number}", say=say)
+    drawn = namespaces and Random(f"{seed} {number} network").random() < NAMESPACES_SHARE
+    one = Round(directory, number, f"{seed} {number}", say=say, namespaces=drawn)
     asyncio.run(one.run(load_s))
     one.check()
     total.rounds += 1
@@ -89,13 +102,17 @@ def play_round(directory: Path, total: Summary, *, seed: int, load_s: float, say
         f"round {number}: {len(one.violations)} violations; {counts['acked']:,} appends acked,"
         f" {counts['unknown']:,} unknown; {sum(one.done.values())} faults,"
         f" {one.view_changes} view changes; {took_s:.0f} s"
+        f"{', with network namespaces' if drawn else ''}"
     )
 
 
 class Round:
     """One start of the cluster, and what became of it."""
 
-    def __init__(self, directory: Path, number: int, seed: str, *, say: Say) -> None:
+    def __init__(
+        self, directory: Path, number: int, seed: str, *, say: Say, namespaces: bool = False
+    ) -> None:
+        self.namespaces = namespaces
         self.told = Told()
         self.violations: list[str] = []
         self.done: Counter[str] = Counter()
@@ -118,7 +135,7 @@ class Round:
 
     async def run(self, load_s: float) -> None:
         """Up to and including the stop of everything that was started."""
-        cluster = ProxiedCluster(self._directory, clients=CLIENTS)
+        cluster = ProxiedCluster(self._directory, clients=CLIENTS, namespaces=self.namespaces)
         self.layout = cluster.local.layout
         try:
             await asyncio.to_thread(cluster.__enter__)
@@ -199,6 +216,7 @@ class Round:
         if len(told.audited) < len(self._books):
             self.violations.append(f"the audit ended after {sorted(told.audited)}")
         await self._demand("every follow is at the end", lambda: not told.behind())
+        await self._demand_whole(cluster)
         for text in told.behind():
             self.violations.append(text)
 
@@ -213,6 +231,16 @@ class Round:
                 return
             await asyncio.sleep(POLL_S)
         self._note(what)
+
+    async def _demand_whole(self, cluster: ProxiedCluster) -> None:
+        """A wiped disk has everything again: only then may the next one be lost."""
+        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
+        while not await cluster.whole():
+            if time.monotonic() > deadline_s:
+                self.violations.append(f"within {SETTLE_TIMEOUT_S:.0f} s not: every disk is whole")
+                return
+            await asyncio.sleep(POLL_S)
+        self._note("every disk is whole")
 
     # --- the check --------------------------------------------------------------------------------
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from bokilog.errors import BokilogError
+from bokilog.ids import SYSTEM_SPACE, Position
 from bokilog.record import Record
 from tests.chaos.client import Line
-from tests.sim.history import Following, History, Kind, Operation, Track
+from tests.sim.history import Folded, Following, History, Kind, Operation, Track
 from tests.sim.loop import World
 from tests.sim.oracle import SpaceOracle
 from tests.sim.verdicts import Judge, broken_rules
@@ -82,11 +83,11 @@ class Told:
 
 def judged(told: Told, oracle: SpaceOracle, world: World) -> Iterator[str]:
     """Everything in what was told that no right log could have done."""
-    history = _History(told, oracle, world).history
-    for count, reason in enumerate(broken_rules(history, oracle)):
+    history, oracles = _History(told, oracle, world).history, {SYSTEM_SPACE: oracle}
+    for count, reason in enumerate(broken_rules(history, oracles)):
         if count < REASONS_MAX:
             yield reason[:REASON_CHARACTERS_MAX]
-    judge = Judge(history, oracle)
+    judge = Judge(history, oracles)
     for following in history.followings:
         missing = None if following.over else judge.behind(following)
         if missing is not None:
@@ -120,18 +121,18 @@ class _History:
         for (life, number), following in self._followings.items():
             following.over = following.over or (life, number) not in told.followed
 
-    def _folded(self) -> int:
-        return bisect_right(self._timestamps_ms, self._wall_ms + CLOCK_SLACK_MS)
+    def _folded(self) -> Folded:
+        return ((0, bisect_right(self._timestamps_ms, self._wall_ms + CLOCK_SLACK_MS)),)
 
     def _take(self, life: str, kind: str, what: tuple[object, ...]) -> None:
         if kind == "begin":
             self._begin(life, what)
         elif kind == "end":
-            number, position, answer, error = what
-            assert isinstance(position, int)
+            number, positions, answer, error = what
+            assert isinstance(positions, tuple)
             assert error is None or isinstance(error, BokilogError)
             operation = self._operations[life, number]
-            self.history.end(operation, position, answer=answer, error=error)
+            self.history.end(operation, positions, answer=answer, error=error)
             self.history.answered()
         elif kind == "follow":
             number, book, tag, start = what
@@ -148,9 +149,9 @@ class _History:
     def _begin(self, life: str, what: tuple[object, ...]) -> None:
         number, kind, client, book, seen, args = what
         assert isinstance(seen, tuple) and isinstance(args, dict)
-        name, position, trims = seen
+        name, positions, trims = seen
         track = self._tracks.setdefault(name, Track(name))
-        track.position, track.trims = position, trims
+        track.positions, track.trims = tuple(Position(*each) for each in positions), trims
         self._operations[life, number] = self.history.begin(
             cast(Kind, kind), str(client), str(book), track, args
         )

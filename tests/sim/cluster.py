@@ -11,7 +11,7 @@ its disk and from the view store.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Protocol
 
 from bokilog.cut import CutSpan
@@ -49,14 +49,14 @@ from bokilog.effects import (
     ViewSwapped,
 )
 from bokilog.errors import BokilogError
-from bokilog.frame import Frame, decode_frame, first_bad_record
+from bokilog.frame import ITEM_FRAME, Frame, decode_frame, first_bad_record
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.node import GreetingCore
 from bokilog.functions.engine.settings import EngineSettings
-from bokilog.ids import LogSpaceId, NodeId, Shard, Term
+from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
-from bokilog.journal import Journal
+from bokilog.journal import Journal, Location
 from bokilog.messages import Message, Metalog, Tail, TailRequest, Welcome
 from bokilog.metalog import Cut, Run, decode_run
 from bokilog.sequencer.controller import ControllerCore
@@ -67,7 +67,11 @@ from bokilog.sequencer.next_view import Start, next_view
 from bokilog.sequencer.primary import Primary, Recovered
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.index_store import IndexStore, clear
+from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.reader import is_whole
+from bokilog.storage_nodes.rebuilding import goes_on_from_stored
 from bokilog.storage_nodes.replica import Identity, Replica
 from bokilog.view import LogSpace, Node, View, first_end
 from tests.sim.disk import Disk, SimJournal
@@ -77,6 +81,9 @@ from tests.sim.oracle import WatchedIndex, space_oracles
 from tests.sim.swarm import Knobs
 
 SPACE = LogSpaceId(0)
+WALL_START_MS = 1_700_000_000_000
+"""Wall time when the world begins."""
+Items = Callable[[int], Iterable[tuple[int, Location, memoryview]]]
 VIEW_POLL_S = 0.25
 REDIAL_S = 0.05
 CLUSTER_ID = "sim"
@@ -402,11 +409,16 @@ class Cluster:
         self.sequencers = tuple(NodeId(f"sequencer-{i + 1}") for i in range(knobs.sequencer_count))
         self.storage = tuple(NodeId(f"storage-{i + 1}") for i in range(knobs.storage_count))
         self.engines = tuple(NodeId(f"engine-{i + 1}") for i in range(knobs.engine_count))
-        self.spaces = (SPACE,)
-        self.oracles = space_oracles(world, self.spaces, self._whole)
+        self.spaces = tuple(LogSpaceId(space) for space in range(len(knobs.durabilities)))
+        self._powerless: set[NodeId] = set()
+        """Sequencers whose machine has lost power, or got another disk."""
+        self._died: set[NodeId] = set()
+        self.oracles = space_oracles(
+            world, knobs.durabilities, self._whole, may_lose=self._may_lose
+        )
         self.views = Views(world, self._first_view(), self._view_stored)
         self.disks = {
-            node: Disk(world, knobs, node, self.spaces)
+            node: Disk(world, knobs, node, knobs.durabilities)
             for node in (*self.sequencers, *self.storage)
         }
         self.processes: dict[NodeId, Process] = {}
@@ -420,7 +432,7 @@ class Cluster:
 
     def wall_ms(self, node: str) -> int:
         offset_ms = self._wall_offsets_ms.get(node, 0)
-        return 1_700_000_000_000 + int(self.world.now_s * 1000) + offset_ms
+        return WALL_START_MS + int(self.world.now_s * 1000) + offset_ms
 
     def set_clock(self, node: str, offset_ms: int) -> None:
         self._wall_offsets_ms[node] = offset_ms
@@ -465,9 +477,23 @@ class Cluster:
             return
         self.world.note(f"crash {node}{' power' if power else ''}")
         process.end()
+        self._died.add(node)
+        if power:
+            self._powerless.add(node)
         disk = self.disks.get(node)
         if disk is not None:
             disk.crash(power=power)
+
+    def may_forget(self, space: int) -> bool:
+        """Whether what sequencers held of a log space may have been lost with their machines."""
+        return self.knobs.durabilities[space] != "sync" and self._may_lose(False)
+
+    def _may_lose(self, everything: bool) -> bool:
+        """Whether classes below `sync` may have lost the end of an order, or everything: machines
+        of sequencers have lost power, or all storage nodes were started again (P11, P20)."""
+        if everything:
+            return self._died.issuperset(self.storage)
+        return not self._powerless.isdisjoint(self.sequencers)
 
     def restart_later(self, node: NodeId, reason: str) -> None:
         """What a supervisor does about a process that cannot go on."""
@@ -479,7 +505,12 @@ class Cluster:
         """A start is a new term (P12): the end of the last one is in its view (P13)."""
         disk, last = self.disks[node], self.views.latest()
         disk.incarnation += 1
-        recovered = {space: self._recovered(disk, space) for space in self.spaces}
+        recovered = {
+            space: self._recovered(
+                disk, space, ceiling=max(disk.ceilings.get(space, 1), last.end(space).tail)
+            )
+            for space in self.spaces
+        }
         incarnation = self.views.register_incarnation()
         view = next_view(
             last,
@@ -511,11 +542,11 @@ class Cluster:
         )
         process.installed = view.term
 
-    def _recovered(self, disk: Disk, space: LogSpaceId) -> Recovered:
+    def _recovered(self, disk: Disk, space: LogSpaceId, *, ceiling: int = 1) -> Recovered:
         return recover_metalog(
             disk.journals[space],
             first_end(space),
-            ceiling=1,
+            ceiling=ceiling,
             released=True,
             ended=ended_in(self.views, space),
         )
@@ -594,32 +625,15 @@ class Cluster:
     def _view_stored(self, view: View) -> None:
         """What a view says of ends is what terms of the one history begin with."""
         for end in view.ends:
-            self.oracles[end.space].starts[view.term] = end.position.count, end.tail
+            self.oracles[end.space].view_stored(view.term, end.position.count, end.tail)
 
     def _start_storage(self, node: NodeId, loop: ProcessLoop) -> None:
         disk, latest, knobs = self.disks[node], self.views.latest(), self.knobs
         disk.incarnation += 1
-        replicas = {}
-        for space in self.spaces:
-            replica = Replica(
-                node=node,
-                space=latest.space(space),
-                identity=Identity(disk.disk_id, 0),
-                journal=disk.journals[space],
-                index=WatchedIndex(
-                    space,
-                    disk.stores[space],
-                    postings_max=knobs.postings_max,
-                    node=node,
-                    oracle=self.oracles[space],
-                ),
-                cache_bytes_max=knobs.node_cache_bytes,
-                pending_bytes_max=knobs.pending_bytes,
-                load_entries=knobs.load_entries,
-            )
-            for _, location, data in disk.journals[space].recover(replica.replay_from):
-                replica.recover_frame(decode_frame(bytes(data)), location)
-            replicas[space] = replica
+        replicas = {
+            space: self._replica(node, latest.space(space), disk.journals[space].recover)
+            for space in self.spaces
+        }
         first_term = min(replica.index.position.term for replica in replicas.values()) + 1
 
         def perform(effect: Effect) -> None:
@@ -627,10 +641,15 @@ class Cluster:
             space = LogSpaceId(effect.space)
             _Checkpoint(self, process, replicas[space], space).step()
 
+        def rebuild(space: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
+            replicas[space], views = self._rebuild(node, space, view)
+            return replicas[space], views
+
         core = StorageCore(
             node=node,
             replicas=replicas,
             checkpoint_s=knobs.checkpoint_s,
+            rebuild=rebuild,
             incarnation=disk.incarnation,
             disk_id=disk.disk_id,
         )
@@ -644,6 +663,46 @@ class Cluster:
         for peer in self.storage:
             if peer > node:
                 process.dial(peer)
+
+    def _replica(self, node: NodeId, space: LogSpace, items: Items) -> Replica:
+        """As `storage_nodes/node.py` makes one, with the frames that its journal holds."""
+        disk, knobs = self.disks[node], self.knobs
+        lives = {"sync": 0, "flush": disk.boots, "memory": disk.incarnation}
+        replica = Replica(
+            node=node,
+            space=space,
+            identity=Identity(disk.disk_id, lives[space.durability]),
+            journal=disk.journals[space.id],
+            index=self._index(node, space.id, disk.stores[space.id]),
+            new_index=lambda: self._index(node, space.id, MemoryStore()),
+            cache_bytes_max=knobs.node_cache_bytes,
+            pending_bytes_max=knobs.pending_bytes,
+            load_entries=knobs.load_entries,
+        )
+        for kind, location, data in items(replica.replay_from):
+            assert kind == ITEM_FRAME, "a storage node of a cluster journals frames only"
+            replica.recover_frame(decode_frame(bytes(data)), location)
+        if missing := replica.recovered_frames():
+            self.world.note(f"{node} lost {missing} records of log space {space.id}")
+        return replica
+
+    def _index(self, node: NodeId, space: LogSpaceId, store: IndexStore) -> WatchedIndex:
+        postings_max, oracle = self.knobs.postings_max, self.oracles[space]
+        return WatchedIndex(space, store, postings_max=postings_max, node=node, oracle=oracle)
+
+    def _rebuild(self, node: NodeId, space: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
+        """A replica whose fold is past no end up to that of `view` (P11)."""
+        disk = self.disks[node]
+        self.world.note(f"{node} builds its fold of log space {space} anew")
+        views = [self.views.load(term) for term in range(1, view.term + 1)]
+        journal, store = disk.journals[space], disk.stores[space]
+        stored = Index(space, store).position
+        segments = journal.segments()
+        if goes_on_from_stored(view.space(space), stored, views=views, segments=segments):
+            views = [each for each in views if each.term > stored.term]
+        else:
+            clear(store)
+        return self._replica(node, view.space(space), journal.items), views
 
     def _start_engine(self, node: NodeId, loop: ProcessLoop) -> None:
         knobs, view = self.knobs, self.views.latest()
@@ -684,21 +743,24 @@ class Cluster:
             for role, names in roles.items()
             for node in names
         ]
-        space = LogSpace(
-            id=SPACE,
-            durability="sync",
-            primary=self.sequencers[0],
-            backups=self.sequencers[1:],
-            replicas=self.storage,
-            write_quorum=self.knobs.write_quorum,
+        spaces = tuple(
+            LogSpace(
+                id=LogSpaceId(space),
+                durability=durability,
+                primary=self.sequencers[0],
+                backups=self.sequencers[1:],
+                replicas=self.storage,
+                write_quorum=self.knobs.write_quorum,
+            )
+            for space, durability in enumerate(self.knobs.durabilities)
         )
         return View(
             cluster_id=CLUSTER_ID,
             history_id=CLUSTER_ID,
             term=Term(0),
             nodes=tuple(nodes),
-            spaces=(space,),
-            ends=(first_end(SPACE),),
+            spaces=spaces,
+            ends=tuple(first_end(space.id) for space in spaces),
         )
 
     # --- looking in -------------------------------------------------------------------------------
@@ -748,9 +810,9 @@ class Watch:
         self._cluster = cluster
         self._ordered: set[tuple[object, ...]] = set()
         self._published: set[tuple[object, ...]] = set()
-        self._furthest: dict[int, int] = {}
-        """Per log space, count of entries that anybody has published."""
-        self._asked: dict[tuple[object, ...], int] = {}
+        self._furthest: dict[int, Position] = {}
+        """Per log space, what anybody has published."""
+        self._asked: dict[tuple[object, ...], Position] = {}
 
     def on(self, node: NodeId, journal: SimJournal) -> None:
         """Look at what a sequencer orders."""
@@ -774,7 +836,10 @@ class Watch:
         keepers, liars = [], []
         for node in space.replicas:
             disk = self._cluster.disks[node]
-            unheard = node in known and known[node][0] != disk.disk_id
+            lives = {"sync": 0, "flush": disk.boots, "memory": disk.incarnation}
+            now = disk.disk_id, lives[space.durability]
+            gone = space.durability == "memory" and node not in self._cluster.processes
+            unheard = node in known and (tuple(known[node]) != now or gone)
             if unheard or disk.journals[space.id].holds(shard, span.start, span.until):
                 keepers.append(node)
             elif claims.get(node, 0) >= span.until:
@@ -787,7 +852,8 @@ class Watch:
 
     def published(self, run: Run) -> None:
         """A sequencer sends a run to a follower."""
-        self._furthest[run.space] = max(self._furthest.get(run.space, 0), run.until)
+        reached = Position(run.term, run.until)
+        self._furthest[run.space] = max(self._furthest.get(run.space, START), reached)
         name = run.space, run.term, run.first
         if name in self._published or name not in self._ordered:
             return
@@ -798,7 +864,7 @@ class Watch:
             for node in sequencers
             if name in self._cluster.disks[node].journals[run.space].durable
         ]
-        if len(keepers) <= len(sequencers) // 2:
+        if len(keepers) <= len(sequencers) // 2 and not self._cluster.may_forget(run.space):
             self._cluster.world.violation(
                 f"entries {run.first}.. of term {run.term} are published, and would be kept by"
                 f" {keepers} only"
@@ -806,13 +872,16 @@ class Watch:
 
     def tail_asked(self, node: NodeId, source: Address, message: TailRequest) -> None:
         """A tail request arrives at a sequencer."""
-        furthest = self._furthest.get(message.space, 0)
+        furthest = self._furthest.get(message.space, START)
         self._asked.setdefault((node, source, message.request), furthest)
 
     def tail_told(self, node: NodeId, to: Address, message: Tail) -> None:
         """A sequencer answers one; asked twice, it may answer the first time."""
-        known = self._asked.pop((node, to, message.request), 0)
-        if message.position.count < known:
+        known = self._asked.pop((node, to, message.request), START)
+        behind = message.position.count < known.count
+        if self._cluster.may_forget(message.space):
+            behind = message.position < known
+        if behind:
             self._cluster.world.violation(
                 f"{node} tells {to} the tail at {message.position}, and entry {known} was"
                 " published when it was asked"

@@ -4,6 +4,11 @@ A `SimJournal` is a `MemoryJournal` whose syncs take time and may fail. A proces
 what it wrote; a machine that dies takes with it what was not synced: a group counts whole or not at
 all (P30), so a torn one is one that is not there.
 
+What counts as kept depends on the class. Of a `flush` log space nothing is ever synced: what is
+written is in the operating system, outlives the process, and of it a machine that loses power keeps
+what lies before some group. Of a `memory` one a storage node keeps nothing of its process; the
+metalog of a sequencer is as that of a `flush` one (P11).
+
 Invariant of the atlas: at most W-1 disks of a replica set are ever damaged or emptied before their
 records are whole again, so every acknowledged record has a good copy. Disks that only forget what
 was not synced are nobody's fault, and all may do so at once.
@@ -28,6 +33,7 @@ from bokilog.journal import (
     Written,
 )
 from bokilog.metalog import decode_run
+from bokilog.record import Durability
 from bokilog.storage_nodes.memory_store import MemoryStore
 from tests.sim.loop import World
 from tests.sim.swarm import Knobs
@@ -47,7 +53,13 @@ def _item(kind: int, data: bytes) -> tuple[Item, int]:
 class SimJournal:
     """A `Journal` on a disk of this world."""
 
-    def __init__(self, world: World, knobs: Knobs, chance: random.Random) -> None:
+    def __init__(
+        self, world: World, knobs: Knobs, chance: random.Random, *, synced: bool = True
+    ) -> None:
+        self.synced = synced
+        """Else it is written to the operating system and left to it."""
+        self._groups: list[tuple[int, list[int], list[tuple[Item, int]]]] = []
+        """(segment, offsets, items) of each group, if it is never synced."""
         self.inner = MemoryJournal(segment_bytes=knobs.segment_bytes)
         self.flipped = False
         """Some item is not what was written."""
@@ -71,6 +83,9 @@ class SimJournal:
     ) -> Iterator[tuple[int, Location, memoryview]]:
         return self.inner.recover(from_segment, salvage=salvage)
 
+    def items(self, from_segment: int = 0) -> Iterator[tuple[int, Location, memoryview]]:
+        return self.inner.items(from_segment)
+
     def append(
         self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
     ) -> Location:
@@ -88,6 +103,11 @@ class SimJournal:
         written = self.inner.commit(use_headroom=use_headroom)
         if isinstance(written, Written):
             self._written += self._staged
+            if not self.synced and self.inner._unsynced is not None:
+                segment, offsets = self.inner._unsynced
+                self._groups.append((segment, offsets, self._staged))
+                self.inner.sync_now()
+                self._count()
         if isinstance(written, Written) or not written.definite:
             self._staged = []
         return written
@@ -112,7 +132,7 @@ class SimJournal:
                 self._syncing = False
                 on_done(self.sync_now())
 
-        self._world.later(self._sync_delay_s(), done)
+        self._world.later(self._sync_delay_s() if self.synced else self._knobs.sync_s / 10, done)
 
     @property
     def syncing(self) -> bool:
@@ -132,7 +152,7 @@ class SimJournal:
         return self.inner.segments()
 
     def release(self, segment: int) -> None:
-        if self._knobs.releases:
+        if self._knobs.releases and self.synced:
             self.inner.release(segment)
 
     def free_bytes(self) -> int:
@@ -175,6 +195,17 @@ class SimJournal:
             self._count()
         self._staged, self._written = [], []
         self._lose(keep_unsynced=kept)
+        if power and not self.synced:
+            self._lose_groups()
+
+    def _lose_groups(self) -> None:
+        """What the operating system had not written back: everything from some group on."""
+        most = self._chance.choice((0, 1, 3, 10, len(self._groups)))
+        for _ in range(min(self._chance.randrange(most + 1), len(self._groups))):
+            segment, offsets, items = self._groups.pop()
+            self.inner._drop(segment, offsets)
+            for item, _ in items:
+                self.durable.pop(item, None)
 
     def _lose(self, *, keep_unsynced: bool) -> None:
         self.inner.crash(keep_unsynced=keep_unsynced)
@@ -213,12 +244,23 @@ class SimJournal:
 class Disk:
     """One node's machine: what survives its processes."""
 
-    def __init__(self, world: World, knobs: Knobs, node: str, spaces: Sequence[LogSpaceId]) -> None:
+    def __init__(
+        self, world: World, knobs: Knobs, node: str, durabilities: Sequence[Durability]
+    ) -> None:
+        self._durabilities = {
+            LogSpaceId(space): durability for space, durability in enumerate(durabilities)
+        }
+        self._forgets = [
+            space
+            for space, durability in self._durabilities.items()
+            if durability == "memory" and node.startswith("storage")
+        ]
+        """Log spaces of which nothing outlives the process."""
         self._world = world
         self._knobs = knobs
         self._node = node
         self._chance = world.chance(f"disk {node}")
-        self._spaces = tuple(spaces)
+        self._spaces = tuple(self._durabilities)
         self._wiped_count = 0
         self.incarnation = 0
         """Starts of its process."""
@@ -235,10 +277,18 @@ class Disk:
 
     def _empty(self) -> None:
         for space in self._spaces:
-            self.journals[space] = SimJournal(self._world, self._knobs, self._chance)
-            self.stores[space] = MemoryStore()
+            self._empty_space(space)
         self.ceilings = {}
         self.promised = None
+
+    def _empty_space(self, space: LogSpaceId) -> None:
+        synced = self._durabilities[space] == "sync"
+        journal = SimJournal(self._world, self._knobs, self._chance, synced=synced)
+        self.journals[space], self.stores[space] = journal, MemoryStore()
+
+    @property
+    def _synced(self) -> list[SimJournal]:
+        return [each for each in self.journals.values() if each.synced]
 
     def crash(self, *, power: bool) -> None:
         if power:
@@ -246,6 +296,8 @@ class Disk:
         for space in self._spaces:
             self.journals[space].crash(power=power)
             self.stores[space].crash()
+        for space in self._forgets:
+            self._empty_space(space)
 
     def wipe(self) -> None:
         """Another disk, an empty one, takes its place."""
@@ -253,8 +305,7 @@ class Disk:
         self._empty()
 
     def flip(self) -> bool:
-        space = self._chance.choice(self._spaces)
-        return self.journals[space].flip()
+        return self._chance.choice(self._synced).flip()
 
     @property
     def damaged(self) -> bool:
@@ -279,7 +330,7 @@ class Disk:
             journal.fail_next_sync = False
 
     def fail_next_sync(self) -> None:
-        self._chance.choice(list(self.journals.values())).fail_next_sync = True
+        self._chance.choice(self._synced).fail_next_sync = True
 
 
 class Atlas:

@@ -8,19 +8,36 @@ told an outcome may have had any: such operations stay indeterminate for ever.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bokilog.errors import BokilogError
+from bokilog.ids import START, Position
 from bokilog.record import Page, Record
 from tests.sim.loop import World
 
 Kind = Literal[
-    "append", "read_next", "read_prev", "read", "page", "tail", "trim", "hold", "release"
+    "append",
+    "read_next",
+    "read_prev",
+    "read",
+    "page",
+    "tail",
+    "trim",
+    "hold",
+    "release",
+    "aux",
+    "seqnum_at",
+    "create",
+    "delete",
 ]
 Answer = object
 """What a call returned: a seqnum, a range, a record, a page, a trim, or None."""
+Positions = tuple[Position, ...]
+"""One per log space."""
+Folded = tuple[tuple[int, int], ...]
+"""How far the order of each log space had been folded: (branch, count), as `SpaceOracle.now`."""
 
 
 @dataclass(slots=True)
@@ -28,8 +45,8 @@ class Track:
     """A session as its holder knows it: what it has to reflect, whatever the client believes."""
 
     name: str
-    position: int = 0
-    """Count of the metalog that it has seen."""
+    positions: Positions = ()
+    """What it has seen of each metalog; of those that are not here, nothing."""
     trims: dict[str, int] = field(default_factory=dict)
     """By LogBook: the first kept seqnum that it was told."""
 
@@ -40,12 +57,12 @@ class Seen:
 
     order: int
     at_s: float
-    session: int
-    """Count that the session has seen."""
-    anybody: int
-    """Count that any client had seen."""
-    folded: int
-    """Count up to which the order had been folded by any replica."""
+    session: Positions
+    """What the session has seen."""
+    anybody: Positions
+    """What any client had seen."""
+    folded: Folded
+    """Up to where the order had been folded by any replica."""
 
 
 @dataclass(slots=True)
@@ -100,7 +117,7 @@ class Following:
 class History:
     """All that was done in one run."""
 
-    def __init__(self, world: World, folded: Callable[[], int]) -> None:
+    def __init__(self, world: World, folded: Callable[[], Folded], *, spaces: int = 1) -> None:
         self.operations: list[Operation] = []
         self.followings: list[Following] = []
         self.tokens: list[tuple[str, Track]] = []
@@ -113,7 +130,8 @@ class History:
         self._world = world
         self._folded = folded
         self._order = itertools.count()
-        self._anybody = 0
+        self._nothing: Positions = (START,) * spaces
+        self._anybody = self._nothing
 
     def begin(
         self, kind: Kind, client: str, book: str, track: Track, args: dict[str, object]
@@ -128,19 +146,18 @@ class History:
     def end(
         self,
         operation: Operation,
-        position: int,
+        positions: Sequence[Position],
         *,
         answer: Answer = None,
         error: BokilogError | None = None,
     ) -> None:
-        """An operation was answered; `position` is what its session says it has seen now."""
-        track = operation.track
-        if position < track.position:
-            self._world.violation(
-                f"session {track.name} went back from {track.position} to {position}: {operation}"
-            )
-        track.position = max(track.position, position)
-        self._anybody = max(self._anybody, position)
+        """An operation was answered; `positions` are what its session says it has seen now."""
+        track, said = operation.track, tuple(positions)
+        known = track.positions or self._nothing
+        if any(now < before for now, before in zip(said, known, strict=True)):
+            self._world.violation(f"session {track.name} went back from {known} to {said}")
+        track.positions = _later(said, known)
+        self._anybody = _later(said, self._anybody)
         operation.answer, operation.error = answer, error
         operation.ended = self._seen(track)
         self._world.note(f"{operation.client} {operation.kind} {_short(answer)} {error!r}")
@@ -153,9 +170,12 @@ class History:
         self.unanswered -= 1
 
     def _seen(self, track: Track) -> Seen:
-        return Seen(
-            next(self._order), self._world.now_s, track.position, self._anybody, self._folded()
-        )
+        session = track.positions or self._nothing
+        return Seen(next(self._order), self._world.now_s, session, self._anybody, self._folded())
+
+
+def _later(some: Positions, others: Positions) -> Positions:
+    return tuple(map(max, some, others))
 
 
 def _short(answer: Answer) -> str:

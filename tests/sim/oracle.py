@@ -7,12 +7,17 @@ of frames, replicas, checkpoints or crashes.
 
 Beside the reference, which stands at the end of the order, a `Timeline` per LogBook knows since
 when each record is visible and trimmed, so that a read can be judged at any position.
+
+A log space of class `flush` or `memory` may lose the end of its order with the machines that held
+it (P11), or all of it with the processes (P20). Then the one history forks: what was is kept as a
+branch in `lost`, for judging those who were told of it while it was so, and the order goes on from
+where the view, or the fold that starts over, says. Whether anything may be lost says `may_lose`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from bokilog.errors import (
@@ -32,8 +37,18 @@ from bokilog.messages import (
     VERDICT_TAGS_ENDED,
     VERDICT_VISIBLE,
 )
-from bokilog.metalog import Cut, DeleteBook, EndTags, Entry, ForgetKeys, Hold, Release, Trim
-from bokilog.record import Unit
+from bokilog.metalog import (
+    Cut,
+    DeleteBook,
+    EndTags,
+    Entry,
+    ForgetKeys,
+    Hold,
+    OpenShard,
+    Release,
+    Trim,
+)
+from bokilog.record import Durability, Unit
 from bokilog.reference import ReferenceBook
 from bokilog.storage_nodes.index import FrameOutcome, Index
 from bokilog.storage_nodes.index_store import IndexStore
@@ -118,6 +133,8 @@ class Timeline:
 
     def visible(self, tag: str | None, start: int, until: int, at: int) -> list[Seen]:
         """What readers of a tag find in `[start, until)` at a position."""
+        if self.deleted_at is not None and at >= self.deleted_at:
+            return []
         start = max(start, self.trim_until(tag, at))
         first = bisect_left(self.records, start, key=_seqnum)
         after = bisect_left(self.records, until, key=_seqnum)
@@ -142,13 +159,23 @@ def _seqnum(record: Seen) -> int:
     return record.seqnum
 
 
-class SpaceOracle:
-    """The one history of one log space."""
+class Fork(NamedTuple):
+    """Where a branch was left."""
 
-    def __init__(self, space: int, world: World, whole: Callable[[Frame], Frame]) -> None:
-        self.space = space
-        self._whole = whole
-        """A frame's undamaged copy: an index does not look at payload, and may fold bad bytes."""
+    term: Term
+    """The first one of what came instead."""
+    kept: int
+    """Count of entries that both have."""
+    lost_until: int
+    """First seqnum that the branch left behind has not given."""
+    started_over: bool
+    """By `StartOver`: none of the records before count any more."""
+
+
+class Branch:
+    """One line of entries with what they did; `SpaceOracle` is the one that counts."""
+
+    def __init__(self) -> None:
         self.entries: list[EntryRecord] = []
         self.units: list[OrderedUnit] = []
         self.by_data: dict[bytes, list[OrderedUnit]] = {}
@@ -156,11 +183,13 @@ class SpaceOracle:
         self.tail = 1
         self.timelines: dict[int, Timeline] = {}
         self.books: dict[int, ReferenceBook] = {}
-        self.starts: dict[Term, tuple[int, int]] = {}
-        """Where each term began: (count, tail), as the views say."""
-        self._world = world
-        self._timestamp_ms = 0
-        self._deleted: set[int] = set()
+        self.deleted: set[int] = set()
+        self.timestamp_ms = 0
+        self.raw: list[tuple[Position, Entry, Sequence[Frame], int]] = []
+        """Entries as they came, with frames and chained hash: what of them is left after a loss is
+        folded again."""
+        self.forks: list[Fork] = []
+        """Before this branch, the oldest first."""
 
     @property
     def count(self) -> int:
@@ -171,6 +200,112 @@ class SpaceOracle:
 
     def tail_at(self, count: int) -> int:
         return self.entries[count - 1].tail if count else 1
+
+    def met(self, position: Position) -> int:
+        """The count by which a token of that position is met here (P27)."""
+        forks = [fork.kept for fork in self.forks if position.term < fork.term]
+        return min([position.count, *forks])
+
+
+class SpaceOracle(Branch):
+    """The one history of one log space."""
+
+    def __init__(
+        self,
+        space: int,
+        world: World,
+        whole: Callable[[Frame], Frame],
+        *,
+        durability: Durability = "sync",
+        may_lose: Callable[[bool], bool] = lambda everything: False,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.durability = durability
+        self.lost: list[SpaceOracle] = []
+        """Branches that were left, the oldest first; `forks` says where."""
+        self._may_lose = may_lose
+        """Whether machines that held the end of the metalog, or (True) processes that held all
+        records, have stopped."""
+        self._whole = whole
+        """A frame's undamaged copy: an index does not look at payload, and may fold bad bytes."""
+        self.starts: dict[Term, tuple[int, int]] = {}
+        """Where each term began: (count, tail), as the views say."""
+        self.gaps: dict[int, dict[int, int]] = {}
+        """By count of entries, what cuts order and no replica has: first seqnum to records."""
+        self._world = world
+
+    @property
+    def branches(self) -> Iterator[SpaceOracle]:
+        """All of them, the one that counts last."""
+        yield from self.lost
+        yield self
+
+    @property
+    def now(self) -> tuple[int, int]:
+        """(branch, count): how far the order has been folded."""
+        return len(self.lost), self.count
+
+    def reached(self, known: tuple[int, int], branch: int) -> int:
+        """The count that a branch had when the order stood at `known`."""
+        at, count = known
+        if at > branch:
+            return [*self.branches][branch].count
+        return min([count, *(fork.kept for fork in self.forks[at:branch])])
+
+    # --- what is lost -----------------------------------------------------------------------------
+
+    def view_stored(self, term: Term, count: int, tail: int) -> None:
+        """A view says where the terms before `term` ended."""
+        self.starts[term] = count, tail
+        if count < self.count:
+            self._leave(Fork(term, count, self.tail, False), everything=False)
+            if tail < max(each.tail for each in self.lost):
+                self._broken(f"term {term} gives seqnums from {tail} on again")
+
+    def start_over(self, position: Position, tail: int) -> None:
+        """Some index begins anew there, empty (P20); the entry that says so follows."""
+        fork = self.forks[-1] if self.forks else None
+        if fork is not None and fork.started_over and fork.kept == position.count:
+            return
+        if position.count < self.count:
+            self._broken(f"a fold starts over at {position}, {self.count} entries were folded")
+            return
+        self._leave(Fork(position.term, position.count, tail, True), everything=True)
+        nobodys = OpenShard(self.timestamp_ms, 0, "", ())
+        term = self.entries[-1].term if self.entries else Term(0)
+        while self.count < position.count:  # ordered, and lost before anybody folded it
+            self.entries.append(EntryRecord(term, nobodys, (), (), None, self.tail, 0))
+            self.raw.append((Position(term, self.count), nobodys, (), 0))
+        self.tail = max(self.tail, tail)
+
+    def _leave(self, fork: Fork, *, everything: bool) -> None:
+        """The order as it was is lost; what is left of it is folded again."""
+        self._world.note(f"log space {self.space} loses {fork} of {self.count} entries")
+        lossless = self.durability == "sync" or not self._may_lose(everything)
+        if lossless and (self.units or not everything):
+            self._broken(f"{fork} loses what {self.count} entries say, and nothing has failed")
+        was = SpaceOracle(self.space, self._world, self._whole, durability=self.durability)
+        for name in vars(Branch()):
+            setattr(was, name, getattr(self, name))
+        was.starts, was.lost, was.gaps = dict(self.starts), list(self.lost), dict(self.gaps)
+        for name, value in vars(Branch()).items():
+            setattr(self, name, value)
+        for position, entry, frames, chained_hash in was.raw[: fork.kept]:
+            self._take(position, entry, frames, chained_hash)
+        if fork.started_over:
+            # Entries stay, for positions; what they did does not.
+            self.units, self.by_data, self.deleted = [], {}, set()
+            self.timelines, self.books = {}, {}
+        self.lost.append(was)
+        self.forks = [*was.forks, fork]
+
+    def _home(self, position: Position) -> SpaceOracle:
+        """The branch that an entry is of: one that lags folds what is lost already."""
+        for place, fork in enumerate(self.forks):
+            if position.term < fork.term and position.count > fork.kept:
+                return self.lost[place]
+        return self
 
     # --- what indexes tell ------------------------------------------------------------------------
 
@@ -184,24 +319,35 @@ class SpaceOracle:
         chained_hash: int,
     ) -> None:
         """A cut was applied by some index."""
+        home = self._home(position)
+        if home is not self:
+            home.cut(node, position, cut, frames, outcomes, chained_hash)
+            return
         checksums = tuple(frame.checksum for frame in frames)
         if position.count == self.count + 1:
-            self._extend_by_cut(position, cut, frames, checksums, chained_hash)
+            self._take(position, cut, frames, chained_hash)
         found = tuple((each.first_seqnum, each.verdicts, each.void_units) for each in outcomes)
         self._compare(node, position, cut, checksums, found, None, chained_hash)
+
+    def skipped(self, node: str, position: Position, gaps: Sequence[tuple[int, int]]) -> None:
+        """An index folds around records (first seqnum, count) that the metalog says are lost: that
+        may be only where every copy of them can be gone (P24)."""
+        if self.durability == "sync" or not self._may_lose(False):
+            self._broken(f"{node} at {position} folds around {gaps}, of which a copy is left")
+        self.gaps[position.count] = dict(gaps)
 
     def other(
         self, node: str, position: Position, entry: Entry, answer: object, chained_hash: int
     ) -> None:
         """Another entry was applied by some index."""
+        home = self._home(position)
+        if home is not self:
+            home.other(node, position, entry, answer, chained_hash)
+            return
         if isinstance(answer, BokilogError):
             answer = (type(answer).__name__, answer.args)
         if position.count == self.count + 1:
-            self._enter(position, entry.timestamp_ms)
-            expected = self._apply(position.count, entry)
-            self.entries.append(
-                EntryRecord(position.term, entry, (), (), expected, self.tail, chained_hash)
-            )
+            self._take(position, entry, (), chained_hash)
         self._compare(node, position, entry, (), (), answer, chained_hash)
 
     def _compare(
@@ -235,6 +381,20 @@ class SpaceOracle:
 
     # --- the reference ----------------------------------------------------------------------------
 
+    def _take(
+        self, position: Position, entry: Entry, frames: Sequence[Frame], chained_hash: int
+    ) -> None:
+        """The next entry."""
+        self.raw.append((position, entry, frames, chained_hash))
+        if isinstance(entry, Cut):
+            self._extend_by_cut(position, entry, frames, chained_hash)
+            return
+        self._enter(position, entry.timestamp_ms)
+        expected = self._apply(position.count, entry)
+        self.entries.append(
+            EntryRecord(position.term, entry, (), (), expected, self.tail, chained_hash)
+        )
+
     def _enter(self, position: Position, timestamp_ms: int) -> None:
         last = self.entries[-1].term if self.entries else Term(0)
         if position.term < last:
@@ -246,26 +406,27 @@ class SpaceOracle:
             if tail < self.tail:
                 self._broken(f"term {position.term} begins at {tail}, ordered is {self.tail}")
             self.tail = max(self.tail, tail)
-        if timestamp_ms < self._timestamp_ms:
-            self._broken(f"{position} is of {timestamp_ms}, before it came {self._timestamp_ms}")
-        self._timestamp_ms = max(self._timestamp_ms, timestamp_ms)
+        if timestamp_ms < self.timestamp_ms:
+            self._broken(f"{position} is of {timestamp_ms}, before it came {self.timestamp_ms}")
+        self.timestamp_ms = max(self.timestamp_ms, timestamp_ms)
 
     def _extend_by_cut(
-        self,
-        position: Position,
-        cut: Cut,
-        frames: Sequence[Frame],
-        checksums: tuple[int, ...],
-        chained_hash: int,
+        self, position: Position, cut: Cut, frames: Sequence[Frame], chained_hash: int
     ) -> None:
+        checksums = tuple(frame.checksum for frame in frames)
         self._enter(position, cut.timestamp_ms)
         if cut.first_seqnum != self.tail:
             self._broken(f"{position} orders from {cut.first_seqnum}, the tail is {self.tail}")
         seqnum = cut.first_seqnum
         outcomes = []
+        gaps = self.gaps.get(position.count, {})
         for frame in frames:
+            while seqnum in gaps:
+                seqnum += gaps[seqnum]
             outcomes.append(self._frame(position.count, seqnum, frame, cut.timestamp_ms))
             seqnum += frame.records
+        while seqnum in gaps:
+            seqnum += gaps[seqnum]
         self.tail = seqnum
         self.entries.append(
             EntryRecord(
@@ -324,7 +485,7 @@ class SpaceOracle:
             timeline = self.timeline(unit.book)
             timeline.changed(unit.at)
             for place, (data, tags) in enumerate(zip(unit.datas, unit.tags, strict=True)):
-                seen = Seen(unit.seqnum + place, data, tags, self._timestamp_ms, unit.at)
+                seen = Seen(unit.seqnum + place, data, tags, self.timestamp_ms, unit.at)
                 timeline.records.append(seen)
         return verdict
 
@@ -336,7 +497,7 @@ class SpaceOracle:
         key: str | None,
         now_ms: int,
     ) -> Verdict:
-        if unit.book in self._deleted:
+        if unit.book in self.deleted:
             return [number, VERDICT_BOOK_DELETED, None, None]
         book = self._book(unit.book)
         book.tail = max(book.tail, unit.seqnum)
@@ -358,6 +519,14 @@ class SpaceOracle:
             return [number, VERDICT_DUPLICATE, span.start, len(span)]
         return [number, VERDICT_VISIBLE, unit.seqnum, None]
 
+    def _deleted_answer(self, entry: Entry) -> object:
+        """Everything of a deleted LogBook counts as trimmed."""
+        if isinstance(entry, Trim):
+            return [self.tail, None]
+        if isinstance(entry, Hold) and entry.seqnum < self.tail:
+            return (Trimmed.__name__, (self.tail,))
+        return []
+
     def _apply(self, count: int, entry: Entry) -> object:
         """Another entry's effect; what its proposer has to be told."""
         if isinstance(entry, ForgetKeys):
@@ -366,6 +535,8 @@ class SpaceOracle:
             return []
         if not isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags):
             return []
+        if entry.book in self.deleted:
+            return self._deleted_answer(entry)
         book = self._book(entry.book)
         book.tail = self.tail
         timeline = self.timeline(entry.book)
@@ -390,7 +561,7 @@ class SpaceOracle:
             case EndTags():
                 book.end_tags(entry.prefix)
             case DeleteBook():
-                self._deleted.add(entry.book)
+                self.deleted.add(entry.book)
                 timeline.deleted_at = timeline.deleted_at or count
         return []
 
@@ -411,8 +582,10 @@ class WatchedIndex(Index):
         self._node = node
         self._oracle = oracle
 
-    def apply_cut(self, position, cut, frames):  # type: ignore[no-untyped-def]  # as in Index
-        outcomes = super().apply_cut(position, cut, frames)
+    def apply_cut(self, position, cut, frames, *, gaps=()):  # type: ignore[no-untyped-def]
+        outcomes = super().apply_cut(position, cut, frames, gaps=gaps)
+        if gaps:
+            self._oracle.skipped(self._node, position, gaps)
         applied = [frame for _, frame, _ in frames]
         self._oracle.cut(self._node, position, cut, applied, outcomes, self.chained_hash)
         return outcomes
@@ -422,8 +595,22 @@ class WatchedIndex(Index):
         self._oracle.other(self._node, position, entry, answer, self.chained_hash)
         return answer
 
+    def start_over(self, position: Position, *, tail: int) -> None:
+        super().start_over(position, tail=tail)
+        self._oracle.start_over(position, tail)
+
 
 def space_oracles(
-    world: World, spaces: Sequence[LogSpaceId], whole: Callable[[Frame], Frame]
+    world: World,
+    durabilities: Sequence[Durability],
+    whole: Callable[[Frame], Frame],
+    *,
+    may_lose: Callable[[bool], bool],
 ) -> dict[LogSpaceId, SpaceOracle]:
-    return {space: SpaceOracle(space, world, whole) for space in spaces}
+    """Of each log space; their numbers are their places."""
+    return {
+        LogSpaceId(space): SpaceOracle(
+            space, world, whole, durability=durability, may_lose=may_lose
+        )
+        for space, durability in enumerate(durabilities)
+    }

@@ -18,7 +18,7 @@ from bokilog.ids import NodeId
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member import MemberCore
 from bokilog.storage_nodes.core import StorageCore
-from tests.sim.cluster import SPACE, Cluster
+from tests.sim.cluster import Cluster
 from tests.sim.disk import Atlas
 from tests.sim.history import History, Track
 from tests.sim.loop import World
@@ -60,8 +60,12 @@ class Simulation:
         self.knobs = knobs or draw(seed)
         self.world = World(seed, traced=traced)
         self.cluster = Cluster(self.world, self.knobs)
-        self.oracle = self.cluster.oracles[SPACE]
-        self.history = History(self.world, lambda: self.oracle.count)
+        oracles = self.cluster.oracles
+        self.history = History(
+            self.world,
+            lambda: tuple(oracle.now for oracle in oracles.values()),
+            spaces=len(oracles),
+        )
         self.clients: dict[int, SimClient] = {}
         self.nemesis = Nemesis(self)
         self._lives = 0
@@ -119,13 +123,16 @@ class Simulation:
 
     def _behind(self) -> list[str]:
         """What follows that go on have still to yield."""
-        judge = Judge(self.history, self.oracle)
+        judge = Judge(self.history, self.cluster.oracles)
         reasons = [judge.behind(each) for each in self.history.followings if not each.over]
         return [reason for reason in reasons if reason is not None]
 
     def _copying(self) -> bool:
         """Whether some replica has yet to get records of its fold from its peers (P33)."""
-        replicas = [self.cluster.replica(node) for node in self.cluster.storage]
+        cluster = self.cluster
+        replicas = [
+            cluster.replica(node, space) for node in cluster.storage for space in cluster.spaces
+        ]
         return any(each is None or each._backfill.busy for each in replicas)
 
     def _auditor(self) -> SimClient:
@@ -139,8 +146,8 @@ class Simulation:
         await auditor._up()
         session = auditor._log.client.default_session
         track = Track(auditor.life)
-        for number in range(self.knobs.books):
-            book = auditor._log.book(f"book-{number}", session=session)
+        for name in self.knobs.book_names:
+            book = auditor._log.book(name, session=session)
             calls = Calls(auditor, book, track, session, auditor._chance)
             done = await calls._append_one(auditor.data(), "t0")
             for _ in range(50):
@@ -166,13 +173,17 @@ class Simulation:
     # --- the checks -------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        for reason in first(broken_rules(self.history, self.oracle)):
+        for reason in first(broken_rules(self.history, self.cluster.oracles)):
             self.world.violation(reason)
         for node in self.cluster.storage:
-            replica = self.cluster.replica(node)
-            assert replica is not None
-            for reason in first(unlike_the_order(node, replica, self.oracle)):
-                self.world.violation(reason)
+            for space, oracle in self.cluster.oracles.items():
+                replica = self.cluster.replica(node, space)
+                assert replica is not None
+                if replica.folds_given_up or replica.disagreement:
+                    text = f"{node} took its fold of log space {space} for wrong, and it was not"
+                    self.world.violation(text)
+                for reason in first(unlike_the_order(node, replica, oracle)):
+                    self.world.violation(reason)
 
     def _report(self) -> Report:
         operations = self.history.operations
@@ -220,7 +231,15 @@ class Nemesis:
             "flip": self._flip,
             "clock": self._jump,
             "checkpoint": self._checkpoint,
+            "blackout": self._black_out,
         }
+        durabilities = self._knobs.durabilities
+        others = frozenset(self._cluster.storage) - self._atlas.victims
+        self._never_restarted = others if "memory" in durabilities else frozenset[str]()
+        """Storage nodes that stop only with all others: what they hold in memory is all there may
+        be of it."""
+        self._never_powerless = others if "flush" in durabilities else frozenset[str]()
+        """The same of machines, with what they have not synced."""
 
     def start(self) -> None:
         for name, often in sorted(self._knobs.faults.items()):
@@ -258,11 +277,14 @@ class Nemesis:
                     cluster.crash(node, power=False)
         # A disk that was lost is whole again once its node has caught up: no other may go before.
         lost = self._simulation.history.damaged or self.struck.get("wipe")
+        lost = lost or len(self._knobs.durabilities) > 1
         candidates = [node for node in cluster.storage if not lost or node in self._atlas.victims]
         spare = len(cluster.storage) - self._knobs.write_quorum
         away = self._chance.sample(candidates, min(spare, len(candidates)))
         if self._chance.random() >= self._knobs.away_share:
             away = []
+        if "memory" in self._knobs.durabilities:
+            away = []  # whether it still holds what the others lost only itself can say (P20)
         for node in away:
             cluster.crash(node, power=True)
         for node in cluster.nodes:
@@ -293,8 +315,16 @@ class Nemesis:
     def _kill(self, nodes: tuple[NodeId, ...]) -> None:
         node = self._chance.choice(nodes)
         power = self._chance.random() < self._knobs.power_share
-        if node in self._cluster.processes:
-            self._cluster.crash(node, power=power)
+        if node in self._cluster.processes and node not in self._never_restarted:
+            self._cluster.crash(node, power=power and node not in self._never_powerless)
+            self._start_later(node)
+
+    def _black_out(self) -> None:
+        """All storage nodes are started again at once: nothing is left in memory."""
+        for node in self._cluster.storage:
+            if node in self._cluster.processes:
+                self._cluster.crash(node, power=False)
+        for node in self._cluster.storage:
             self._start_later(node)
 
     def _kill_client(self) -> None:
@@ -377,7 +407,7 @@ class Nemesis:
 
     def _fail_sync(self) -> None:
         """The node is read-only from then on, until somebody starts it again."""
-        node = self._chance.choice(sorted(self._cluster.disks))
+        node = self._chance.choice(sorted(set(self._cluster.disks) - self._never_restarted))
         self._cluster.disks[node].fail_next_sync()
 
         def look() -> None:
@@ -405,9 +435,10 @@ class Nemesis:
 
     def _checkpoint(self) -> None:
         node = self._chance.choice(self._cluster.storage)
-        replica = self._cluster.replica(node)
-        if replica is not None:
-            replica.checkpoint_timer()
+        for space in self._cluster.spaces:
+            replica = self._cluster.replica(node, space)
+            if replica is not None:
+                replica.checkpoint_timer()
 
 
 def simulate(seed: int, knobs: Knobs | None = None, *, traced: bool = False) -> Report:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, fields
 
+from bokilog.ids import LogSpaceId
+from bokilog.record import Durability
+
 
 @dataclass(slots=True, kw_only=True)
 class Knobs:
@@ -20,6 +23,8 @@ class Knobs:
     """Of the second, at most: everything works, and everybody has to catch up."""
 
     # the cluster
+    durabilities: tuple[Durability, ...] = ("sync",)
+    """One log space each; the first is of class `sync`."""
     sequencer_count: int = 1
     heartbeat_s: float = 0.05
     store_lost_share: float = 0.0
@@ -77,6 +82,20 @@ class Knobs:
     data_bytes: int = 40
     weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
 
+    @property
+    def book_names(self) -> list[str]:
+        """Of the LogBooks, each with its class."""
+        classes = self.durabilities
+        return [f"{classes[number % len(classes)]}-{number}" for number in range(self.books)]
+
+    def durability_of(self, name: str) -> Durability:
+        """The class that a LogBook of that name is meant to have."""
+        return next(each for each in self.durabilities if name.startswith(each))
+
+    def space_of(self, name: str) -> LogSpaceId:
+        """Its log space, if it has that class."""
+        return LogSpaceId(self.durabilities.index(self.durability_of(name)))
+
     def described(self) -> str:
         """What differs from the calm world."""
         calm = Knobs()
@@ -107,6 +126,14 @@ WEIGHTS: dict[str, float] = {
     "token": 1,
 }
 
+MORE_WEIGHTS: dict[str, float] = {
+    "key_batch": 2,
+    "aux": 2,
+    "seqnum_at": 1,
+    "delete": 0.2,
+}
+"""The same, for drawn worlds only: planted bugs are known by seeds of worlds without them."""
+
 FAULTS: dict[str, float] = {
     "kill_storage": 0.6,
     "kill_sequencer": 0.25,
@@ -127,6 +154,18 @@ FAULTS: dict[str, float] = {
     "checkpoint": 1.0,
 }
 """How often per second, where they are on."""
+
+CLASS_FAULTS: dict[str, float] = {"blackout": 0.4}
+"""Of worlds that have other classes than `sync`."""
+
+
+CLASSES: tuple[tuple[Durability, ...], ...] = (
+    ("sync",),
+    ("sync",),
+    ("sync", "flush"),
+    ("sync", "memory"),
+    ("sync", "flush", "memory"),
+)
 
 
 def draw(seed: int) -> Knobs:
@@ -177,4 +216,14 @@ def draw(seed: int) -> Knobs:
         if chance.random() < 0.5:
             knobs.faults["wipe"] = knobs.faults["flip"] = 0.0
     knobs.load_entries = chance.choice((0, 3, 20, 1_000))
+    knobs.weights |= {
+        name: weight * chance.choice((0.0, 0.5, 1.0, 3.0)) for name, weight in MORE_WEIGHTS.items()
+    }
+    knobs.durabilities = chance.choice(CLASSES)
+    if len(knobs.durabilities) > 1:
+        knobs.books += len(knobs.durabilities) - 1
+        knobs.faults |= {
+            name: often * amount * chance.choice((0.0, 1.0, 2.0))
+            for name, often in CLASS_FAULTS.items()
+        }
     return knobs

@@ -4,31 +4,40 @@ The numbers in brackets are those of the checker list that this simulator was bu
 appends are there (1), one seqnum one value (2), keys (3), failures never appear (4), real-time
 order (5), client order and whole batches (6), neighbours (7), tokens (8), monotone `None` (9),
 conditions (10, 11), the metalog (12, 13), trims and holds (14), the index is the fold (15),
-durability (17), wiped disks (18), and the chained hash (21). Those about the order itself are
-judged while it is folded (`oracle.py`); here calls are compared with it.
+durability (17), wiped disks (18), and the chained hash (21); also aux data, times, and LogBooks
+that are deleted and made again. Those about the order itself are judged while it is folded
+(`oracle.py`); here calls are compared with it.
 
 A read may be answered by the log as it was at any position from what its session had seen to the
 last one known to anybody (P27); whoever is told a record that is known for ever is not told that it
 was trimmed since, unless its own session knows.
+
+A name may have had several LogBooks, and a log space below class `sync` several histories
+(`oracle.py`): then what is right of any of them that the caller may have met is right. What no loss
+excuses: two values that anybody was told of one seqnum.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from bokilog.client.books import Created, decode
+from bokilog.client.books import Created, Deleted, decode
 from bokilog.errors import (
     AppendUnknown,
     ConditionFailed,
     CorruptRecord,
     DataError,
+    DataLost,
     KeyReused,
     Trimmed,
 )
-from bokilog.ids import SYSTEM_BOOK, Position
+from bokilog.ids import SYSTEM_BOOK, SYSTEM_SPACE, LogSpaceId, Position
 from bokilog.limits import SEQNUM_MAX
 from bokilog.messages import (
+    VERDICT_BOOK_DELETED,
     VERDICT_CONDITION_FAILED,
     VERDICT_DUPLICATE,
     VERDICT_KEY_REUSED,
@@ -37,29 +46,61 @@ from bokilog.messages import (
     ReadReply,
 )
 from bokilog.metalog import Hold, Trim as TrimEntry
-from bokilog.record import Page, Record, Trim
+from bokilog.record import Durability, Page, Record, Trim
 from bokilog.storage_nodes.replica import Replica
 from tests.sim.history import Following, History, Operation
 from tests.sim.oracle import OrderedUnit, Seen, SpaceOracle, Timeline
 
 NO_END = SEQNUM_MAX + 1
+NOBODYS = -1
+"""The number of the LogBook that there is when there is none: nothing is in it."""
+Oracles = Mapping[LogSpaceId, SpaceOracle]
 
 
-def book_numbers(oracle: SpaceOracle) -> dict[str, int]:
-    """LogBooks by name, as the system LogBook has them."""
-    found = {}
+@dataclass(slots=True)
+class Incarnation:
+    """One of the LogBooks that a name has had."""
+
+    number: int
+    durability: Durability
+    born: int
+    """Count of the system log space at which it was created."""
+    died: int | None = None
+    """The same of its deletion."""
+
+
+class Sight(NamedTuple):
+    """A LogBook in one history, and the positions of it that an answer may be of."""
+
+    oracle: SpaceOracle
+    timeline: Timeline
+    low: int
+    high: int
+    number: int
+
+
+def incarnations(oracle: SpaceOracle) -> dict[str, list[Incarnation]]:
+    """LogBooks by name, as the system LogBook has them, the oldest first."""
+    found: dict[str, list[Incarnation]] = {}
+    by_number: dict[int, Incarnation] = {}
     for record in oracle.timeline(SYSTEM_BOOK).records:
         said = decode(record.data)
         if isinstance(said, Created):
-            found[said.name] = record.seqnum
+            made = Incarnation(record.seqnum, said.durability, record.born)
+            by_number[record.seqnum] = made
+            found.setdefault(said.name, []).append(made)
+        elif isinstance(said, Deleted):
+            by_number[said.number].died = record.born
     return found
 
 
-def broken_rules(history: History, oracle: SpaceOracle) -> Iterator[str]:
+def broken_rules(history: History, oracles: Oracles) -> Iterator[str]:
     """Everything in a history that no right log could have done."""
-    judge = Judge(history, oracle)
+    judge = Judge(history, oracles)
     yield from judge.appends()
     yield from judge.order()
+    yield from judge.values()
+    yield from judge.auxes()
     for operation in history.operations:
         reason = judge.call(operation)
         if reason is not None:
@@ -73,13 +114,69 @@ def broken_rules(history: History, oracle: SpaceOracle) -> Iterator[str]:
 class Judge:
     """One history against one order."""
 
-    def __init__(self, history: History, oracle: SpaceOracle) -> None:
+    def __init__(self, history: History, oracles: Oracles) -> None:
         self._history = history
-        self._oracle = oracle
-        self._numbers = book_numbers(oracle)
+        self._oracles = oracles
+        self._books = incarnations(oracles[SYSTEM_SPACE])
+        self._spaces = {oracle.durability: LogSpaceId(space) for space, oracle in oracles.items()}
 
-    def timeline(self, book: str) -> Timeline:
-        return self._oracle.timeline(self._numbers.get(book, -1))
+    # --- which LogBook, in which history ----------------------------------------------------------
+
+    def _incarnations(self, book: str) -> list[Incarnation]:
+        return self._books.get(book, [])
+
+    def _oracle(self, incarnation: Incarnation) -> SpaceOracle:
+        return self._oracles[self._spaces[incarnation.durability]]
+
+    def _numbers(self, book: str) -> set[int]:
+        return {each.number for each in self._incarnations(book)}
+
+    def _bounds(self, operation: Operation, oracle: SpaceOracle, branch: int) -> tuple[int, int]:
+        """First and last position of a branch that an answer may be of; first past last: none."""
+        assert operation.ended is not None
+        space = oracle.space
+        seen = operation.began.session[space]
+        if operation.args.get("linearizable"):
+            seen = max(seen, operation.began.anybody[space])
+        of = [*oracle.branches][branch]
+        if branch < len(oracle.lost) and seen.term >= oracle.forks[branch].term:
+            return 1, 0  # whoever has seen what came after it is told nothing of it any more
+        low = of.met(seen)
+        known = oracle.reached(operation.ended.folded[space], branch)
+        high = max(low, known, of.met(operation.ended.session[space]))
+        if low > of.count:
+            return 1, 0
+        return low, min(high, of.count)
+
+    def _sights(self, operation: Operation) -> Iterator[Sight]:
+        """Everything that an answer may be of."""
+        system = self._oracles[SYSTEM_SPACE]
+        low, high = self._bounds(operation, system, 0)
+        for each in self._incarnations(operation.book):
+            if each.born > high:
+                continue
+            oracle = self._oracle(each)
+            for branch, of in enumerate(oracle.branches):
+                first, last = self._bounds(operation, oracle, branch)
+                if first <= last:
+                    yield Sight(of, of.timeline(each.number), first, last, each.number)
+        if self._none_between(operation.book, low, high):
+            for oracle in self._oracles.values():
+                for branch, of in enumerate(oracle.branches):
+                    first, last = self._bounds(operation, oracle, branch)
+                    if first <= last:
+                        yield Sight(of, Timeline(), first, last, NOBODYS)
+
+    def _none_between(self, book: str, low: int, high: int) -> bool:
+        """Whether there was no LogBook of that name at some position."""
+        at = low
+        for each in self._incarnations(book):
+            if at < each.born:
+                return True
+            if each.died is None:
+                return False
+            at = max(at, each.died)
+        return at <= high
 
     # --- appends ----------------------------------------------------------------------------------
 
@@ -91,15 +188,29 @@ class Judge:
                 if reason is not None:
                     yield f"{reason}: {operation}"
 
-    def _units(self, operation: Operation) -> list[OrderedUnit]:
+    def _units(self, operation: Operation) -> list[tuple[SpaceOracle, int, OrderedUnit]]:
+        """(log space, branch, unit) of everything that its bytes became."""
         datas = operation.args["datas"]
         assert isinstance(datas, tuple)
-        return self._oracle.by_data.get(datas[0], [])
+        return [
+            (oracle, branch, unit)
+            for oracle in self._oracles.values()
+            for branch, of in enumerate(oracle.branches)
+            for unit in of.by_data.get(datas[0], ())
+        ]
 
     def _append(self, operation: Operation) -> str | None:
-        units, keyed = self._units(operation), "key" in operation.args
-        if len(units) > 1 and not keyed:
-            return f"it was ordered {len(units)} times, at {[unit.seqnum for unit in units]}"
+        found, keyed = self._units(operation), "key" in operation.args
+        units = [unit for _, _, unit in found]
+        for oracle in self._oracles.values():
+            places = [
+                unit.seqnum
+                for of, branch, unit in found
+                if (of, branch) == (oracle, len(of.lost))
+                and unit.verdict[1] != VERDICT_BOOK_DELETED  # then it is sent to the next one
+            ]
+            if len(places) > 1 and not keyed:
+                return f"it was ordered {len(places)} times, at {places}"
         error = operation.error
         if operation.ended is None or isinstance(error, AppendUnknown):
             return None
@@ -114,58 +225,99 @@ class Judge:
                 return f"its key was not used so: {[unit.verdict for unit in units]}"
             return None
         if error is not None:
-            if units and not keyed and error.definite:
-                return f"it failed for certain, and was ordered at {units[0].seqnum}"
+            visible = [unit for unit in units if unit.verdict[1] == VERDICT_VISIBLE]
+            if visible and not keyed and error.definite:
+                return f"it failed for certain, and was ordered at {visible[0].seqnum}"
             return None
-        return self._acknowledged(operation, units)
+        return self._acknowledged(operation, found)
 
-    def _acknowledged(self, operation: Operation, units: list[OrderedUnit]) -> str | None:
+    def _acknowledged(
+        self, operation: Operation, found: list[tuple[SpaceOracle, int, OrderedUnit]]
+    ) -> str | None:
         datas, answer = operation.args["datas"], operation.answer
         assert isinstance(datas, tuple) and operation.ended is not None
         first = answer.start if isinstance(answer, range) else answer
         if isinstance(answer, range) and len(answer) != len(datas):
             return f"{len(datas)} records were given {len(answer)} seqnums"
-        for unit in units:
+        for oracle, branch, unit in found:
             landed = unit.verdict[2] if unit.verdict[1] == VERDICT_DUPLICATE else unit.seqnum
             if unit.verdict[1] not in (VERDICT_VISIBLE, VERDICT_DUPLICATE) or landed != first:
                 continue
-            if unit.datas != datas or unit.book != self._numbers.get(operation.book):
+            if unit.datas != datas or unit.book not in self._numbers(operation.book):
                 return f"something else was ordered: {unit}"
             if not _same_tags(operation.args["tags"], unit.tags):
                 return f"it was ordered with other tags: {unit}"
-            if operation.ended.session < unit.at:
+            if [*oracle.branches][branch].met(operation.ended.session[oracle.space]) < unit.at:
+                if branch < len(oracle.lost):
+                    continue  # its session has seen what came after the loss
                 return f"its token does not cover it: it was ordered by entry {unit.at}"
             return None
+        for each in self._incarnations(operation.book):
+            forks = self._oracle(each).forks
+            if any(fork.started_over and _number(first, 0) < fork.lost_until for fork in forks):
+                return None  # it was in memory, and lost before anybody had folded it
+        units = [unit for _, _, unit in found]
         return f"it was acknowledged at {first}, and that is not so: {units}"
 
     def order(self) -> Iterator[str]:
         """(5), (6): acknowledged before another was issued, or issued before it by the same
         client: ordered before it."""
-        placed = []
+        placed: dict[int, list[tuple[Operation, int]]] = defaultdict(list)
         for operation in self._history.operations:
             if operation.kind == "append" and "key" not in operation.args:
-                units = self._units(operation)
-                if units and units[0].verdict[1] == VERDICT_VISIBLE:
-                    placed.append((operation, units[0].seqnum))
-        ends = sorted(
-            (operation.ended.order, seqnum)
-            for operation, seqnum in placed
-            if operation.ok and operation.ended is not None
-        )
-        largest, place = 0, 0
-        for operation, seqnum in sorted(placed, key=lambda each: each[0].began.order):
-            while place < len(ends) and ends[place][0] < operation.began.order:
-                largest = max(largest, ends[place][1])
-                place += 1
-            if seqnum < largest:
-                yield f"it was ordered at {seqnum}, after {largest} was known: {operation}"
-        last: dict[tuple[str, str], int] = defaultdict(int)
-        for operation, seqnum in placed:
-            if operation.ok:
-                line = operation.client, operation.book
-                if seqnum < last[line]:
-                    yield f"an earlier append of its client stands behind it: {operation}"
-                last[line] = seqnum
+                found = self._units(operation)
+                seqnums = {(each[0].space, each[2].seqnum) for each in found}
+                if len(seqnums) == 1 and found[0][2].verdict[1] == VERDICT_VISIBLE:
+                    placed[found[0][0].space].append((operation, found[0][2].seqnum))
+        for each in placed.values():
+            yield from _order(each)
+
+    # --- what no loss excuses ---------------------------------------------------------------------
+
+    def values(self) -> Iterator[str]:
+        """(2): whoever is told of a seqnum is told of the same record, also across losses."""
+        known: dict[tuple[LogSpaceId, int], tuple[object, object]] = {}
+        for book, seqnum, record, who in self._told():
+            spaces = {self._spaces[each.durability] for each in self._incarnations(book)}
+            if len(spaces) != 1:
+                continue  # nothing says of which of them the answer is
+            first, told = known.setdefault((spaces.pop(), seqnum), (record, who))
+            if first != record:
+                yield f"seqnum {seqnum} was {first!r} to {told}, and is {record!r} to {who}"
+
+    def _told(self) -> Iterator[tuple[str, int, bytes, object]]:
+        """(LogBook, seqnum, data, who was told) of every record in any answer."""
+        for operation in self._history.operations:
+            answer = operation.answer
+            if operation.kind == "append" and operation.ok:
+                datas = operation.args["datas"]
+                assert isinstance(datas, tuple)
+                first = answer.start if isinstance(answer, range) else answer
+                assert isinstance(first, int)
+                for place, data in enumerate(datas):
+                    yield operation.book, first + place, data, operation.client
+            for record in records_in(answer):
+                yield operation.book, record.seqnum, record.data, operation.client
+        for following in self._history.followings:
+            for record in following.records:
+                yield following.book, record.seqnum, record.data, following.client
+
+    def auxes(self) -> Iterator[str]:
+        """Aux data may get lost; what stands beside a record was set there, and before."""
+        kept: dict[tuple[str, object, object], int] = {}
+        for operation in self._history.operations:
+            if operation.kind == "aux":
+                args = operation.args
+                name = operation.book, args["seqnum"], args["aux"]
+                kept.setdefault(name, operation.began.order)
+        for operation in self._history.operations:
+            for record in records_in(operation.answer):
+                if record.aux is None:
+                    continue
+                set_at = kept.get((operation.book, record.seqnum, record.aux))
+                assert operation.ended is not None
+                if set_at is None or set_at > operation.ended.order:
+                    yield f"{record.aux!r} was not set beside {record.seqnum}: {operation}"
 
     # --- other calls ------------------------------------------------------------------------------
 
@@ -178,111 +330,143 @@ class Judge:
                 return self._read(operation)
             case "tail":
                 return self._tail(operation)
+            case "seqnum_at":
+                return self._seqnum_at(operation)
             case "trim":
                 return self._trim(operation)
             case "hold":
                 return self._hold(operation)
+            case "delete":
+                return self._delete(operation)
             case _:
                 return None
 
-    def _bounds(self, operation: Operation) -> tuple[int, int]:
-        """First and last position that an answer may be of."""
-        assert operation.ended is not None
-        low = operation.began.session
-        if operation.args.get("linearizable"):
-            low = max(low, operation.began.anybody)
-        high = max(low, operation.ended.folded, operation.ended.session)
-        return low, min(high, self._oracle.count)
-
     def _read(self, operation: Operation) -> str | None:
         error = operation.error
-        timeline = self.timeline(operation.book)
-        low, high = self._bounds(operation)
-        if low > high:
-            return f"it had seen {low}, and the order ended at {high}"
+        sights = [*self._sights(operation)]
         if isinstance(error, Trimmed):
-            return self._trimmed(operation, timeline, low, high, error.trim_until)
-        if isinstance(error, DataError) and not (
-            isinstance(error, CorruptRecord) and self._history.damaged
-        ):
-            return "nothing was lost or damaged everywhere"
+            reasons = [self._trimmed(operation, sight, error.trim_until) for sight in sights]
+            return None if None in reasons else f"nothing is trimmed so: {reasons}"
+        if isinstance(error, DataError):
+            return self._lost(operation, error, sights)
         if error is not None:
             return None
-        asked = Asked(timeline, operation.args)
-        points = timeline.points(low, high)
-        if any(asked.right(operation.answer, at) for at in points):
-            return None
-        if self._right_before(operation, timeline, asked, high):
-            return None
-        expected = [asked.expected(at) for at in (low, high)]
-        return f"right between {low} and {high} was {expected[0]} to {expected[1]}"
+        if not sights:
+            return f"it had seen {operation.began.session}, and the order never came there"
+        expected: list[object] = []
+        for sight in sights:
+            asked = Asked(sight.timeline, operation.args)
+            points = sight.timeline.points(sight.low, sight.high)
+            if any(asked.right(operation.answer, at) for at in points):
+                return None
+            if self._right_before(operation, sight, asked):
+                return None
+            shown = [asked.expected(at) for at in (sight.low, sight.high)]
+            expected.append(f"between {sight.low} and {sight.high}: {shown[0]} to {shown[1]}")
+        return f"right was {' or '.join(map(str, expected))}"
 
-    def _right_before(
-        self, operation: Operation, timeline: Timeline, asked: Asked, high: int
-    ) -> bool:
+    def _lost(self, operation: Operation, error: DataError, sights: list[Sight]) -> str | None:
+        """What is said to be gone may be: by damage, or with the memory it was in."""
+        if isinstance(error, CorruptRecord) and self._history.damaged:
+            return None
+        if isinstance(error, DataLost):
+            for each in self._incarnations(operation.book):
+                oracle = self._oracle(each)
+                starts = [fork.lost_until for fork in oracle.forks if fork.started_over]
+                if any(error.seqnum < start for start in starts):
+                    return None
+        return "nothing was lost or damaged everywhere"
+
+    def _right_before(self, operation: Operation, sight: Sight, asked: Asked) -> bool:
         """Whether the answer was right for ever but for a trim, at some position, and its session
         had not heard of that trim: such an answer may come from any position (P27)."""
         answer = operation.answer
         first = answer.seqnum if isinstance(answer, Record) else None
         if isinstance(answer, Page):
             first = min((record.seqnum for record in answer.records), default=None)
-        if operation.args.get("linearizable") or (first or NO_END) < operation.trimmed:
+        trimmed = operation.trimmed if len(self._incarnations(operation.book)) == 1 else 0
+        if operation.args.get("linearizable") or (first or NO_END) < trimmed:
             return False
         return any(
-            asked.right(answer, at) and asked.closed(answer, self._oracle.tail_at(at))
-            for at in timeline.points(0, high)
+            asked.right(answer, at) and asked.closed(answer, sight.oracle.tail_at(at))
+            for at in sight.timeline.points(0, sight.high)
         )
 
-    def _trimmed(
-        self, operation: Operation, timeline: Timeline, low: int, high: int, until: int
-    ) -> str | None:
-        args = operation.args
+    def _trimmed(self, operation: Operation, sight: Sight, until: int) -> str | None:
+        args, timeline = operation.args, sight.timeline
         tag = args.get("tag")
         assert tag is None or isinstance(tag, str)
         positions = [args.get(name) for name in ("min_seqnum", "max_seqnum", "seqnum", "until")]
         lowest = min((each for each in positions if isinstance(each, int) and each), default=0)
-        for at in timeline.points(low, high):
+        for at in timeline.points(sight.low, sight.high):
             if timeline.trim_until(tag, at) == until and 0 < lowest < until:
                 return None
-        return f"it is trimmed until {timeline.trim_until(tag, high)}"
+        return f"it is trimmed until {timeline.trim_until(tag, sight.high)}"
 
     def _tail(self, operation: Operation) -> str | None:
         """(5): past everything that anybody knew of."""
         if operation.error is not None:
             return None
-        low, _ = self._bounds(operation)
-        oracle, tail = self._oracle, operation.answer
-        if self._numbers.get(operation.book) is None:
-            return None
+        tail = operation.answer
         assert isinstance(tail, int)
-        if tail < oracle.tail_at(min(low, oracle.count)) and tail != 1:
-            return f"anybody could know that it is {oracle.tail_at(low)} or more"
-        if tail > oracle.tail:
-            return f"nothing was ever ordered past {oracle.tail}"
-        return None
+        reasons = []
+        for oracle, timeline, low, _, number in self._sights(operation):
+            if number == NOBODYS and tail == 1:
+                return None
+            if number == NOBODYS or timeline is None:
+                continue
+            if tail < oracle.tail_at(low):
+                reasons.append(f"anybody could know that it is {oracle.tail_at(low)} or more")
+            elif tail > oracle.tail:
+                reasons.append(f"nothing was ever ordered past {oracle.tail}")
+            else:
+                return None
+        return "; ".join(reasons) or "there was no such LogBook"
 
-    def _entries(self, operation: Operation, kind: type[TrimEntry] | type[Hold]) -> list[int]:
-        """Counts of the entries that this proposal may have become."""
-        _, high = self._bounds(operation)
-        number = self._numbers.get(operation.book)
-        return [
-            count
-            for count, record in enumerate(self._oracle.entries[:high], 1)
-            if isinstance(record.entry, kind)
-            and record.entry.book == number
-            and all(
-                getattr(record.entry, name, value) == value
-                for name, value in operation.args.items()
-            )
-        ]
+    def _seqnum_at(self, operation: Operation) -> str | None:
+        """From the answer on is what was ordered at that time or later, and nothing before it."""
+        if operation.error is not None:
+            return None
+        seqnum, at_ms = operation.answer, operation.args["timestamp_ms"]
+        assert isinstance(seqnum, int) and isinstance(at_ms, int)
+        reasons = []
+        for oracle, timeline, low, high, _ in self._sights(operation):
+            for at in timeline.points(low, high):
+                visible = timeline.visible(None, 0, NO_END, at)
+                late = [each.seqnum for each in visible if each.timestamp_ms >= at_ms]
+                if late and late[0] == seqnum:
+                    return None
+                if not late and oracle.tail_at(low) <= seqnum <= oracle.tail_at(high):
+                    return None  # the tail, or what has been appended there since
+                if not late and seqnum == 1 and not visible:
+                    return None  # there was no such LogBook
+                reasons.append(f"at {at}: {late[:1] or oracle.tail_at(at)}")
+        return f"right was {' or '.join(reasons[:6])}"
+
+    def _entries(
+        self, operation: Operation, kind: type[TrimEntry] | type[Hold]
+    ) -> Iterator[object]:
+        """Answers to the entries that this proposal may have become."""
+        numbers = self._numbers(operation.book)
+        for oracle in self._oracles.values():
+            for of in oracle.branches:
+                for record in of.entries:
+                    if (
+                        isinstance(record.entry, kind)
+                        and record.entry.book in numbers
+                        and all(
+                            getattr(record.entry, name, value) == value
+                            for name, value in operation.args.items()
+                        )
+                    ):
+                        yield record.answer
 
     def _trim(self, operation: Operation) -> str | None:
         if operation.error is not None:
             return None
         answer = operation.answer
         assert isinstance(answer, Trim)
-        found = self._entries(operation, TrimEntry)
-        answers = [self._oracle.entries[count - 1].answer for count in found]
+        answers = [*self._entries(operation, TrimEntry)]
         if [answer.until, answer.held_by] not in answers:
             return f"the fold answered {answers}"
         return None
@@ -291,38 +475,111 @@ class Judge:
         error = operation.error
         if error is not None and not isinstance(error, Trimmed):
             return None
-        answers = [
-            self._oracle.entries[count - 1].answer for count in self._entries(operation, Hold)
-        ]
+        answers = [*self._entries(operation, Hold)]
         wanted: object = [] if error is None else (type(error).__name__, error.args)
         return None if wanted in answers else f"the fold answered {answers}"
+
+    def _delete(self, operation: Operation) -> str | None:
+        """Whoever is told that a LogBook is deleted can rely on it: its log space knows (P5)."""
+        assert operation.ended is not None
+        if not operation.ok:
+            return None
+        folded = operation.ended.folded
+        for each in self._incarnations(operation.book):
+            if each.died is None or each.died > folded[SYSTEM_SPACE][1]:
+                continue
+            oracle = self._oracle(each)
+            known = oracle.timeline(each.number).deleted_at
+            if known is not None and known <= oracle.reached(
+                folded[oracle.space], len(oracle.lost)
+            ):
+                return None
+            if oracle.lost:
+                return None  # the deletion may have been lost with the end of its order
+        return "no log space has been told"
 
     # --- follows ----------------------------------------------------------------------------------
 
     def following(self, following: Following) -> str | None:
         """(7): every record once, in order, none left out unless it was trimmed."""
-        timeline, last = self.timeline(following.book), following.start - 1
-        final = self._oracle.count
+        last: dict[int, int] = {}
         for record in following.records:
-            if record.seqnum <= last:
-                return f"{record.seqnum} follows {last}"
-            seen = timeline.record(record.seqnum)
-            if seen is None or not _same(record, seen):
-                return f"{record} is not {seen}"
+            found = [
+                each
+                for each in self._incarnations(following.book)
+                for of in self._oracle(each).branches
+                if (seen := of.timeline(each.number).record(record.seqnum)) is not None
+                and _same(record, seen)
+            ]
+            if not found:
+                return f"{record} is nowhere in the order"
+            each = found[-1]
+            before = last.get(each.number, following.start - 1 if not last else 0)
+            if record.seqnum <= before:
+                return f"{record.seqnum} follows {before}"
             if following.tag is not None and following.tag not in record.tags:
                 return f"{record} is not of the tag"
-            for skipped in timeline.visible(following.tag, last + 1, record.seqnum, final):
-                return f"{skipped} was left out between {last} and {record.seqnum}"
-            last = record.seqnum
+            timeline = self._oracle(each).timeline(each.number)
+            final = self._final(each)
+            for skipped in timeline.visible(following.tag, before + 1, record.seqnum, final):
+                return f"{skipped} was left out between {before} and {record.seqnum}"
+            last[each.number] = record.seqnum
         return None
+
+    def _final(self, incarnation: Incarnation) -> int:
+        """The last position at which something could be left out."""
+        oracle = self._oracle(incarnation)
+        deleted_at = oracle.timeline(incarnation.number).deleted_at
+        return oracle.count if deleted_at is None else deleted_at
 
     def behind(self, following: Following) -> str | None:
         """(20): what a follow that goes on has still to yield."""
-        last = following.records[-1].seqnum if following.records else following.start - 1
-        timeline = self.timeline(following.book)
-        for missing in timeline.visible(following.tag, last + 1, NO_END, self._oracle.count):
+        found = self._incarnations(following.book)
+        if not found or found[-1].died is not None:
+            return None
+        if any(self._oracle(each).lost for each in found[:-1]):
+            return None  # that an older one was deleted may be lost, where followers would hear it
+        oracle, number = self._oracle(found[-1]), found[-1].number
+        timeline, start = oracle.timeline(number), 0
+        for record in following.records:
+            seen = timeline.record(record.seqnum)
+            if seen is not None and _same(record, seen):
+                start = record.seqnum + 1
+        if len(found) == 1:
+            start = max(start, following.start)
+        for missing in timeline.visible(following.tag, start, NO_END, oracle.count):
             return f"{following.client} {following.book} {following.tag} has yet to see {missing}"
         return None
+
+
+def records_in(answer: object) -> list[Record]:
+    """Those that a call returned."""
+    if isinstance(answer, Page):
+        return list(answer.records)
+    return [answer] if isinstance(answer, Record) else []
+
+
+def _order(placed: list[tuple[Operation, int]]) -> Iterator[str]:
+    """Of one log space."""
+    ends = sorted(
+        (operation.ended.order, seqnum)
+        for operation, seqnum in placed
+        if operation.ok and operation.ended is not None
+    )
+    largest, place = 0, 0
+    for operation, seqnum in sorted(placed, key=lambda each: each[0].began.order):
+        while place < len(ends) and ends[place][0] < operation.began.order:
+            largest = max(largest, ends[place][1])
+            place += 1
+        if seqnum < largest:
+            yield f"it was ordered at {seqnum}, after {largest} was known: {operation}"
+    last: dict[tuple[str, str], int] = defaultdict(int)
+    for operation, seqnum in placed:
+        if operation.ok:
+            line = operation.client, operation.book
+            if seqnum < last[line]:
+                yield f"an earlier append of its client stands behind it: {operation}"
+            last[line] = seqnum
 
 
 class Asked:

@@ -18,11 +18,11 @@ from bokilog.client.logbook import ClientLogBook
 from bokilog.client.node import Client
 from bokilog.client.port import Events
 from bokilog.client.session import Session
-from bokilog.errors import BokilogError, Trimmed
-from bokilog.ids import NodeId
+from bokilog.errors import BokilogError, DataLost, LogBookConflict, Trimmed
+from bokilog.ids import NodeId, Position
 from bokilog.messages import AppendFrame, Message, Welcome
-from bokilog.record import Buffer, Entry, Record, Trim
-from tests.sim.cluster import SPACE, Cluster
+from bokilog.record import Buffer, Durability, Entry, Record, Trim
+from tests.sim.cluster import WALL_START_MS, Cluster
 from tests.sim.history import Following, History, Kind, Operation, Track
 from tests.sim.loop import ProcessLoop, World
 from tests.sim.network import Wire
@@ -143,8 +143,13 @@ class SimClient:
         self._history = history
         self._chance = cluster.world.chance(self.life)
         self._made = 0
+        self._prepared: set[str] = set()
         self._log = self.loop.inside(self._connect)
         self._default = Track(f"{self.life} default")
+
+    @property
+    def _session0(self) -> Session:
+        return self._log.client.default_session
 
     def _connect(self) -> ClientLog:
         client = Client(
@@ -159,6 +164,10 @@ class SimClient:
             self.spawn(self._work(worker))
         for follower in range(self._knobs.followers):
             self.spawn(self._follow(follower))
+
+    def forget(self, name: str) -> None:
+        """The LogBook was deleted."""
+        self._prepared.discard(name)
 
     def spawn(self, work: Awaitable[None]) -> None:
         self._tasks.append(self.loop.create_task(_awaited(work)))
@@ -188,24 +197,40 @@ class SimClient:
             if name == "token":
                 track, session = self._session(worker)
                 continue
-            number = self._chance.randrange(self._knobs.books)
-            book = self._log.book(f"book-{number}", session=session)
+            book = self._log.book(self.book_name(), session=session)
             await Calls(self, book, track, session, self._chance).make(name)
+
+    def book_name(self) -> str:
+        """Of some LogBook."""
+        return self._knobs.book_names[self._chance.randrange(self._knobs.books)]
+
+    async def prepare(self, name: str) -> Operation | None:
+        """Whoever appends to a LogBook that is not of class `sync` creates it first."""
+        durability = self._knobs.durability_of(name)
+        if durability == "sync" or name in self._prepared:
+            return None
+        calls = Calls(self, self._log.book(name), self._default, self._session0, self._chance)
+        done = await calls.create(durability)
+        if done.ok or isinstance(done.error, LogBookConflict):
+            # An append that overtook a deletion may have made it anew, with the usual class.
+            self._prepared.add(name)
+            return None
+        return done
 
     def _session(self, worker: int) -> tuple[Track, Session]:
         """Goes on with what somebody else has seen, and leaves what this one has for others."""
         track = self._default
         session: Session = self._log.client.default_session
-        given = Track(f"token of {track.name}", track.position, dict(track.trims))
+        given = Track(f"token of {track.name}", track.positions, dict(track.trims))
         tokens = self._history.tokens
         tokens.append((session.token, given))
         token, theirs = self._chance.choice(tokens[-20:])
-        mine = Track(f"{self.life} worker {worker}", theirs.position, dict(theirs.trims))
+        mine = Track(f"{self.life} worker {worker}", theirs.positions, dict(theirs.trims))
         return mine, self._log.session(token)
 
     async def _follow(self, number: int) -> None:
         await self._up()
-        book = self._log.book(f"book-{self._chance.randrange(self._knobs.books)}")
+        book = self._log.book(self.book_name())
         tag = self._chance.choice((None, "t0"))
         start = 0
         while True:
@@ -217,6 +242,8 @@ class SimClient:
                     seen.records.append(record)
             except Trimmed as error:
                 start = error.trim_until
+            except DataLost as error:
+                start = error.seqnum + 1  # of a log space in memory; what comes next is there
             except BokilogError as error:
                 self._world.note(f"{self.life} follow {number} {error!r}")
                 await asyncio.sleep(0.1)
@@ -238,9 +265,21 @@ class SimClient:
         names = [f"t{number}" for number in range(self._knobs.tags)]
         return tuple(self._chance.sample(names, min(amount, len(names))))
 
-    def history_tail(self) -> int:
-        """About where the order ends."""
-        return self._cluster.oracles[SPACE].tail
+    def history_tail(self, name: str) -> int:
+        """About where the order of a LogBook's log space ends."""
+        return self._cluster.oracles[self._knobs.space_of(name)].tail
+
+    def positions(self, session: Session) -> tuple[Position, ...]:
+        """What a session says that it has seen."""
+        return tuple(session.position(space) for space in self._cluster.spaces)
+
+    def wall_ms(self) -> int:
+        """About the time of the last records."""
+        return WALL_START_MS + int(self._world.now_s * 1000)
+
+    @property
+    def log(self) -> ClientLog:
+        return self._log
 
     @property
     def knobs(self) -> Knobs:
@@ -280,6 +319,10 @@ class Calls:
             "trim_tag": self._trim_tag,
             "hold": self._hold,
             "release": self._release,
+            "key_batch": self._key_batch,
+            "aux": self._aux,
+            "seqnum_at": self._seqnum_at,
+            "delete": self._delete,
         }
         await calls[name]()
 
@@ -291,12 +334,12 @@ class Calls:
         try:
             answer = await call()
         except BokilogError as error:
-            history.end(operation, self._position(), error=error)
+            history.end(operation, self._positions(), error=error)
         except asyncio.CancelledError:
             history.given_up(operation)
             raise
         else:
-            history.end(operation, self._position(), answer=answer)
+            history.end(operation, self._positions(), answer=answer)
             if kind == "trim" and args["tag"] is None:
                 trims = self._track.trims
                 until = cast(Trim, answer).until
@@ -304,8 +347,8 @@ class Calls:
         history.answered()
         return operation
 
-    def _position(self) -> int:
-        return self._session.position(SPACE).count
+    def _positions(self) -> tuple[Position, ...]:
+        return self._client.positions(self._session)
 
     # --- appends ----------------------------------------------------------------------------------
 
@@ -316,6 +359,9 @@ class Calls:
         self, data: bytes, tags: str | tuple[str, ...], **more: object
     ) -> Operation:
         args = {key: value for key, value in more.items() if value is not None}
+        refused = await self._client.prepare(self._book.name)
+        if refused is not None and not refused.ok:
+            return refused
         return await self._call(
             "append",
             lambda: self._book.append(data, tags, **args),  # type: ignore[arg-type]
@@ -336,6 +382,9 @@ class Calls:
         tags = tuple(self._client.tags() for _ in range(count))
         entries = [Entry(data, tag) for data, tag in zip(datas, tags, strict=True)]
         unless = {"t0": self._seqnum()} if self._chance.random() < 0.3 else None
+        refused = await self._client.prepare(self._book.name)
+        if refused is not None and not refused.ok:
+            return
         await self._call(
             "append",
             lambda: self._book.append_batch(entries, unless=unless),
@@ -376,11 +425,47 @@ class Calls:
             if not done.unknown:
                 return
 
+    async def _key_batch(self) -> None:
+        """A unit with a key, tried again as it is: the same span, or nothing was ordered before."""
+        chance = self._chance
+        refused = await self._client.prepare(self._book.name)
+        if refused is not None and not refused.ok:
+            return
+        count = chance.randrange(2, 6)
+        datas = tuple(self._client.data() for _ in range(count))
+        tags = tuple(self._client.tags() for _ in range(count))
+        entries = [Entry(data, tag) for data, tag in zip(datas, tags, strict=True)]
+        key = f"key of unit {datas[0].decode()[:20]}"
+        for _ in range(chance.choice((1, 2, 3))):
+            await self._call(
+                "append",
+                lambda: self._book.append_batch(entries, key=key),
+                datas=datas,
+                tags=tags,
+                key=key,
+            )
+
+    # --- LogBooks ---------------------------------------------------------------------------------
+
+    async def create(self, durability: Durability) -> Operation:
+        """Create the LogBook with a class of its own."""
+        log, name = self._client.log, self._book.name
+        return await self._call(
+            "create", lambda: log.create_book(name, durability=durability), durability=durability
+        )
+
+    async def _delete(self) -> None:
+        """Delete the LogBook; whoever appends next makes another one of that name."""
+        log, name = self._client.log, self._book.name
+        done = await self._call("delete", lambda: log.delete_book(name))
+        if done.ok or done.unknown:
+            self._client.forget(name)
+
     # --- reads ------------------------------------------------------------------------------------
 
     def _seqnum(self) -> int:
         """Some place: mostly near the end of what is known."""
-        tail = max(2, self._client.history_tail())
+        tail = max(2, self._client.history_tail(self._book.name))
         if self._chance.random() < 0.2:
             return 0
         if self._chance.random() < 0.5:
@@ -467,10 +552,33 @@ class Calls:
     async def _tail(self) -> None:
         await self._call("tail", lambda: self._book.tail(), linearizable=True)
 
+    async def _seqnum_at(self) -> None:
+        at_ms = self._client.wall_ms() - self._chance.choice((-50, 0, 20, 200, 2_000, 1 << 40))
+        at_ms = max(0, at_ms)
+        await self._call(
+            "seqnum_at", lambda: self._book.seqnum_at(at_ms), timestamp_ms=at_ms, linearizable=False
+        )
+
+    async def _aux(self) -> None:
+        """Derived bytes beside a record: they say beside which one, so a wrong place shows."""
+        found = await self._call(
+            "read_prev",
+            lambda: self._book.read_prev(),
+            tag=None,
+            max_seqnum=None,
+            linearizable=False,
+        )
+        seqnum = found.answer.seqnum if isinstance(found.answer, Record) else self._seqnum()
+        seqnum = max(1, seqnum - self._chance.choice((0, 0, 0, 1, 5)))
+        aux = f"{self._book.name} {seqnum} {self._client.data().decode()[:24]}".encode()
+        await self._call("aux", lambda: self._book.set_aux(seqnum, aux), seqnum=seqnum, aux=aux)
+        await self._page()
+
     # --- trims and holds --------------------------------------------------------------------------
 
     async def _trim(self) -> None:
-        until = max(0, self._client.history_tail() - self._chance.randrange(-2, 40))
+        tail = self._client.history_tail(self._book.name)
+        until = max(0, tail - self._chance.randrange(-2, 40))
         await self._call("trim", lambda: self._book.trim(until), until=until, tag=None)
 
     async def _trim_tag(self) -> None:
