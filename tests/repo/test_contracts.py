@@ -28,7 +28,9 @@ SHELLS = {
     "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
     "bokilog/functions": {"__init__", "__main__", "node", "replay"},
     "bokilog/functions/calls": {"__init__", "api", "node"},
-    "bokilog/functions/gateway": {"__init__"},
+    "bokilog/functions/gateway": {
+        *("__init__", "calls", "events", "log_api", "problems", "requests", "server", "settings"),
+    },
     "bokilog/functions/runtime": {
         *("__init__", "options", "runner"),
         # The user's side and the worker's: they wait, run the user's code, or stand upon what does.

@@ -1,0 +1,226 @@
+"""Functions over HTTP: forms of bodies, answers by outcome, calls that are records, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+
+from bokilog.call_errors import (
+    CallTimeout,
+    FunctionFailed,
+    InvalidArguments,
+    UnknownFunction,
+    WorkerLost,
+)
+from bokilog.codec import pack
+from bokilog.errors import BokilogError, Overloaded
+from bokilog.functions.calls.node import DurableCalls
+from bokilog.functions.gateway.requests import CALL, SESSION
+from bokilog.functions.runtime.messages import Encoding, Start
+from tests.unit.functions.gateway.conftest import Serve, Served
+
+pytestmark = pytest.mark.asyncio
+
+
+async def echo(start: Start) -> tuple[int, bytes]:
+    return start.encoding, bytes(start.payload)
+
+
+async def never(start: Start) -> tuple[int, bytes]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "encoding"),
+    [
+        ("application/json", b'{"x": 1}', Encoding.JSON),
+        ("application/msgpack", pack([[1], {}]), Encoding.MSGPACK),
+        ("application/x-msgpack", pack([[1], {}]), Encoding.MSGPACK),
+        ("image/png", b"\x89PNG", Encoding.RAW),
+    ],
+)
+async def test_a_body_is_handed_on_as_it_is(
+    serve: Serve, content_type: str, body: bytes, encoding: Encoding
+) -> None:
+    async with serve({"echo": echo}) as served:
+        headers = {"Content-Type": content_type}
+        async with served.http.post("/f/echo", data=body, headers=headers) as answer:
+            assert await answer.read() == body
+        (start,) = served.runner.started
+        assert (start.encoding, start.function, start.depth) == (encoding, "echo", 0)
+        assert answer.headers[CALL] == start.call_id
+
+
+async def test_no_body_is_no_arguments(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served, served.http.post("/f/echo") as answer:
+        assert answer.content_type == "application/json"
+        assert await answer.read() == b"{}"
+
+
+async def test_time_session_and_trace_travel(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served:
+        headers = {"Bokilog-Timeout": "2.5", "traceparent": "00-ab-cd-01"}
+        headers[SESSION] = served.log.session().token
+        async with served.http.post("/f/echo", json={}, headers=headers) as answer:
+            assert answer.headers[SESSION] == headers[SESSION]
+        (start,) = served.runner.started
+        assert (start.deadline_ms, start.token) == (2_500, headers[SESSION])
+        assert start.trace == "00-ab-cd-01"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (UnknownFunction("nope"), 404, {"function": "nope"}),
+        (InvalidArguments("price", "item", "is missing"), 400, {"argument": "item"}),
+        (CallTimeout("slow", 2.0), 504, {"definite": False}),
+        (Overloaded(1.0, "too many calls"), 429, {"retryable": True}),
+        (WorkerLost("f", "killed"), 502, {"retryable": True, "definite": False}),
+        (FunctionFailed("f", "ValueError", "no", "Traceback"), 500, {"type_name": "ValueError"}),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+async def test_what_came_of_a_call_is_a_status_and_a_problem(
+    serve: Serve, error: BokilogError, status: int, told: dict[str, object]
+) -> None:
+    async def fails(start: Start) -> tuple[int, bytes]:
+        raise error
+
+    async with serve({"f": fails}) as served, served.http.post("/f/f") as answer:
+        problem = await answer.json(content_type="application/problem+json")
+        assert answer.status == problem["status"] == status
+        assert ("Retry-After" in answer.headers) == (status == 429)
+    assert problem["title"] == type(error).__name__
+    assert told.items() <= problem.items()
+    assert problem["call"]
+    assert "trace" not in problem, "pages of it, for nobody who asked"
+
+
+async def test_a_python_object_cannot_be_answered(serve: Serve) -> None:
+    async def pickled(start: Start) -> tuple[int, bytes]:
+        return Encoding.PICKLE, b"..."
+
+    async with serve({"f": pickled}) as served, served.http.post("/f/f") as answer:
+        assert answer.status == 406
+
+
+async def test_a_client_that_goes_has_cancelled_its_call(serve: Serve) -> None:
+    async with serve({"never": never}) as served:
+        timeout = aiohttp.ClientTimeout(total=0.05)
+        with pytest.raises(TimeoutError):
+            await served.http.post("/f/never", timeout=timeout)
+        (running,) = served.runner.running
+        await asyncio.wait_for(running.gone.wait(), 10)
+        assert running.cancelled == ["the client is gone"]
+        assert running.task is not None
+        running.task.cancel()
+
+
+async def run_durable(served: Served) -> DurableCalls:
+    durable = DurableCalls(served.log, "shop", served.runner, "host-1")
+    await durable.start()
+    return durable
+
+
+async def test_an_accepted_call_can_be_asked_for(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served:
+        headers = {"Prefer": "respond-async"}
+        async with served.http.post("/f/echo", json={"x": 1}, headers=headers) as answer:
+            assert answer.status == 202
+            where = answer.headers["Location"]
+        async with served.http.get(f"{where}/result") as answer:
+            assert answer.status == 202, "nobody runs it yet"
+        async with served.http.get(where) as answer:
+            assert (await answer.json())["state"] == "waiting"
+        durable = await run_durable(served)
+        try:
+            async with served.http.get(f"{where}/result?wait_s=10") as answer:
+                assert await answer.json() == {"x": 1}
+            async with served.http.get(where) as answer:
+                assert (await answer.json())["state"] == "finished"
+        finally:
+            await durable.aclose()
+
+
+async def test_a_key_gives_the_result_of_the_first_call(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served:
+        durable = await run_durable(served)
+        try:
+            headers = {"Idempotency-Key": "k"}
+            for _ in range(2):
+                async with served.http.post("/f/echo", json={"x": 1}, headers=headers) as answer:
+                    assert await answer.json() == {"x": 1}
+            assert len(served.runner.started) == 1
+            async with served.http.post("/f/echo", json={"x": 2}, headers=headers) as answer:
+                assert answer.status == 422
+        finally:
+            await durable.aclose()
+
+
+async def test_a_call_can_be_cancelled(serve: Serve) -> None:
+    async with serve({"never": never}) as served:
+        headers = {"Prefer": "respond-async"}
+        async with served.http.post("/f/never", headers=headers) as answer:
+            where = answer.headers["Location"]
+        async with served.http.delete(where) as answer:
+            assert (await answer.json())["state"] == "cancelled"
+        async with served.http.get(f"{where}/result") as answer:
+            assert answer.status == 409
+
+
+async def test_unknown_functions_and_calls_are_not_accepted(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served:
+        headers = {"Prefer": "respond-async"}
+        async with served.http.post("/f/ecko", headers=headers) as answer:
+            assert answer.status == 404
+            assert "GET /functions" in (await answer.json(content_type=None))["detail"]
+        async with served.http.get("/calls/0123") as answer:
+            assert answer.status == 404
+        async with served.http.post("/f/echo", headers={"Bokilog-Timeout": "soon"}) as answer:
+            assert answer.status == 400
+
+
+async def test_functions_are_listed(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served, served.http.get("/functions") as answer:
+        (row,) = (await answer.json())["functions"]
+        assert (row["name"], row["signature"]) == ("echo", "(x: int) -> int")
+
+
+async def test_a_stream_goes_on_at_another_gateway(serve: Serve) -> None:
+    from bokilog.functions.calls.api import spawn
+    from bokilog.functions.calls.records import (
+        Finished,
+        ItemYielded,
+        book_name,
+        encode,
+        tags_of,
+    )
+
+    async with serve({"count": never}) as served:
+        call = await spawn(served.log, "shop", "count", b"{}", Encoding.JSON, stream=True)
+        book = served.log.book(book_name("shop"))
+
+        async def yield_one(place: int) -> None:
+            item = ItemYielded(call.id, 0, place, Encoding.JSON, json.dumps(place).encode())
+            await book.append(encode(item), tags_of(item))
+
+        await yield_one(0)
+        await yield_one(1)
+        async with served.http.get(f"/calls/{call.id}/items") as answer:
+            assert (await answer.content.readuntil(b"\n\n")).startswith(b"event: call\n")
+            first = await answer.content.readuntil(b"\n\n")
+            place = first.split(b"\n")[0].removeprefix(b"id: ")
+            assert first.endswith(b"data: 0\n\n")
+        await yield_one(2)
+        over = Finished(call.id, "host-1/x", 0, Encoding.JSON, "", [], 1, b"null")
+        await book.append(encode(over), tags_of(over, stream=True))
+        after = {"Last-Event-ID": place.decode()}
+        async with served.http.get(f"/calls/{call.id}/items", headers=after) as answer:
+            rest = await answer.content.read()
+        data = [line for line in rest.decode().split("\n") if line.startswith("data: ")]
+        assert data[:2] == ["data: 1", "data: 2"]
+        assert b"event: done" in rest
