@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.node import TIMEOUT_S_DEFAULT, Client
 from bokilog.client.opening import Opening, register_opener
 from bokilog.client.port import Events
 from bokilog.effects import (
+    Address,
     CancelTimer,
     CeilingRaised,
     Checkpoint,
@@ -71,8 +72,9 @@ ENGINE, STORAGE, SEQUENCER = NodeId("engine-1"), NodeId("storage-1"), NodeId("se
 SPACES: dict[LogSpaceId, Durability] = {
     LogSpaceId(number): durability for number, durability in enumerate(DURABILITIES)
 }
-CLIENT = 1
-"""The address of the one client of the process."""
+CLIENT = 0
+"""The address of the process's own client; those of connections are numbered from 1
+(`served.py`)."""
 CHECKPOINT_S = 10.0
 CACHE_BYTES = 64 << 20
 PENDING_BYTES = 256 << 20
@@ -160,6 +162,16 @@ class Storage:
         return self.disk.store(space)
 
 
+class Guests(Protocol):
+    """What carries messages to clients in other processes."""
+
+    def send(self, to: Address, message: Message, /) -> object: ...
+
+    def flush(self) -> None: ...
+
+    def stopped(self, error: Exception, /) -> None: ...
+
+
 class EmbeddedNode:
     """The three cores of one process, and what carries out their effects."""
 
@@ -170,6 +182,7 @@ class EmbeddedNode:
         self._closed = False
         self._bug: Exception | None = None
         self._client: Events | None = None
+        self._guests: Guests | None = None
         self._replies: list[Message] = []
         self._checkpoints = Checkpoints()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="bokilog-disk")
@@ -292,6 +305,11 @@ class EmbeddedNode:
         self._client = client
         return EmbeddedPort(self)
 
+    def serve(self, guests: Guests) -> Callable[[Event], None]:
+        """Clients of other processes; what is returned takes the events of their links."""
+        self._guests = guests
+        return lambda event: self._deliver(ENGINE, event)
+
     def welcome(self) -> Welcome:
         """What an engine tells a client: sessions start at the primary's tail (P27)."""
         positions = []
@@ -326,6 +344,8 @@ class EmbeddedNode:
         if self._replies and self._client is not None:
             replies, self._replies = self._replies, []
             self._client.on_messages(replies)
+        if self._guests is not None:
+            self._guests.flush()
 
     def _perform(self, effect: FromCore | SetTimer | CancelTimer) -> None:
         assert isinstance(effect, FromCore), "the driver keeps the timers"
@@ -334,6 +354,8 @@ class EmbeddedNode:
             case Send(to=to, message=message):
                 if to == CLIENT:
                     self._replies.append(message)
+                elif self._guests is not None and isinstance(to, int):
+                    self._guests.send(to, message)
             case Commit(space=space, token=token):
                 self._committers[LogSpaceId(space)].request((core, token))
             case Checkpoint(space=space):
@@ -346,6 +368,8 @@ class EmbeddedNode:
     def _on_bug(self, error: Exception) -> None:
         """Nothing more is decided; the client is told, the directory is left as after a crash."""
         self._bug = error
+        if self._guests is not None:
+            self._guests.stopped(error)
         if self._client is not None:
             self._client.on_down(f"it has stopped: {error!r}")
 
@@ -459,13 +483,18 @@ def open(  # the name of the public call
     return Opening(lambda: _open(path, timeout_s, settings or EmbeddedSettings()))
 
 
-async def _open(path: Path | None, timeout_s: float, settings: EmbeddedSettings) -> ClientLog:
+def start_node(path: Path | None, settings: EmbeddedSettings) -> EmbeddedNode:
+    """The node of an embedded log, in the running loop; raises as `open`."""
     storage = Storage(path, settings)
     try:
-        node = EmbeddedNode(storage, clock=SystemClock())
+        return EmbeddedNode(storage, clock=SystemClock())
     except BaseException:
         storage.close(clean=False)
         raise
+
+
+async def _open(path: Path | None, timeout_s: float, settings: EmbeddedSettings) -> ClientLog:
+    node = start_node(path, settings)
     client = Client(node.attach, timeout_s=timeout_s, on_close=node.aclose)
     client.on_up(node.welcome())
     return ClientLog(client)

@@ -150,7 +150,7 @@ class Host:
         """The log of its function node, once it is connected."""
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
-        self._outputs = CallOutputs(
+        self.outputs = CallOutputs(
             calls_max=settings.outputs_max, bytes_max=settings.output_bytes_max
         )
         self._core = Scheduler(
@@ -201,6 +201,18 @@ class Host:
     def stats(self) -> SchedulerStats:
         """For metrics and people."""
         return self._core.stats()
+
+    def worker_pids(self) -> list[int]:
+        """Of live workers."""
+        return self._core.pids()
+
+    def template_pids(self) -> list[int]:
+        """Of live templates."""
+        return self._templates.pids
+
+    def peers(self) -> dict[str, bool]:
+        """Other hosts of the app, and whether they answer."""
+        return self._connections.peers
 
     def _tell(self, message: CallMessage) -> None:
         self._driver.deliver(Received(LOCAL, message))
@@ -309,7 +321,7 @@ class Host:
                 else:
                     self._connections.send(to, message)
             case CallBegan():
-                self._outputs.began(effect.call_id, effect.function)
+                self.outputs.began(effect.call_id, effect.function)
                 if self._watcher is not None:
                     self._watcher.began(effect)
             case CallOver():
@@ -351,7 +363,7 @@ class Host:
         code = over.error[0] if over.error else None
         known = BY_CODE.get(code) if isinstance(code, int) else None
         outcome = "ok" if not over.error else known.__name__ if known is not None else "unknown"
-        self._outputs.over(over.call_id, over.function, outcome)
+        self.outputs.over(over.call_id, over.function, outcome)
         if self._watcher is not None:
             self._watcher.over(over)
 
@@ -410,12 +422,12 @@ class Host:
             return
         if isinstance(message, OutputsRequest):
             asked = message.call_id
-            pieces = self._outputs.of(asked) if asked else self._outputs.recent()
+            pieces = self.outputs.of(asked) if asked else self.outputs.recent()
             self._connections.send(source, Outputs(asked, pieces))
             return
         call_id = self._core.call_id(message.call) if message.call else ""
         if call_id:
-            self._outputs.wrote(call_id, message.stream, message.written)
+            self.outputs.wrote(call_id, message.stream, message.written)
         else:
             logger.info("%s %s: %s", *source, message.written.rstrip("\n"))
         if self._watcher is not None:

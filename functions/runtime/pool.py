@@ -335,7 +335,9 @@ class Pool:
             running = sum(1 for each in self.workers.values() if each.calls)
             return max(min(waiting + running + options.min_workers, options.max_workers), running)
         count = len(self.workers)
-        wanted = ceil(self.load.slots(now_s, waiting=waiting) / self.concurrency)
+        busy = self.load.slots(now_s, waiting=waiting) / self.concurrency
+        # While nothing waits, a worker is of use once it is busy half of the time.
+        wanted = ceil(busy) if waiting else int(busy + 0.5)
         if waiting:
             least = 1
             since_s = self.waiting_since_s

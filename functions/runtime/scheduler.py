@@ -645,8 +645,7 @@ class Scheduler:
         call = self._asked.get(source, {}).get(credit.call)
         if call is None:
             return
-        _, asked_for = credit  # its field `count` looks like a tuple's method to a type checker
-        count = min(asked_for, STREAM_WINDOW)
+        count = min(credit.items, STREAM_WINDOW)
         if call.phase is Phase.WAITING:
             call.credit = min(call.credit + count, STREAM_WINDOW)
         else:

@@ -49,6 +49,11 @@ from bokilog.functions.runtime.run_call import Runs
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import dial, redial_delay_s
 
+try:
+    import uvloop  # now: in a worker it would be imported anew each time
+except ImportError:  # not built for this system
+    uvloop = None  # type: ignore[assignment]
+
 CONNECT_TIMEOUT_S: Final = 5.0
 """Of one attempt to reach the node's engine; tried again for as long as the worker lives."""
 
@@ -110,9 +115,9 @@ class Worker:
         callbacks = LinkCallbacks(
             on_messages=self._on_messages, on_up=self._on_up, on_lost=self._on_lost
         )
-        await dial(self._settings.address, callbacks)
-        if self._settings.engine:
+        if self._settings.engine:  # before the host hears of us: a call may come at once
             self._opening = self._loop.create_task(self._connect())
+        await dial(self._settings.address, callbacks)
         await self._ended.wait()
         self._captured.flush()
         if self._link is not None:
@@ -187,7 +192,7 @@ def run_worker(app: App, settings: WorkerSettings, parts: PartRows) -> int:
     `os._exit`: threads of the user's code may never end."""
     run_here(app)
     _reseed()
-    loop = _new_loop()
+    loop = new_loop()
     asyncio.set_event_loop(loop)
     main = loop.create_task(_run(app, settings, parts))
     while not main.done():
@@ -214,9 +219,6 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # not built for this system
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+def new_loop() -> asyncio.AbstractEventLoop:
+    """A loop as workers have it."""
+    return uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
