@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from bokilog.errors import NotReady
+from bokilog.functions.calls.node import DurableCalls
+from bokilog.functions.gateway.server import Gateway
 from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.functions.runtime.host import Host, Watcher
 from bokilog.functions.runtime.process_settings import HostSettings
@@ -50,17 +52,82 @@ async def serve(
         InvalidSettings: the app cannot be loaded, and nobody watches its files.
     """
     host = Host(settings.host, watcher=watcher)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(host.aclose)
+    parts = _Parts(host, settings)
+    try:
         await host.begin()
-        ready()
-        stack.push_async_callback(host.drain)
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, host.ended)]
+        tasks = [asyncio.create_task(event.wait()) for event in (stop, host.ended)]
+        living = asyncio.create_task(parts.live(), name="parts of the host")
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if host.app:  # else it is being mended, and they start once it is
+                await parts.settled.wait()
+            if not living.done():
+                ready()
+                await asyncio.wait([living, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
-        host.refuse_calls()
+            for task in (living, *tasks):
+                task.cancel()
+            await asyncio.wait([living])
+        if not living.cancelled():
+            living.result()
+        await parts.aclose()
+        await host.drain()
+    finally:
+        await parts.aclose()
+        await host.aclose()
     if host.bug is not None:
         raise host.bug
+
+
+class _Parts:
+    """What stands upon the host in its process."""
+
+    def __init__(self, host: Host, settings: FunctionNodeSettings) -> None:
+        self._host = host
+        self._settings = settings
+        self._gateway: Gateway | None = None
+        self._durable: DurableCalls | None = None
+        self.settled = asyncio.Event()
+        """They have started, or failed to."""
+
+    async def live(self) -> None:
+        """From the time when the app is loaded first, until one of them cannot go on.
+
+        Raises:
+            BokilogError: why it cannot.
+        """
+        try:
+            await self._start()
+        finally:
+            self.settled.set()
+        durable = self._durable
+        assert durable is not None
+        await durable.ended.wait()
+        raise durable.error or NotReady("durable calls have ended")
+
+    async def _start(self) -> None:
+        host, settings = self._host, self._settings
+        await host.joined.wait()
+        assert host.log is not None
+        self._durable = durable = DurableCalls(host.log, host.app, host, settings.host.node_id)
+        host.peers_changed = self._tell_hosts
+        host.functions_changed = durable.functions_changed
+        self._tell_hosts()
+        await durable.start()
+        if settings.http:
+            self._gateway = await Gateway.start(
+                host, host.log, app=host.app, settings=settings.gateway
+            )
+            logger.info("HTTP at %s", self._gateway.url)
+
+    def _tell_hosts(self) -> None:
+        if self._durable is not None:
+            up = [name for name, answers in self._host.peers().items() if answers]
+            self._durable.set_hosts([self._settings.host.node_id, *up])
+
+    async def aclose(self) -> None:
+        """The gateway first: nothing new comes in; then durable calls are given up in order."""
+        gateway, self._gateway = self._gateway, None
+        if gateway is not None:
+            await gateway.aclose()
+        if self._durable is not None and not self._durable.ended.is_set():
+            await self._durable.aclose(self._settings.host.drain_calls_s)

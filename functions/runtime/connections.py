@@ -42,6 +42,7 @@ class Connections:
     Args:
         name: of the host.
         deliver: takes what the core is to know.
+        peers_changed: told when a host that was dialled answers, or does not any more.
         aside: takes what it need not: output, and who asks for it; also which workers are ready.
     """
 
@@ -51,6 +52,7 @@ class Connections:
         *,
         deliver: Callable[[Event], None],
         aside: Callable[[Address, Output | OutputsRequest | WorkerReady], None],
+        peers_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.app = ""
         """By name, once it is loaded; until then hosts of any app are taken."""
@@ -58,6 +60,7 @@ class Connections:
         self._name = name
         self._deliver = deliver
         self._aside = aside
+        self._peers_changed = peers_changed
         self._numbers = itertools.count(1)
         self._listeners: list[Listener] = []
         self._peers: dict[str, Peer] = {}
@@ -204,9 +207,13 @@ class Connections:
         self._links[name] = link
         self._names[link] = name
         self._deliver(LinkUp(name))
+        if name[0] == "peer":
+            self._peers_changed()
 
     def _lost(self, link: Link | Peer) -> None:
         name = self._names.pop(link, None)
         if name is not None and self._links.get(name) is link:
             del self._links[name]
             self._deliver(LinkDown(name))
+            if name[0] == "peer":
+                self._peers_changed()

@@ -160,7 +160,10 @@ class Host:
             seed=random.getrandbits(64),
         )
         self._connections = Connections(
-            settings.node_id, deliver=self._deliver, aside=self._on_aside
+            settings.node_id,
+            deliver=self._deliver,
+            aside=self._on_aside,
+            peers_changed=lambda: self.peers_changed(),
         )
         self._templates = Templates(self._template_command, ended=self._template_ended)
         self._driver: Driver[Event, Effect] = Driver(
@@ -180,6 +183,12 @@ class Host:
         self._failed = ""
         self._settled: asyncio.Event = asyncio.Event()
         """The first version of the app was loaded, or could not be."""
+        self.joined: asyncio.Event = asyncio.Event()
+        """The app is loaded, and other hosts are told that this one has it."""
+        self.peers_changed: Callable[[], None] = lambda: None
+        """Called when another host has begun or ceased to answer."""
+        self.functions_changed: Callable[[], None] = lambda: None
+        """Called when the app was loaded anew."""
         self.ended: asyncio.Event = asyncio.Event()
         """It cannot go on: `bug` says why."""
         self.bug: BaseException | None = None
@@ -261,6 +270,7 @@ class Host:
         )
         self._membership = Membership(self.log, self.app, record, changed=self._hosts_changed)
         await self._membership.join()
+        self.joined.set()
 
     def _names(self) -> list[str]:
         return [str(row[0]) for row in self._core.functions()]
@@ -376,6 +386,7 @@ class Host:
         self._failed = ""
         self._watch.watch(loaded.files)
         self._settled.set()
+        self.functions_changed()
         if self._membership is not None:
             self._spawn(self._membership.serve(names), "host-functions")
         elif self.log is not None:
