@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "info": ("books", "Show what is known of a LogBook."),
     "create-book": ("books", "Create a LogBook with properties of its own."),
     "delete-book": ("books", "Delete a LogBook with all it holds."),
+    "calls": ("calls", "List an app's durable calls that are not over."),
     "verify": ("verify", "Check the files of a stopped log, and say what is wrong."),
     "backup": ("backup", "Copy a log, while it runs, to a folder or an object store."),
     "restore": ("backup", "Make a new log of a backup."),
