@@ -126,7 +126,7 @@ class Held:
         for place, entry in enumerate(run.entries):
             if isinstance(entry, StartOver):
                 self._starts.append(run.first + place)
-            elif isinstance(entry, DeleteBook):
+            elif isinstance(entry, DeleteBook | Lost):
                 self._deletions.append(Run(run.space, run.term, run.first + place, (entry,)))
 
     def cut(self, count: int) -> bool:

@@ -41,6 +41,7 @@ from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
 from bokilog.io.open_views import open_views
 from bokilog.io.view_store import ViewStore, first_view
+from bokilog.sequencer.brought import bring
 from bokilog.sequencer.ceilings import Ceilings
 from bokilog.sequencer.controller import ControllerCore
 from bokilog.sequencer.core import SequencerCore
@@ -187,8 +188,9 @@ async def run_member(
     node = NodeId(settings.node_id)
     incarnation = views.register_incarnation(node)
     promise = PromiseFile(settings.data_dir / PROMISE)
-    core = _core(
+    core = await _core(
         settings,
+        latest=latest,
         views=views,
         directory=directory,
         journals=journals,
@@ -261,9 +263,10 @@ async def run_member(
         disk.shutdown(wait=True)
 
 
-def _core(
+async def _core(
     settings: SequencerSettings,
     *,
+    latest: View,
     views: ViewStore,
     directory: Directory,
     journals: Mapping[LogSpaceId, JournalFile],
@@ -272,7 +275,7 @@ def _core(
     incarnation: int,
 ) -> MemberCore:
     """What the directory holds, in the view of the oldest term that a journal stands in: the ends
-    of later terms are still to be applied to it (P13)."""
+    of later terms are still to be applied to it (P13). With what storage nodes bring (P11)."""
     node = NodeId(settings.node_id)
     begun = first_view(views)
     recovered = {
@@ -281,6 +284,12 @@ def _core(
         )
         for space, journal in journals.items()
     }
+    recovered = await bring(
+        recovered,
+        journals,
+        view=latest,
+        ended={space: ended_in(views, space) for space in journals},
+    )
     reached = min((known.end.position.term for known in recovered.values()), default=Term(0))
     view = views.load(reached)
     if view is None:

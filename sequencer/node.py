@@ -21,6 +21,7 @@ from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
 from bokilog.io.view_store import check_versions, first_view
 from bokilog.metalog import ITEM_METALOG, verify_run
+from bokilog.sequencer.brought import bring
 from bokilog.sequencer.ceilings import CEILINGS, Ceilings
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member_node import run_member
@@ -71,6 +72,12 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         )
         for space in spaces
     }
+    recovered = await bring(
+        recovered,
+        journals,
+        view=last,
+        ended={space.id: ended_in(views, space.id) for space in spaces},
+    )
     incarnation = views.register_incarnation(node)
     view = next_view(
         last,

@@ -15,14 +15,14 @@ metalog in memory only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
 from bokilog.errors import CorruptJournal
 from bokilog.ids import LogSpaceId, Position, Term
 from bokilog.journal import Journal, Location
-from bokilog.metalog import Run, decode_run
+from bokilog.metalog import MetalogFollower, Run, decode_run
 from bokilog.sequencer.held import Held, Recovered
 from bokilog.sequencer.runs import RunIndex
 from bokilog.view import End, View
@@ -84,6 +84,27 @@ def recover_metalog(
         held.take(run, location)
     found = held.recovered()
     return found._replace(end=replace(found.end, tail=max(found.end.tail, ceiling)))
+
+
+def following(known: Recovered, runs: Iterable[Run], *, last: Term, ended: Ended) -> list[Run]:
+    """Those of some runs, in order, that follow a metalog without a gap; none past the end of its
+    term, or of a later term than `last` (P11, P13)."""
+    follower = MetalogFollower(known.end.space, known.end.position)
+    for term in range(known.end.position.term, last):
+        end = ended(Term(term + 1))
+        if end is None or end.position.count < known.end.position.count:
+            return []  # what is held here is itself past an end: its view drops it first
+        follower.end_term(Term(term), end.position.count)
+    found: list[Run] = []
+    for run in runs:
+        before = follower.position.count
+        if run.until <= before:
+            continue  # another storage node brought it
+        whole = run.space == follower.space and run.first == before and run.term <= last
+        if not whole or len(follower.offer(run)) < len(run.entries):
+            break
+        found.append(run)
+    return found
 
 
 def ended_in(views: Views, space: LogSpaceId) -> Ended:

@@ -42,6 +42,7 @@ from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.messages import (
     BookState,
     FetchFrames,
+    FetchRuns,
     FetchSnapshot,
     FetchStored,
     FoldMarks,
@@ -202,6 +203,8 @@ class StorageCore:
                 return replica.resume(source, shard)
             case FetchFrames():
                 return replica.fetch(source, message)
+            case FetchRuns():
+                return replica.give_runs(source, message)
             case FramesSent():
                 return replica.frames_sent(source, message)
             case FetchSnapshot():
@@ -334,7 +337,8 @@ class StorageCore:
         for number, replica in self.replicas.items():
             proposed, more = replica.retention_timer(now_s)
             effects += [*proposed, *replica.scrub(now_s), *replica.move_cold(now_s)]
-            if busy := replica.compact(now_s):
+            busy = replica.compact(now_s)
+            if busy or replica.copies_staged:
                 self._touched.add(number)
             behind |= more or busy
         return [*effects, SetTimer("upkeep", BEHIND_LOOK_S if behind else LOOK_S)]
@@ -383,6 +387,7 @@ def _space_of(message: Message) -> int | None:
             | SetAux()
             | IndexReport()
             | FoldMarks()
+            | FetchRuns()
             | FramesSent()
             | FetchSnapshot()
             | SnapshotPart()

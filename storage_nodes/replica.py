@@ -36,12 +36,13 @@ from bokilog.errors import (
     to_wire,
 )
 from bokilog.frame import ITEM_FRAME, Frame
-from bokilog.ids import START, NodeId, Position, Shard, Term
+from bokilog.ids import START, SYSTEM_BOOK, NodeId, Position, Shard, Term
 from bokilog.journal import Journal, Location
 from bokilog.messages import (
     Answer,
     BookState,
     FetchFrames,
+    FetchRuns,
     FetchSnapshot,
     FetchStored,
     FoldMarks,
@@ -52,6 +53,7 @@ from bokilog.messages import (
     Propose,
     Read,
     RequestFailed,
+    Runs,
     SeqnumAt,
     SetAux,
     ShardHeld,
@@ -81,7 +83,7 @@ from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.cold_reads import ColdRequest, VerdictsWanted
 from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Compactor, Moved
 from bokilog.storage_nodes.expiry import Expiry
-from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.index import Index, Row
 from bokilog.storage_nodes.loading import Loading, Step
 from bokilog.storage_nodes.losses import Losses
 from bokilog.storage_nodes.missing import mark_missing
@@ -101,6 +103,13 @@ LOAD_ENTRIES = 1_000
 EARLY_AUX_MAX = 256
 """Aux data kept for records that are not folded here yet, of at most 64 KiB each; beyond it the
 oldest is lost, as aux data may be, so that seqnums that never come keep nobody out."""
+RUNS_KEPT = 8_192
+"""Runs of a `flush` or `memory` metalog kept in memory, for sequencers that lose theirs (P11): what
+an operating system may not have written yet."""
+RUNS_GIVEN = 256
+"""Of them, in one answer."""
+KEEP_RECORDS_MAX = 200
+"""Records of the system LogBook copied per turn out of a segment that moves away."""
 ENTRIES_WAITING_MAX = 100_000
 """Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
 
@@ -161,6 +170,9 @@ class Replica:
         """The same, committed, by token."""
         self._gone: tuple[Position, set[str]] = (START, set())
         """Peers that have no frames of the next entry to give."""
+        keeps = space.durability != "sync" and not report_written
+        self._runs: deque[Run] = deque(maxlen=RUNS_KEPT if keeps else 0)
+        """The last ones that were published, in order and without a gap."""
         self._losses = Losses(space.id)
         self._agreement = Agreement() if len(space.replicas) > 1 else None
         self.folds_given_up = 0
@@ -265,6 +277,9 @@ class Replica:
         self._ended[term] = end
         self._take_entries(self._follower.end_term(Term(term - 1), end.position.count))
         self._losses.term_ended(Term(term - 1), end.position.count)
+        runs, count = self._runs, end.position.count
+        while runs and runs[-1].term < term and runs[-1].until > count:
+            runs.pop()
         self._cap_ends(term, end.position.count)
         if self._loading.writing:
             return []  # there is no fold; the one that comes goes on from its own term
@@ -301,7 +316,7 @@ class Replica:
         """
         self._streams, self._waiting = before._streams, before._waiting
         self._repair.peers_up |= before._repair.peers_up
-        self._stored_by = before._stored_by
+        self._stored_by, self._runs = before._stored_by, before._runs
         self.read_only = before.read_only
         self._rebuilt = True
 
@@ -473,11 +488,31 @@ class Replica:
             self.dropped_runs_count += 1
             return []
         self._losses.note(run)
+        self._keep(run)
         first = run.entries[0]
         if isinstance(first, StartOver) and self._new_index is not None and self.index.empty:
             self._start_over(run, first, self._new_index())
         self._take_entries(self._follower.offer(run))
         return self._fold()
+
+    def _keep(self, run: Run) -> None:
+        """For sequencers: a run that came before, or ahead of its turn, adds nothing."""
+        runs = self._runs
+        if runs and run.first != runs[-1].until:
+            if run.first < runs[-1].until:
+                return
+            runs.clear()
+        runs.append(run)
+
+    def give_runs(self, source: Address, message: FetchRuns) -> list[Effect]:
+        """A sequencer that starts asks for what it may have lost (P11)."""
+        wanted = message.first
+        found: list[Run] = []
+        for run in self._runs:
+            if run.first == wanted and len(found) < RUNS_GIVEN:
+                found.append(run)
+                wanted = run.until
+        return [Send(source, Runs(self.space.id, message.term, tuple(found)))]
 
     def _start_over(self, run: Run, entry: StartOver, index: Index) -> None:
         """What was ordered before is lost on every replica: the fold begins here, empty (P20)."""
@@ -938,6 +973,7 @@ class Replica:
             self.index,
             before=self.replay_from,
             sizes=self._segment_sizes,
+            cold=self._cold.sizes,
             is_live=self._reader.is_live,
             read=self._reader.whole_frame,
             now_s=now_s,
@@ -946,14 +982,27 @@ class Replica:
             row = self.index.locate(first_seqnum)
             assert row is not None, f"the frame at {first_seqnum} was read just now"
             try:
-                location = self._journal.append(ITEM_FRAME, frame.buffers())
+                self._copy(row, frame)
             except ReadOnly:
                 self._copies = []
                 self._compactor.failed()
                 return False
-            self.index.segments.frame(location.segment)
-            self._copies.append(Moved(first_seqnum, row.location, location, frame.columns.books))
+        miss = self._compactor.miss
+        if miss is not None and self._cold.reads.fails(miss.segment):
+            self._compactor.leave()
         return self._compactor.busy or bool(copies)
+
+    @property
+    def copies_staged(self) -> bool:
+        """Whether frames were journalled again that nothing else may commit."""
+        return bool(self._copies)
+
+    def _copy(self, row: Row, frame: Frame, *, kept: bool = False) -> None:
+        """Journals a frame again; it is read from there once that is durable."""
+        location = self._journal.append(ITEM_FRAME, frame.buffers())
+        self.index.segments.frame(location.segment)
+        books = frame.columns.books
+        self._copies.append(Moved(row.first_seqnum, row.location, location, books, kept=kept))
 
     def _relocate(self, moves: list[Moved]) -> None:
         """Copies are durable: from here on they are what is read."""
@@ -966,13 +1015,13 @@ class Replica:
                 self._reader.forget(move.first_seqnum)
                 self._scrubber.repaired(move.first_seqnum)
                 self._compactor.repaired(move.old.segment)
-        self._compactor.moved(sum(not move.repairs for move in moves))
+        self._compactor.moved(sum(not (move.repairs or move.kept) for move in moves))
 
     def _segment_sizes(self) -> dict[int, int]:
         return {
             each.number: each.until
             for each in self._journal.segments()
-            if not each.open and each.number not in self._cold
+            if not each.open and not self._cold.is_chosen(each.number)
         }
 
     # --- cold segments ----------------------------------------------------------------------------
@@ -984,13 +1033,35 @@ class Replica:
             self._journal.segments(),
             before=self.replay_from,
             is_taken=self._compactor.has,
+            keep=self._keep_at_hand,
             short=bool(self.read_only),
             may_move=not self._loading.writing and self._journal.read_only is None,
             now_s=now_s,
         )
         for segment in there:
             self._journal.release(segment)
+        if self._compactor.miss is not None:
+            effects += self._cold.reads.prefetch(self._compactor.miss)
         return effects
+
+    def _keep_at_hand(self, segment: int, cursor: int) -> int | None:
+        """Copies records of the system LogBook out of a segment that moves, some at a time."""
+        last = self.index.segments.books_of(segment).get(SYSTEM_BOOK, 0)
+        seqnums = self.index.seqnums(SYSTEM_BOOK, None, cursor, last + 1, limit=KEEP_RECORDS_MAX)
+        done = -1
+        for seqnum in seqnums:
+            row = self.index.locate(seqnum)
+            if row is None or row.location.segment != segment or row.first_seqnum == done:
+                continue
+            frame = self._reader.whole_frame(row)
+            if frame is None:
+                continue  # then the segment does not move
+            try:
+                self._copy(row, frame, kept=True)
+            except ReadOnly:
+                return seqnum
+            done = row.first_seqnum
+        return seqnums[-1] + 1 if len(seqnums) == KEEP_RECORDS_MAX else None
 
     def cold_done(
         self,

@@ -19,7 +19,7 @@ SHELLS = {
     "bokilog": {"__init__", "pytest_plugin", "sync"},
     "bokilog/sequencer": {
         *("__init__", "__main__", "node", "settings"),
-        *("ceilings", "member_node"),
+        *("brought", "ceilings", "member_node"),
     },
     "bokilog/storage_nodes": {
         *("__init__", "__main__", "node", "settings"),
@@ -35,8 +35,8 @@ SHELLS = {
         *("__init__", "options", "runner"),
         # The user's side and the worker's: they wait, run the user's code, or stand upon what does.
         *("app", "caller", "context", "function", "loading", "local", "output"),
-        *("outside", "process_caller", "references", "run_call", "streaming"),
-        *("template", "values", "worker"),
+        *("outside", "process_caller", "references", "rehearsal", "run_call"),
+        *("streaming", "template", "values", "worker"),
         # The host's side, without its core.
         *("connections", "host", "membership", "process_settings", "processes", "settings"),
     },
