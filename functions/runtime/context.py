@@ -47,6 +47,8 @@ class Place:
     """Waits for the connection to the node's engine; None: there is no log here."""
     log: ClientLog | None = None
     """That connection, once it stands."""
+    before_spawn: Callable[[], Awaitable[None]] | None = None
+    """What has to be there before durable calls are accepted; None: that is others' business."""
 
     async def connected_log(self) -> ClientLog | None:
         """The log, as soon as it is connected; None where there is none."""

@@ -30,7 +30,7 @@ from bokilog.errors import InvalidSettings, NotSupported, UnavailableError
 from bokilog.framing import Buffer
 from bokilog.functions.runtime import references
 from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request, error_of
-from bokilog.functions.runtime.context import Context, LoopBridge, current
+from bokilog.functions.runtime.context import Context, LoopBridge, Place, current
 from bokilog.functions.runtime.messages import DEPTH_MAX, Done, Encoding, Flag
 from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.streaming import MapResults, Stream
@@ -74,6 +74,11 @@ class Caller(Protocol):
     @property
     def host(self) -> str:
         """Of the node that the caller is on; empty: none."""
+        ...
+
+    @property
+    def place(self) -> Place:
+        """The process."""
         ...
 
     @property
@@ -123,8 +128,22 @@ class Body(Protocol):
         ...
 
 
+class CallStatus(Protocol):
+    """How a durable call stands; `functions/calls/api.py` has more of it."""
+
+    @property
+    def state(self) -> str:
+        """waiting, running, finished, failed or cancelled."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """How often it was started again."""
+        ...
+
+
 class SpawnedCall(Protocol[R_co]):
-    """A durable call, as `spawn` gives it: `bokilog.Call`."""
+    """A durable call, as `spawn` gives it: a `bokilog.Call` whose result has a type."""
 
     @property
     def id(self) -> str:
@@ -135,8 +154,12 @@ class SpawnedCall(Protocol[R_co]):
         """Wait for it."""
         ...
 
-    async def cancel(self, reason: str = "") -> None:
-        """It is not wanted any more."""
+    async def cancel(self, reason: str = "") -> bool:
+        """It is not wanted any more; False: it was over already."""
+        ...
+
+    async def status(self) -> CallStatus:
+        """How it stands now."""
         ...
 
 
@@ -307,11 +330,16 @@ class Function(Generic[P, L, R]):
         If cancelled, the call may have been recorded.
         """
         caller = self.home.caller()
+        depth = caller.child_depth
+        if depth > DEPTH_MAX:
+            raise CallTooDeep(self.name, depth, DEPTH_MAX)
         name, encoding, payload = self._travelling(args, kwargs)
         log = await caller.connected_log()
         if log is None:
             problem = "durable calls are records, and no log is connected here"
             raise NotSupported(f"{self.name}.spawn", problem)
+        if caller.place.before_spawn is not None:
+            await caller.place.before_spawn()
         spawn = cast("Spawn", import_module(_CALLS_HOME).spawn)
         call = await spawn(
             log,
@@ -326,6 +354,8 @@ class Function(Generic[P, L, R]):
             session=caller.session_for(log),
             decode=self.values.decode_result,
             trace=caller.trace,
+            stream=self.yields,
+            depth=depth,
         )
         return cast("SpawnedCall[R]", call)
 
@@ -544,6 +574,8 @@ class Spawn(Protocol):
         session: Session,
         decode: Callable[[int, Buffer], object],
         trace: str,
+        stream: bool,
+        depth: int,
     ) -> object:
         """Append it and return its handle."""
         ...

@@ -8,14 +8,15 @@ not limited. The log is in memory unless one is given. Does not know: hosts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, cast
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.connect import connect
-from bokilog.functions.runtime.caller import HostCalls
+from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request
 from bokilog.functions.runtime.context import Place
 from bokilog.functions.runtime.function import AnyFunction
 from bokilog.functions.runtime.messages import (
@@ -23,6 +24,7 @@ from bokilog.functions.runtime.messages import (
     Cancel,
     Credit,
     Done,
+    FunctionRows,
     Item,
     Start,
     StartMany,
@@ -30,6 +32,7 @@ from bokilog.functions.runtime.messages import (
 from bokilog.functions.runtime.process_caller import ProcessCaller
 from bokilog.functions.runtime.run_call import Runs
 
+_DURABLE_HOME: Final = "bokilog.functions.calls.node"
 THREADS_MAX: Final = 32
 END_TIMEOUT_S: Final = 5.0
 
@@ -61,6 +64,7 @@ class LocalApp:
     __slots__ = (
         "_app",
         "_before",
+        "_durable",
         "_executor",
         "_log",
         "_loop",
@@ -74,6 +78,7 @@ class LocalApp:
         self._app = app
         self._log = log
         self._opening: asyncio.Task[ClientLog] | None = None
+        self._durable: asyncio.Task[Durable] | None = None
 
     async def __aenter__(self) -> Self:
         app = self._app
@@ -86,6 +91,7 @@ class LocalApp:
             loop=loop,
             open_log=self.log,
             log=self._log,
+            before_spawn=self._have_durable,
         )
         self.runs = Runs(
             app.functions,
@@ -107,6 +113,8 @@ class LocalApp:
     ) -> None:
         if self._app.connection is self.caller:
             self._app.connection = self._before
+        if self._durable is not None:
+            await (await self._durable).aclose(0.0)
         self.runs.cancel_all("the local app has ended")
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
@@ -125,6 +133,44 @@ class LocalApp:
         if self._opening is None:
             self._opening = self._loop.create_task(_memory_log())
         return await asyncio.shield(self._opening)
+
+    # --- durable calls, as far as somebody makes them ---
+
+    async def _have_durable(self) -> None:
+        if self._durable is None:
+            self._durable = self._loop.create_task(self._start_durable())
+        await asyncio.shield(self._durable)
+
+    async def _start_durable(self) -> Durable:
+        made = import_module(_DURABLE_HOME).DurableCalls
+        durable = cast("Durable", made(await self.log(), self._app.name, self, "local"))
+        await durable.start()
+        return durable
+
+    def start(self, start: Start, *, on_item: Callable[[Item], None] | None = None) -> LocalRunning:
+        """As a host runs what durable calls want to be run."""
+        function = self._app.functions.get(start.function)
+        default_s = function.options.timeout_s if function is not None else 1.0
+        request = Request(
+            start.function,
+            start.encoding,
+            start.deadline_ms / 1_000 or default_s,
+            start.depth,
+            start.attempt,
+            start.flags,
+            start.call_id,
+            start.token,
+            start.trace,
+        )
+        opened = self._place.calls.start(request, start.payload)
+        opened.on_item = on_item
+        return LocalRunning(self._place.calls, opened)
+
+    def functions(self) -> FunctionRows:
+        """What can be called."""
+        return [function.row for function in self._app.functions.values()]
+
+    # --- between the caller and what runs ---
 
     def _to_runs(self, message: CallMessage) -> bool:
         # Later, as over a link: whoever calls goes on first.
@@ -151,6 +197,41 @@ class LocalApp:
                 self._place.calls.on_item(message)
             case _:
                 raise AssertionError(f"nobody here says {type(message).__name__}")
+
+
+class Durable(Protocol):
+    """What this needs of `functions/calls/node.py`, which stands upon this folder."""
+
+    async def start(self) -> None:
+        """Begin to claim calls."""
+        ...
+
+    async def aclose(self, drain_s: float) -> None:
+        """Claim nothing more."""
+        ...
+
+
+class LocalRunning:
+    """A call that the durable calls have started."""
+
+    __slots__ = ("_calls", "_opened")
+
+    def __init__(self, calls: HostCalls, opened: OpenCall) -> None:
+        self._calls = calls
+        self._opened = opened
+
+    @property
+    def done(self) -> asyncio.Future[Done]:
+        """What came of it."""
+        return self._opened.done
+
+    def credit(self, count: int) -> None:
+        """So many more items may come."""
+        self._calls.credit(self._opened, count)
+
+    def cancel(self, reason: str) -> None:
+        """It is not wanted any more."""
+        self._calls.cancel(self._opened, reason)
 
 
 async def _memory_log() -> ClientLog:

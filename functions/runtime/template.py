@@ -51,6 +51,7 @@ from bokilog.functions.runtime.messages import (
     encode,
 )
 from bokilog.functions.runtime.output import install
+from bokilog.functions.runtime.rehearsal import rehearse
 from bokilog.functions.runtime.worker import WorkerSettings, run_worker
 from bokilog.io.addresses import UnixAddress, connect_unix, parse_address
 
@@ -174,9 +175,11 @@ class Template:
             return 1
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        if app.start == "fork":
+            rehearse(app)
         gc.collect()
         gc.freeze()
-        parts.over("freeze")
+        parts.over("rehearsal and freeze")
         ours = {0, 1, 2, self._host.fileno(), self._wake, self._woken}
         self._inherited = [each for each in open_descriptors() if each not in ours]
         ready = TemplateReady(

@@ -212,8 +212,7 @@ async def _run(app: App, settings: WorkerSettings, parts: PartRows) -> None:
 
 
 def _reseed() -> None:
-    """Workers of one template must not draw the same random numbers."""
-    random.seed()
+    """Workers of one template must not draw the same random numbers; `random` sees to it itself."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

@@ -152,7 +152,12 @@ def test_the_template_says_what_it_has(
     ]
     parts = told["parts"]
     assert isinstance(parts, list)
-    assert [row[0] for row in parts] == ["interpreter and bokilog", "import", "init", "freeze"]
+    assert [row[0] for row in parts] == [
+        "interpreter and bokilog",
+        "import",
+        "init",
+        "rehearsal and freeze",
+    ]
 
 
 def test_a_worker_has_what_init_left_and_its_output_comes_before_its_end(worker: Peer) -> None:

@@ -460,6 +460,24 @@ def test_errors_about_the_call_are_not_blamed_on_the_function() -> None:
     locally(claim)
 
 
+def test_spawned_calls_are_records_that_run_here_too() -> None:
+    async def claim(local: LocalApp) -> None:
+        call = await add.spawn(1, y=2)
+        assert await call.result(5) == 3
+        assert (await call.status()).state == "finished"
+        keyed = add.with_options(key="once")
+        assert await keyed.remote(5) == 6
+        again = await keyed.spawn(5)
+        assert (await again.result(5), again.id) == (6, (await keyed.spawn(5)).id)
+        with pytest.raises(bokilog.KeyReused):
+            await keyed.remote(7)
+        failing = await fail.spawn("value")
+        with pytest.raises(ValueError, match="no such thing"):
+            await failing.result(5)
+
+    locally(claim)
+
+
 def test_every_error_of_a_call_is_one_of_ours_or_the_functions() -> None:
     async def claim(local: LocalApp) -> None:
         with pytest.raises(BokilogError):
