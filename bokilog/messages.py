@@ -507,7 +507,8 @@ class Heartbeat(NamedTuple):
     """A sequencer's wall clock when it sent this, so that nobody far ahead becomes primary (P10);
     of others 0."""
     leaving: bool
-    """It is about to stop, and asks for another primary."""
+    """A sequencer is about to stop, and asks for another primary. A storage node lacks records, or
+    an index, that it gets from its peers (P33): none of them can be given up."""
     controller: bool
     """Its controller holds the lease."""
 

@@ -45,9 +45,10 @@ class Pulse:
         self._heartbeat = self._heartbeat._replace(term=view.term, installed=view.term)
         return [SetTimer(PULSE, PULSE_S)] if self._others and not began else []
 
-    def beat(self) -> list[Effect]:
+    def beat(self, *, rebuilding: bool = False) -> list[Effect]:
         """The timer went off."""
         if not self._others:
             return []
-        sends = [Send(node, self._heartbeat) for node in self._others]
+        heartbeat = self._heartbeat._replace(leaving=rebuilding)
+        sends = [Send(node, heartbeat) for node in self._others]
         return [*sends, SetTimer(PULSE, PULSE_S)]

@@ -432,6 +432,7 @@ class ControllerCore:
             ends=[change.endings[space.id].end for space in spaces],
             primary=primaries,
             starts={node: judgement.start(node) for node in known},
+            replicas=judgement.replacements(),
         )
         self.step, self._attempts = Step.SWAPPING, 0
         chosen = ", ".join(dict.fromkeys(primaries.values()))

@@ -7,8 +7,11 @@ them, only how soon a change begins and how often one begins without need.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from bokilog.errors import InvalidSettings
+
+REPLACE_AFTER_S_MAX: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,10 @@ class ControllerSettings:
     """An unanswered step of a change is asked again after this, then after twice as long, ..."""
     retry_max_s: float = 2.0
     """... up to this: while a majority is missing nothing else can be done."""
+    replace_after_s: float = 300.0
+    """A storage node that is gone for so long is replaced, in every log space that it is a replica
+    of, by one that is not, which then copies all records: far longer than a restart takes. What
+    only the old one holds is given up. 0: never."""
 
     def __post_init__(self) -> None:
         for name, least_s in (
@@ -48,3 +55,7 @@ class ControllerSettings:
             if not least_s <= value_s <= 3600:
                 problem = f"is outside {least_s:g}..3600"
                 raise InvalidSettings(name, str(value_s), problem)
+        least_s, most_s, value_s = self.suspicion_s, REPLACE_AFTER_S_MAX, self.replace_after_s
+        if value_s and not least_s <= value_s <= most_s:
+            problem = f"is neither 0 nor within {least_s:g}..{most_s:g}"
+            raise InvalidSettings("replace_after_s", str(value_s), problem)

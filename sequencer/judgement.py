@@ -2,7 +2,8 @@
 
 Decides what is wrong with a view, as one sequencer sees it: it is the first term; a primary is
 suspected, was restarted, has not taken over, is about to stop or has a clock far ahead; the disk of
-a sequencer has no vote yet (P14). And what a change would need: a majority with a vote, alive.
+a sequencer has no vote yet (P14); a storage node is gone for good, as far as anybody can tell, and
+another one can take its place. And what a change would need: a majority with a vote, alive.
 
 Invariant: it only judges, so a wrong judgement costs a needless change or a late one, nothing else.
 
@@ -11,9 +12,10 @@ Does not know: leases, the steps of a change.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
-from bokilog.ids import NodeId, Term
+from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.messages import Heartbeat
 from bokilog.sequencer.controller_settings import ControllerSettings
 from bokilog.sequencer.next_view import (
@@ -124,7 +126,63 @@ class Judgement:
         for node in self.sequencers:
             if self.is_alive(node) and not self.votes(node):
                 return f"{node}: its disk is another one than the view's, and has no vote yet"
+        return self._replacing(view)
+
+    # --- storage nodes that are gone --------------------------------------------------------------
+
+    def replacements(self) -> dict[LogSpaceId, tuple[NodeId, ...]]:
+        """Replicas of the log spaces in which a storage node that is gone for too long has another
+        one take its place.
+
+        Only while as many of the others are there, and have all that they should have, as hold
+        every acknowledged record between them (P9): N - W + 1.
+        """
+        view, limit_s = self.view, self.settings.replace_after_s
+        if view is None or not limit_s or not view.term:
+            return {}
+        load = Counter(node for space in view.spaces for node in space.replicas)
+        found: dict[LogSpaceId, tuple[NodeId, ...]] = {}
+        for space in view.spaces:
+            gone = [node for node in space.replicas if self._gone_for_s(node) >= limit_s]
+            sound = [node for node in space.replicas if self._is_sound(node)]
+            if not gone or len(sound) < len(space.replicas) - space.write_quorum + 1:
+                continue
+            replicas = list(space.replicas)
+            for node in gone:
+                spares = [
+                    each.id
+                    for each in view.nodes
+                    if each.role == "storage"
+                    and each.id not in (*replicas, *gone)
+                    and self._is_sound(each.id)
+                ]
+                if spares:
+                    spare = min(spares, key=load.__getitem__)
+                    load[spare] += 1
+                    replicas[replicas.index(node)] = spare
+            if tuple(replicas) != space.replicas:
+                found[space.id] = tuple(replicas)
+        return found
+
+    def _replacing(self, view: View) -> str | None:
+        """Why storage nodes are replaced; None: none is."""
+        for space, replicas in self.replacements().items():
+            before = view.space(space).replicas
+            old, new = next(pair for pair in zip(before, replicas, strict=True) if len({*pair}) > 1)
+            gone_s = self._gone_for_s(old)
+            return (
+                f"{old}: it is gone for {gone_s:.1f} s; {new} holds log space {space} from now on"
+            )
         return None
+
+    def _gone_for_s(self, node: NodeId) -> float:
+        suspicion = self.vitals.suspicion(node, self.now_s)
+        return 0.0 if suspicion is None else self.now_s - suspicion[0]
+
+    def _is_sound(self, node: NodeId) -> bool:
+        """It lives, and has all that it should have."""
+        peer = self.vitals.get(node)
+        return peer is not None and not peer.rebuilding and self.is_alive(node)
 
     def _fault(self, view: View, node: NodeId) -> str | None:
         """Why a primary should not go on."""
@@ -259,6 +317,8 @@ class Judgement:
             "incarnation": peer.incarnation,
             "term": peer.installed,
         }
+        if peer.role == "storage":
+            facts["rebuilding"] = peer.rebuilding
         if peer.role == "sequencer":
             facts["vote"] = peer.heard and self.votes(node)
             facts["clock_ahead_ms"] = peer.clock_ms

@@ -9,7 +9,7 @@ ceiling. Entries of one term at one position are unique, as it had one primary, 
 defined.
 
 Invariants: an end of a `sync` log space never lies below what was published, nor below the end
-before; W and who holds what do not change (P15).
+before; W and the number of replicas do not change (P15), nor which they are, unless that is asked.
 
 Does not know: how answers are got, who is alive.
 """
@@ -138,6 +138,7 @@ def next_view(
     ends: Iterable[End],
     primary: Mapping[LogSpaceId, NodeId],
     starts: Mapping[NodeId, Start],
+    replicas: Mapping[LogSpaceId, tuple[NodeId, ...]] | None = None,
 ) -> View:
     """The view of the next term.
 
@@ -146,12 +147,20 @@ def next_view(
         ends: where, one per log space.
         primary: of each log space, one of its sequencers.
         starts: of the sequencers that were heard of; the others stay as the view has them.
+        replicas: of log spaces that get other ones.
     """
+    changed = replicas or {}
     return replace(
         view,
         term=Term(view.term + 1),
         nodes=tuple(_node(node, starts.get(node.id)) for node in view.nodes),
-        spaces=tuple(_space(view, space, primary[space.id]) for space in view.spaces),
+        spaces=tuple(
+            replace(
+                _space(view, space, primary[space.id]),
+                replicas=changed.get(space.id, space.replicas),
+            )
+            for space in view.spaces
+        ),
         ends=tuple(ends),
     )
 

@@ -38,6 +38,8 @@ class Peer:
     installed: int = 0
     leaving: bool = False
     controller: bool = False
+    rebuilding: bool = False
+    """Of a storage node: it lacks what its peers have."""
     clock_ms: int = 0
     """How far its wall clock is ahead of this process's."""
     _sent_wall_ms: int | None = None
@@ -81,6 +83,7 @@ class Vitals:
         peer.incarnation, peer.disk_id = message.incarnation, message.disk_id
         peer.term, peer.installed = message.term, message.installed
         peer.leaving, peer.controller = message.leaving, message.controller
+        peer.rebuilding = peer.role == "storage" and message.leaving
         peer._sent_wall_ms = message.wall_ms or None
         return True
 

@@ -324,7 +324,7 @@ class StorageCore:
                     replica.checkpoint_timer()
                 return [SetTimer("checkpoint", self._checkpoint_s)]
             case _ if timer == PULSE:
-                return self._pulse.beat()
+                return self._pulse.beat(rebuilding=not all(map(_is_whole, self.replicas.values())))
             case "upkeep":
                 return self._upkeep(now_s)
             case _:
@@ -370,6 +370,10 @@ class StorageCore:
     def check(self) -> None:
         for replica in self.replicas.values():
             replica.check()
+
+
+def _is_whole(replica: Replica) -> bool:
+    return replica.is_whole or not replica.is_member
 
 
 def _space_of(message: Message) -> int | None:

@@ -116,7 +116,7 @@ class _Storage:
         )
         self.disk_id = directory.disk_id
         self._stores: dict[LogSpaceId, IndexStore] = {}
-        spaces = [space for space in view.spaces if self._node in space.replicas]
+        spaces = view.spaces  # any of them may get this node as a replica while it runs
         self._identities: dict[Durability, Identity] = {
             "sync": Identity(directory.disk_id, 0),
             "flush": Identity(directory.disk_id, directory.boot_incarnation()),

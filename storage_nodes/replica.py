@@ -204,6 +204,8 @@ class Replica:
         self._copying: dict[int, list[Moved]] = {}
         """The same, committed, by token."""
         self._segments_known = False
+        self._fresh = not index.stored_position.count
+        """It began with nothing, and has not come to where a peer stands."""
         self._rebuilt = False
         """It took the place of another one: what was folded is folded again."""
         self._backups: set[int] = set()
@@ -320,8 +322,21 @@ class Replica:
         self.read_only = before.read_only
         self._rebuilt = True
 
+    @property
+    def is_member(self) -> bool:
+        """Whether the view names this node as a replica. If not it is a spare, asks for nothing and
+        keeps what it has: it may be one again."""
+        return self.node in self.space.replicas
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has all that the other replicas think it has (P33)."""
+        return not self._fresh and not self.rebuilding
+
     def follow_primary(self) -> list[Effect]:
         """The link to the primary is up: follow its metalog, tell it all that is held."""
+        if not self.is_member:
+            return []
         self._changed.update(room.shard for room in self._pending if room.held)
         follow = FollowMetalog(self.space.id, self._follower.position, 0)
         return [
@@ -339,6 +354,8 @@ class Replica:
             self._backfill.link_down(peer)
             return []
         self._repair.peers_up.add(peer)
+        if not self.is_member:
+            return []
         effects = [Send(peer, self._report()), *self._tell_marks(peer)]
         return [*effects, *self._fold(), *self._backfill.ask(self._peers())]
 
@@ -1219,6 +1236,8 @@ class Replica:
 
     def _tell_all(self) -> list[Effect]:
         """Where the fold stands, to whoever may let something go for it."""
+        if not self.is_member:
+            return []
         report = self._report()
         peers = sorted(self._repair.peers_up)
         effects: list[Effect] = [Send(to, report) for to in (self.space.primary, *peers)]
@@ -1255,6 +1274,8 @@ class Replica:
     def peer_stored(self, peer: str, message: IndexReport) -> list[Effect]:
         self._stored_by[peer] = message.stored.count
         self._folded_by[peer] = message.folded.count
+        if 0 < message.folded.count <= self.index.position.count:
+            self._fresh = False
         behind = message.stored.count - self.index.position.count
         new = not self.index.stored_position.count
         if new and behind > self._load_entries and peer in self.space.replicas:
@@ -1310,8 +1331,8 @@ class Replica:
         return self._load(f"the metalog reaches back to entry {count} only", at_least=count)
 
     def _load(self, reason: str, *, at_least: int) -> list[Effect]:
-        if len(self.space.replicas) == 1:
-            return []  # there is nobody to ask
+        if len(self.space.replicas) == 1 or not self.is_member:
+            return []  # there is nobody to ask, or no need
         self._loading.want(reason, at_least=at_least)
         return self._loading.ask(self._peers())
 
@@ -1397,7 +1418,7 @@ class Replica:
         self._repair.catching_up = False
         self._compactor.failed()
         self._backfill.begin()
-        self._checkpoint_due = True
+        self._checkpoint_due, self._fresh = True, False
         effects = [*self._begin_term(), *self._losses.take_back(to=self.space.primary)]
         effects += self.follow_primary()
         return [*effects, *self._backfill.ask(self._peers())]
@@ -1475,7 +1496,8 @@ class Replica:
             "waiting_reads": len(self._waiting),
             "pending_bytes": self._pending.bytes_in_memory,
             "read_only": self.read_only,
-            "rebuilding": self.rebuilding,
+            "replica": self.is_member,
+            "rebuilding": self.rebuilding if self.is_member else "",
             "held_up": self.held_up,
             "disagreement": self.disagreement,
             "folds_given_up": self.folds_given_up,

@@ -362,9 +362,22 @@ def _remark(process: Mapping[object, object]) -> str:
         for name in ("rebuilding", "held_up", "disagreement")
         if _table(space).get(name)
     ]
+    if process["role"] == "storage":
+        remarks += _spare_remarks(spaces)
     if process["problem"] is not None:
         remarks.append(f"does not answer: {process['problem']}")
     return ", ".join(remarks)
+
+
+def _spare_remarks(spaces: Mapping[object, object]) -> list[str]:
+    """Of a storage node: which log spaces it holds no longer, since another one took its place; and
+    whether it holds none."""
+    others = {number: each for number, each in spaces.items() if not _table(each).get("replica")}
+    remarks = ["spare"] if spaces and len(others) == len(spaces) else []
+    former = [str(number) for number, each in others.items() if _count(_table(each)["position"])]
+    if former:
+        remarks.append(f"replaced in log space {', '.join(former)}: its files there stay unused")
+    return remarks
 
 
 def _size(size_bytes: object) -> str:

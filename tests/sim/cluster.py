@@ -407,7 +407,8 @@ class Cluster:
         self.knobs = knobs
         self.network = Network(world, knobs)
         self.sequencers = tuple(NodeId(f"sequencer-{i + 1}") for i in range(knobs.sequencer_count))
-        self.storage = tuple(NodeId(f"storage-{i + 1}") for i in range(knobs.storage_count))
+        storage_count = knobs.storage_count + knobs.spare_count
+        self.storage = tuple(NodeId(f"storage-{i + 1}") for i in range(storage_count))
         self.engines = tuple(NodeId(f"engine-{i + 1}") for i in range(knobs.engine_count))
         self.spaces = tuple(LogSpaceId(space) for space in range(len(knobs.durabilities)))
         self._powerless: set[NodeId] = set()
@@ -575,6 +576,7 @@ class Cluster:
             link_down_suspicion_s=knobs.heartbeat_s,
             retry_s=0.05,
             retry_max_s=0.5,
+            replace_after_s=knobs.replace_after_s,
         )
         controller = ControllerCore(
             settings, node=node, incarnation=incarnation, disk_id=disk.disk_id
@@ -749,7 +751,7 @@ class Cluster:
                 durability=durability,
                 primary=self.sequencers[0],
                 backups=self.sequencers[1:],
-                replicas=self.storage,
+                replicas=self.storage[: self.knobs.storage_count],
                 write_quorum=self.knobs.write_quorum,
             )
             for space, durability in enumerate(self.knobs.durabilities)
@@ -764,6 +766,10 @@ class Cluster:
         )
 
     # --- looking in -------------------------------------------------------------------------------
+
+    def replicas(self, space: LogSpaceId = SPACE) -> tuple[NodeId, ...]:
+        """The storage nodes that hold a log space now."""
+        return self.views.latest().space(space).replicas
 
     def replica(self, node: NodeId, space: LogSpaceId = SPACE) -> Replica | None:
         process = self.processes.get(node)
@@ -791,7 +797,7 @@ class Cluster:
         """Every replica stands where the primary is."""
         for space in self.spaces:
             published = self.published(space)
-            replicas = [self.replica(node, space) for node in self.storage]
+            replicas = [self.replica(node, space) for node in self.replicas(space)]
             if any(each is None or each.index.position.count != published for each in replicas):
                 return False
         return True

@@ -131,7 +131,9 @@ class Simulation:
         """Whether some replica has yet to get records of its fold from its peers (P33)."""
         cluster = self.cluster
         replicas = [
-            cluster.replica(node, space) for node in cluster.storage for space in cluster.spaces
+            cluster.replica(node, space)
+            for space in cluster.spaces
+            for node in cluster.replicas(space)
         ]
         return any(each is None or each._backfill.busy for each in replicas)
 
@@ -175,8 +177,8 @@ class Simulation:
     def _check(self) -> None:
         for reason in first(broken_rules(self.history, self.cluster.oracles)):
             self.world.violation(reason)
-        for node in self.cluster.storage:
-            for space, oracle in self.cluster.oracles.items():
+        for space, oracle in self.cluster.oracles.items():
+            for node in self.cluster.replicas(space):
                 replica = self.cluster.replica(node, space)
                 assert replica is not None
                 if replica.folds_given_up or replica.disagreement:
@@ -211,10 +213,13 @@ class Nemesis:
         self._world = simulation.world
         self._knobs = simulation.knobs
         self._chance = simulation.world.chance("nemesis")
-        self._atlas = Atlas(self._world, self._cluster.storage, self._knobs.write_quorum)
+        self._atlas = Atlas(self._world, self._cluster.replicas(), self._knobs.write_quorum)
         self._over = False
+        self._gone: NodeId | None = None
+        """A storage node that is not started again."""
         self._strikes: dict[str, Callable[[], None]] = {
             "kill_storage": lambda: self._kill(self._cluster.storage),
+            "lose_storage": self._lose_storage,
             "kill_sequencer": lambda: self._kill(self._cluster.sequencers),
             "kill_engine": lambda: self._kill(self._cluster.engines),
             "kill_client": self._kill_client,
@@ -278,13 +283,16 @@ class Nemesis:
         # A disk that was lost is whole again once its node has caught up: no other may go before.
         lost = self._simulation.history.damaged or self.struck.get("wipe")
         lost = lost or len(self._knobs.durabilities) > 1
-        candidates = [node for node in cluster.storage if not lost or node in self._atlas.victims]
-        spare = len(cluster.storage) - self._knobs.write_quorum
+        replicas = cluster.replicas()
+        candidates = [node for node in replicas if not lost or node in self._atlas.victims]
+        spare = len(replicas) - self._knobs.write_quorum
         away = self._chance.sample(candidates, min(spare, len(candidates)))
         if self._chance.random() >= self._knobs.away_share:
             away = []
         if "memory" in self._knobs.durabilities:
             away = []  # whether it still holds what the others lost only itself can say (P20)
+        if self._gone is not None and self._gone not in cluster.processes:
+            away = [self._gone]
         for node in away:
             cluster.crash(node, power=True)
         for node in cluster.nodes:
@@ -326,6 +334,14 @@ class Nemesis:
                 self._cluster.crash(node, power=False)
         for node in self._cluster.storage:
             self._start_later(node)
+
+    def _lose_storage(self) -> None:
+        """A replica is gone until everything heals; another one only once that one was replaced."""
+        replicas = self._cluster.replicas()
+        if self._gone is not None and self._gone in replicas:
+            return
+        self._gone = self._chance.choice(replicas)
+        self._cluster.crash(self._gone, power=True)
 
     def _kill_client(self) -> None:
         simulation = self._simulation

@@ -30,6 +30,11 @@ class Knobs:
     store_lost_share: float = 0.0
     """Of answers of the view store."""
     storage_count: int = 3
+    """Of replicas."""
+    spare_count: int = 0
+    """Further storage nodes, one of which takes the place of a replica that is gone for longer than
+    `replace_after_s`."""
+    replace_after_s: float = 0.0
     write_quorum: int = 2
     engine_count: int = 2
     client_count: int = 3
@@ -168,6 +173,10 @@ CLASSES: tuple[tuple[Durability, ...], ...] = (
 )
 
 
+SPARES_SHARE = 0.2
+"""Of runs with several sequencers."""
+
+
 def draw(seed: int) -> Knobs:
     """The knobs of a seed."""
     chance = random.Random(f"{seed} swarm")
@@ -226,4 +235,18 @@ def draw(seed: int) -> Knobs:
             name: often * amount * chance.choice((0.0, 1.0, 2.0))
             for name, often in CLASS_FAULTS.items()
         }
+    if knobs.sequencer_count > 1 and knobs.durabilities == ("sync",):
+        _draw_spares(knobs, random.Random(f"{seed} spares"))
     return knobs
+
+
+def _draw_spares(knobs: Knobs, chance: random.Random) -> None:
+    """A replica that is replaced counts as lost, so no other one loses its disk in such a run."""
+    if chance.random() >= SPARES_SHARE:
+        return
+    knobs.spare_count = chance.choice((1, 1, 2))
+    knobs.replace_after_s = max(chance.choice((0.3, 0.6)), 8 * knobs.heartbeat_s)
+    for name in ("wipe", "flip", "failed_sync"):
+        knobs.faults[name] = 0.0
+    knobs.faults["lose_storage"] = chance.choice((1.0, 3.0))
+    knobs.duration_s += 1.0
