@@ -5,6 +5,8 @@ start and no fold ever needs it), most of it is live (else compaction takes it),
 than `after_s`, or the journal is larger than `hot_bytes`, or the disk is full. The oldest goes
 first, one at a time:
 
+0. Records of the system LogBook in it are copied, as compaction copies: who opens a LogBook must
+   not depend on the store.
 1. The list notes its upload, synced. A crash before leaves nothing.
 2. It is verified, uploaded whole, read back and compared. A crash before leaves an object that the
    list knows: the next start uploads it again, or deletes it.
@@ -108,6 +110,8 @@ class Cold:
         self._dirty = False
         self._uploading: int | None = None
         self._removing: int | None = None
+        self._keeping: tuple[int, int] | None = None
+        """The segment that moves next, and the seqnum up to which was copied what stays."""
         self._stays: set[int] = set()
         """Segments that cannot move: they are damaged, or locations lead through them."""
         self._retry_at_s = 0.0
@@ -117,9 +121,16 @@ class Cold:
 
     # --- what is where ----------------------------------------------------------------------------
 
-    def __contains__(self, segment: int) -> bool:
-        """Whether the list has it, in whatever state."""
-        return segment in self._segments
+    def sizes(self) -> Mapping[int, int]:
+        """Bytes of every object that may be read now."""
+        fails = self.reads.fails
+        return {n: each.size_bytes for n, each in self._cold.items() if not fails(n)}
+
+    def is_chosen(self, segment: int) -> bool:
+        """Whether it is about to move, or lies there."""
+        return segment in self._segments or (
+            self._keeping is not None and self._keeping[0] == segment
+        )
 
     def kept(self) -> list[int]:
         """Segments whose object holds, or will hold, what somebody may need."""
@@ -149,6 +160,7 @@ class Cold:
         *,
         before: int,
         is_taken: Callable[[int], bool],
+        keep: Callable[[int, int], int | None],
         short: bool,
         may_move: bool,
         now_s: float,
@@ -160,6 +172,8 @@ class Cold:
             segments: of the journal.
             before: segments from here on are needed by a start.
             is_taken: whether compaction is at work on a segment.
+            keep: copies records of a segment, from a seqnum on, that are to stay at hand; where to
+                go on, or None once that is all.
             short: the disk is full.
             may_move: the fold is here, and may be asked.
             now_s: monotonic.
@@ -174,11 +188,27 @@ class Cold:
                 fold, segments, before=before, is_taken=is_taken, short=short, now_s=now_s
             )
             if chosen is not None:
-                self._set(ColdSegment(chosen, self._incarnation, ColdState.UPLOADING))
+                self._keeping = chosen, 0
+        if self._keeping is not None:
+            self._keep(here if may_move else set(), keep)
         return self._steps(now_s), [number for number in here if number in self._cold]
+
+    def _keep(self, here: set[int], keep: Callable[[int, int], int | None]) -> None:
+        assert self._keeping is not None
+        number, cursor = self._keeping
+        self._keeping = None
+        if number not in here:
+            return  # trimmed meanwhile, or the fold is another one
+        following = keep(number, cursor)
+        if following is None:
+            self._set(ColdSegment(number, self._incarnation, ColdState.UPLOADING))
+        else:
+            self._keeping = number, following
 
     @property
     def _moving(self) -> bool:
+        if self._keeping is not None:
+            return True
         return any(self._segments[n].state is not ColdState.DELETING for n in self._active)
 
     def _choose(

@@ -32,14 +32,21 @@ WAITING_MAX: Final = 1_000
 """Requests per log space that wait for cold bytes; more are refused as `NotReady`."""
 FETCHES_MAX: Final = 8
 """Ranges fetched at once per log space; the next ones have their turn in order."""
-WAIT_S: Final = 10.0
-"""A request that got no answer from the store by then is told so."""
+WAIT_S: Final = 3.0
+"""A request that got no answer from the store by then is told so: engines ask three replicas, one
+after the other, within the time that callers give a read."""
+SLOW_BYTES_S: Final = 4 << 20
+"""And so much longer for a large range, over a slow line."""
 DOWN_S: Final = 2.0
 """After a failed fetch requests are refused at once for so long; then the store is tried again."""
 RANGE_BYTES_MIN: Final = 64 << 10
 """A smaller read fetches so much of its frame: a header is of no use without the columns."""
 RANGE_BYTES_MAX: Final = 1 << 20
 """So much is fetched ahead of a reader who asked for more records than one."""
+
+
+_NOBODY: Final = 0
+"""A range that is fetched without a request that waits for it."""
 
 
 class VerdictsWanted(NamedTuple):
@@ -229,9 +236,20 @@ class ColdReads:
                 return []  # asked again before the answer: peers do that
             self._next += 1
             waiter = self._waiting[self._next] = Waiter(self._next, source, request)
-            effects.append(SetTimer(self._timer(waiter.key), WAIT_S))
+            wait_s = WAIT_S + (miss.until - miss.start) / SLOW_BYTES_S
+            effects.append(SetTimer(self._timer(waiter.key), wait_s))
         waiter.range = Range(miss.segment, miss.start, miss.until)
         return [*effects, *self._fetch(waiter.range, waiter.key)]
+
+    def prefetch(self, miss: ColdMiss) -> list[Effect]:
+        """Bytes that will be asked for again, by nobody who waits."""
+        if self.fails(miss.segment):
+            return []
+        return self._fetch(Range(miss.segment, miss.start, miss.until), _NOBODY)
+
+    def fails(self, segment: int) -> bool:
+        """Whether reading the segment did not work just now."""
+        return bool(self.down) or segment in self._gone
 
     def _is_waiting(self, source: Address, request: ColdRequest) -> bool:
         if isinstance(request, Read):
@@ -243,7 +261,8 @@ class ColdReads:
     def _fetch(self, wanted: Range, key: int) -> list[Effect]:
         keys = self._fetching.get(wanted)
         if keys is not None:
-            keys.append(key)
+            if key not in keys:
+                keys.append(key)
             return []
         self._fetching[wanted] = [key]
         segment = self._segments[wanted.segment]
@@ -256,7 +275,7 @@ class ColdReads:
         while self._queue and len(self._fetching) - len(self._queue) < FETCHES_MAX:
             job = self._queue.popleft()
             wanted = _range(job)
-            if not any(key in self._waiting for key in self._fetching[wanted]):
+            if not any(key == _NOBODY or key in self._waiting for key in self._fetching[wanted]):
                 del self._fetching[wanted]
                 continue
             self.fetch_count += 1
@@ -319,12 +338,16 @@ class ColdReads:
         self._waiting.pop(waiter.key, None)
         return CancelTimer(self._timer(waiter.key))
 
-    def timer(self, key: int) -> tuple[Waiter, NotReady] | None:
-        """A request has waited for too long: what to tell it."""
+    def timer(self, key: int, refuse: Refuse) -> list[Effect]:
+        """A request has waited for too long: it is told so, and so are the next ones at once."""
         waiter = self._waiting.pop(key, None)
         if waiter is None:
-            return None
-        return waiter, self._error(f"no answer within {WAIT_S:g} s")
+            return []
+        self.down = f"no answer within {WAIT_S:g} s"
+        return [
+            SetTimer(("cold-down", self._space), DOWN_S),
+            *refuse(waiter.source, waiter.request, self._error(self.down)),
+        ]
 
     def down_timer(self) -> None:
         """The store may be tried again, and objects may be back."""

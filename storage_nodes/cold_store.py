@@ -47,10 +47,12 @@ from bokilog.io.journal_file import JournalFile, Sealed
 from bokilog.io.journal_recovery import read_file
 from bokilog.io.places import Place, open_place
 from bokilog.journal import SEGMENT_HEADER_BYTES, scan_segment
-from bokilog.storage_nodes.cold_reads import FETCHES_MAX, WAIT_S
+from bokilog.storage_nodes.cold_reads import FETCHES_MAX
 
 MARKER: Final = "disk.json"
 READ_BACK_BYTES: Final = 8 << 20
+FETCH_PATIENCE_S: Final = 20.0
+"""A thread that reads is free again by then; who waits was told long before."""
 WORK_S: Final = 0.002
 """So long a segment is verified before the loop gets its core back."""
 PAUSE_PARTS: Final = 4
@@ -108,7 +110,7 @@ class ColdStore:
         self._url = url
         where = f"{url.rstrip('/')}/{prefix}"
         self._place: Place = open_place(where)
-        self._quick: Place = open_place(where, patience_s=WAIT_S)
+        self._quick: Place = open_place(where, patience_s=FETCH_PATIENCE_S)
         self._prefix = prefix
         self._spaces = spaces
         self._known = known

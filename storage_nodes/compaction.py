@@ -22,8 +22,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
+from bokilog.cold import ColdMiss
 from bokilog.frame import Frame
 from bokilog.journal import Location
+from bokilog.storage_nodes.cold_reads import widened
 from bokilog.storage_nodes.locations import Row
 from bokilog.storage_nodes.retention import SegmentBooks, Span, Trims
 
@@ -37,6 +39,9 @@ TURN_HEADS_MAX: Final = 200
 """Frames per turn of which columns are read, to see whether they are live: up to 5 ms."""
 LIVE_PART_MAX: Final = 0.5
 """A segment is worth copying if at most this part of it is live: each byte written frees one."""
+COLD_LIVE_PART_MAX: Final = 0.1
+"""The same for a segment in the object store, which has to be fetched for it, and where room is
+cheap: what is left of it comes back here, and its object is deleted."""
 CANDIDATES_MAX: Final = 64
 """Segments judged at once."""
 CHOOSE_S: Final = 1.0
@@ -70,6 +75,8 @@ class Moved(NamedTuple):
     books: int | list[int]
     repairs: bool = False
     """It came from a peer, in place of one that is damaged."""
+    kept: bool = False
+    """It stays at hand while its segment moves to the object store."""
 
 
 def live_bytes(spans: Mapping[int, Span], trims: Trims) -> int:
@@ -84,9 +91,9 @@ def live_bytes(spans: Mapping[int, Span], trims: Trims) -> int:
     return live
 
 
-def is_worth(live: int, segment_bytes: int) -> bool:
+def is_worth(live: int, segment_bytes: int, part_max: float = LIVE_PART_MAX) -> bool:
     """Whether copying frees at least as much as it writes."""
-    return live <= LIVE_PART_MAX * segment_bytes
+    return live <= part_max * segment_bytes
 
 
 class Compactor:
@@ -110,6 +117,7 @@ class Compactor:
         "_until",
         "copied_bytes",
         "emptied_count",
+        "miss",
     )
 
     def __init__(self, bytes_s: int) -> None:
@@ -134,6 +142,8 @@ class Compactor:
         """Nothing leads to them, as far as RAM knows."""
         self._emptying: set[int] = set()
         """The same, by the checkpoint in hand."""
+        self.miss: ColdMiss | None = None
+        """What has to be fetched before the next frame can be copied."""
         self.copied_bytes = 0
         self.emptied_count = 0
 
@@ -153,6 +163,7 @@ class Compactor:
         *,
         before: int,
         sizes: Callable[[], Mapping[int, int]],
+        cold: Callable[[], Mapping[int, int]] = dict,
         is_live: Callable[[Row], bool],
         read: Callable[[Row], Frame | None],
         now_s: float,
@@ -163,15 +174,17 @@ class Compactor:
             fold: of the log space.
             before: segments from here on are needed by somebody.
             sizes: bytes of each segment of the journal.
+            cold: bytes of each one in the object store, where that answers.
             is_live: whether a reader may still ask for something of a frame.
             read: a whole frame that verifies, or None.
             now_s: monotonic.
         """
+        self.miss = None
         if not self._rate:
             return []
         self._earn(now_s)
         if self._segment is None and now_s >= self._choose_at_s:
-            self._choose(fold, before, sizes())
+            self._choose(fold, before, sizes(), cold())
             self._choose_at_s = now_s + (CHOOSE_S if self._segment is None else 0.0)
         if self._segment is None or self._allowance <= 0:
             return []
@@ -189,6 +202,10 @@ class Compactor:
         """A damaged frame of the segment lies elsewhere now; no group with flipped bits stays."""
         self._passed_over.discard(segment)
         self._damaged.add(segment)
+
+    def leave(self) -> None:
+        """The segment in hand cannot be read now: it has its turn later."""
+        self._segment = None
 
     def failed(self) -> None:
         """The journal did not take copies: the segment stays, and has its turn later."""
@@ -211,10 +228,13 @@ class Compactor:
         self._now_s = now_s
         self._allowance = min(self._allowance + passed_s * self._rate, float(TURN_BYTES_MAX))
 
-    def _choose(self, fold: Fold, before: int, sizes: Mapping[int, int]) -> None:
+    def _choose(
+        self, fold: Fold, before: int, sizes: Mapping[int, int], cold: Mapping[int, int]
+    ) -> None:
         """The next segment that is worth it, from the one judged last on, round and round."""
         taken = self._emptied | self._emptying | self._passed_over
-        known = sorted(s for s in sizes if s < before and s in fold.segments and s not in taken)
+        there = {*sizes, *cold}
+        known = sorted(s for s in there if s < before and s in fold.segments and s not in taken)
         later = [segment for segment in known if segment > self._judged]
         for segment in (later or known)[:CANDIDATES_MAX]:
             self._judged = segment
@@ -222,7 +242,11 @@ class Compactor:
             if spans is None:
                 continue
             live = live_bytes(spans, fold)
-            if segment not in self._damaged and not is_worth(live, sizes[segment]):
+            if segment in cold:
+                worth = is_worth(live, cold[segment], COLD_LIVE_PART_MAX)
+            else:
+                worth = segment in self._damaged or is_worth(live, sizes[segment])
+            if not worth:
                 continue
             self._segment = segment
             self._cursor = min((span.first for span in spans.values()), default=0)
@@ -236,16 +260,21 @@ class Compactor:
         copies: list[Copy] = []
         heads = 0
         rows = fold.locate_range(self._cursor, self._until, limit=TURN_ROWS_MAX)
-        for row in rows:
+        for place, row in enumerate(rows):
             if self._allowance <= 0 or heads == TURN_HEADS_MAX:
                 break
             self._cursor = row.first_seqnum + row.records
             if row.location.segment != self._segment or self._cursor <= self._floor:
                 continue
             heads += 1
-            if not is_live(row):
-                continue
-            frame = read(row)
+            try:
+                if not is_live(row):
+                    continue
+                frame = read(row)
+            except ColdMiss as miss:
+                self.miss = widened(miss, rows[place:])
+                self._cursor = row.first_seqnum
+                break
             if frame is None:
                 self._passed_over.add(row.location.segment)
                 self._segment = None  # what was copied so far lies elsewhere all the same

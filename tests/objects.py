@@ -19,6 +19,13 @@ BUCKET = "bucket"
 @contextmanager
 def object_store() -> Iterator[str]:
     """The URL of an empty bucket, `s3://...`; the environment says where it is, and who we are."""
+    with store_process() as (url, _):
+        yield url
+
+
+@contextmanager
+def store_process() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The same, with the process of the store."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
@@ -37,7 +44,7 @@ def object_store() -> Iterator[str]:
     try:
         _make_bucket(server, port)
         with mock.patch.dict(os.environ, environment):
-            yield f"s3://{BUCKET}"
+            yield f"s3://{BUCKET}", server
     finally:
         server.kill()
         server.wait()

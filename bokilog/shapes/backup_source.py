@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from bokilog.effects import Send
-from bokilog.errors import BokilogError, NotReady
+from bokilog.errors import BokilogError, NotReady, from_wire
 from bokilog.framing import WireMessage
 from bokilog.ids import START, LogSpaceId, NodeId
 from bokilog.io.directory import claim
@@ -37,6 +37,7 @@ from bokilog.messages import (
     FetchStored,
     Hello,
     Message,
+    RequestFailed,
     SnapshotPart,
     Status,
     StatusRequest,
@@ -247,6 +248,8 @@ async def _stored(
                 found.append(frame)
             case StoredSent() as sent:
                 return found, sent
+            case RequestFailed(error=error):
+                raise from_wire(error)  # the frames lie in an object store that is away
             case _:
                 continue
 

@@ -8,6 +8,8 @@ as errors that may be tried again while the store is away.
 from __future__ import annotations
 
 import asyncio
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +19,15 @@ import pytest
 
 import bokilog
 from bokilog.cold import LIST_FILE, ColdState, decode_list
-from bokilog.errors import Trimmed
-from bokilog.io.places import open_place
+from bokilog.errors import NotReady, Trimmed
+from bokilog.io.places import Folder, open_place
 from bokilog.logbook import LogBook
+from bokilog.shapes.backup import backup
 from bokilog.shapes.local_cluster import LocalCluster
+from bokilog.shapes.restore import restore
 from bokilog.shapes.verification import Verification
 from tests.integration.cluster import FUNCTION_NODES, free_port
-from tests.objects import object_store
+from tests.objects import object_store, store_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -152,6 +156,124 @@ def test_what_moved_is_read_back_and_a_trim_deletes_it(tmp_path: Path, url: str)
             "objects whose records are gone are forgotten",
         )
         until(lambda: len(objects(url)) == len(NODES), "and deleted")
+
+
+async def fill(cluster: LocalCluster) -> dict[int, bytes]:
+    async with bokilog.connect(cluster.url) as log:
+        return await write(log.book("orders"))
+
+
+async def compare(cluster: LocalCluster, written: dict[int, bytes]) -> None:
+    async with bokilog.connect(cluster.url) as log:
+        assert await read_all(log.book("orders")) == written
+
+
+def test_a_store_that_stands_still_or_is_gone_is_a_clear_error_in_time(tmp_path: Path) -> None:
+    """What is here is read and appended all the while."""
+
+    async def use(cluster: LocalCluster, written: dict[int, bytes]) -> None:
+        first, last = min(written), max(written)
+        async with bokilog.connect(cluster.url) as log:
+            orders = log.book("orders")
+            for _ in range(2):
+                began_s = time.monotonic()
+                with pytest.raises(NotReady, match=r"cold store s3://"):
+                    await orders.read(first, timeout_s=12.0)
+                assert time.monotonic() - began_s < 15.0
+                record = await orders.read(last)
+                assert record is not None
+                assert record.data == written[last]
+                written[await orders.append(b"new")] = b"new"
+                server.send_signal(signal.SIGCONT)
+                server.kill()
+                server.wait()
+
+    with store_process() as (url, server), cold_cluster(tmp_path / "c", url) as cluster:
+        written = asyncio.run(fill(cluster))
+        until(moved(cluster), "segments move to the store")
+        server.send_signal(signal.SIGSTOP)
+        asyncio.run(use(cluster, written))
+
+
+def test_a_folder_that_is_not_mounted_is_no_empty_store(tmp_path: Path) -> None:
+    async def use(cluster: LocalCluster, written: dict[int, bytes]) -> None:
+        first = min(written)
+        async with bokilog.connect(cluster.url) as log:
+            orders = log.book("orders")
+            with pytest.raises(NotReady, match="is not mounted"):
+                await orders.read(first, timeout_s=1.0)
+            (tmp_path / "away").rename(tmp_path / "cold")
+            record = await orders.read(first, timeout_s=10.0)
+            assert record is not None
+            assert record.data == written[first]
+
+    with cold_cluster(tmp_path / "c", f"file://{tmp_path}/cold") as cluster:
+        written = asyncio.run(fill(cluster))
+        until(moved(cluster), "segments move to the store")
+        (tmp_path / "cold").rename(tmp_path / "away")
+        asyncio.run(use(cluster, written))
+        asyncio.run(compare(cluster, written))
+
+
+def test_nodes_killed_while_segments_move_lose_and_double_nothing(tmp_path: Path) -> None:
+    """One is killed as soon as an object of it is there, wherever the move is by then."""
+    url = f"file://{tmp_path}/cold"
+
+    def an_object_of(node: str, known: set[Path]) -> Callable[[], bool]:
+        return lambda: bool(set((tmp_path / "cold").glob(f"*/{node}/*/*/*.seg")) - known)
+
+    with cold_cluster(tmp_path / "c", url) as cluster:
+        written: dict[int, bytes] = {}
+        for turn, node in enumerate((*NODES, *NODES)):
+            known = set((tmp_path / "cold").glob(f"*/{node}/*/*/*.seg"))
+            restarts = cluster.restarts(node)
+
+            async def more() -> dict[int, bytes]:
+                async with bokilog.connect(cluster.url) as log:
+                    return await write(log.book("orders"), 600)
+
+            written.update(asyncio.run(more()))
+            until(an_object_of(node, known), f"a segment of {node} moves in turn {turn}")
+            cluster.kill(node)
+            cluster.wait_ready(node, restarts=restarts + 1)
+        until(moved(cluster), "the moves go on after the kills")
+        asyncio.run(compare(cluster, written))
+    report = Verification(tmp_path / "c").run()
+    assert report.clean, report.parts
+    with cold_cluster(tmp_path / "c", url) as cluster:
+        asyncio.run(compare(cluster, written))
+        until(moved(cluster), "nothing lies twice")
+        listed = sum(len(cold_segments(cluster, node)) for node in NODES)
+        assert len(objects(url)) == listed, "no object is forgotten"
+
+
+def test_a_wiped_node_gets_frames_that_lie_cold_at_its_peers(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/cold"
+    with cold_cluster(tmp_path / "c", url) as cluster:
+        written = asyncio.run(fill(cluster))
+        until(moved(cluster), "segments move to the store")
+    shutil.rmtree(tmp_path / "c" / "data" / "storage-3")
+    with cold_cluster(tmp_path / "c", url) as cluster:
+        until(moved(cluster), "the wiped node has its copy, and sends it away too")
+        disks = {path.name for path in (tmp_path / "cold").glob("*/storage-3/*")}
+        assert len(disks) == 2, "another disk has another prefix"
+        asyncio.run(compare(cluster, written))
+    report = Verification(tmp_path / "c").run()
+    assert report.clean, report.parts
+
+
+def test_a_backup_has_what_lies_cold(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/cold"
+    with cold_cluster(tmp_path / "c", url) as cluster:
+        written = asyncio.run(fill(cluster))
+        until(moved(cluster), "segments move to the store")
+        asyncio.run(backup(cluster.layout.directory, Folder(tmp_path / "copy")))
+        (tmp_path / "cold").rename(tmp_path / "away")
+        with pytest.raises(NotReady, match="is not mounted"):
+            asyncio.run(backup(cluster.layout.directory, Folder(tmp_path / "second")))
+    restore(Folder(tmp_path / "copy"), tmp_path / "new", port=free_port())
+    with LocalCluster(tmp_path / "new") as cluster:
+        asyncio.run(compare(cluster, written))
 
 
 def objects(url: str) -> list[str]:

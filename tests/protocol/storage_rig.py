@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bokilog.cut import CutSpan
 from bokilog.effects import (
@@ -26,6 +26,7 @@ from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import Message, Metalog, Read, ReadReply, Replicate, RequestFailed
 from bokilog.metalog import Cut, Entry, OpenShard, Run
+from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
@@ -68,9 +69,10 @@ def frame(
     term: int = 1,
     number: int = NUMBER,
     unless: list[tuple[int, list[tuple[str | None, int]]]] | None = None,
+    books: int = BOOK,
 ) -> Frame:
     data = payload or (b"data",)
-    columns = columns_of(data, tags=tags or ["t"] * len(data), books=BOOK, unless=unless)
+    columns = columns_of(data, tags=tags or ["t"] * len(data), books=books, unless=unless)
     shard = Shard(SPACE, Term(term), number)
     return Frame(shard=shard, first=first, columns=columns, payload=[b"".join(data)])
 
@@ -119,7 +121,10 @@ class StorageRig:
         disk_id: str = "d",
         node: NodeId = NODE,
         load_entries: int = LOAD_ENTRIES,
+        make_cold: Callable[[], Cold | None] = lambda: None,
     ) -> None:
+        self.now_s = 0.0
+        self._make_cold = make_cold
         self.journal = MemoryJournal(segment_bytes=1 << 13)
         self.store = MemoryStore()
         self.views: list[View] = []
@@ -140,6 +145,7 @@ class StorageRig:
             pending_bytes_max=self._pending_bytes,
             load_entries=self._load_entries,
             new_index=lambda: Index(SPACE, MemoryStore()),
+            cold=self._make_cold(),
         )
         for _, location, data in self.journal.recover(replica.replay_from):
             replica.recover_frame(decode_frame(bytes(data)), location)
@@ -154,7 +160,8 @@ class StorageRig:
         return self.replica.index
 
     def do(self, event: Event) -> list[Effect]:
-        effects = [*self.core.handle(event, 0.0), *self.core.handle(BatchEnded(0), 0.0)]
+        now_s = self.now_s
+        effects = [*self.core.handle(event, now_s), *self.core.handle(BatchEnded(0), now_s)]
         self.core.check()
         self._tokens += [effect.token for effect in effects if isinstance(effect, Commit)]
         return effects
