@@ -149,9 +149,9 @@ def test_one_host_can_be_named_and_another_app_is_refused() -> None:
                 _ = connection.log
         other = bokilog.App("other")
         with pytest.raises(bokilog.NodeUnreachable, match="typed"):
-            await other.connect(host=f"bokilog+unix://{address}", connect_timeout_s=0.3)
+            _ = await other.connect(host=f"bokilog+unix://{address}", connect_timeout_s=0.3)
         with pytest.raises(bokilog.NodeUnreachable, match="no host of it is in the log"):
-            await other.connect(at.log.url, connect_timeout_s=0.3)
+            _ = await other.connect(at.log.url, connect_timeout_s=0.3)
         assert other.connection is None
 
     run(work, app="typed_app:app")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
 from typing import Any, assert_type
 
 import cloudpickle
@@ -14,6 +16,7 @@ from bokilog import App, Context
 from bokilog.errors import InvalidSettings, NotReady
 from bokilog.functions.runtime.app import run_here
 from bokilog.functions.runtime.function import PICKLED, Function
+from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.streaming import MapResults, Stream
 
 app = App("types")
@@ -147,6 +150,13 @@ def test_options_of_one_call_are_checked_as_the_functions_own() -> None:
     assert (changed.call_options.timeout_s, changed.call_options.retries) == (3, 2)
     assert price.call_options.timeout_s is None
     assert asyncio.run(changed("tea")) == 3.0
+
+
+def test_the_page_has_every_option_with_its_default() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "functions.md").read_text()
+    for field in dataclasses.fields(FunctionOptions):
+        default = f'"{field.default}"' if isinstance(field.default, str) else field.default
+        assert f"| `{field.name}` | {default} |" in page
 
 
 def test_a_pickled_function_finds_the_app_of_the_process_it_comes_to() -> None:
