@@ -12,7 +12,7 @@ encoding here; whoever knows the function gives `decode`.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final, NamedTuple
@@ -158,13 +158,14 @@ async def spawn(
 
     Raises:
         KeyReused: definite; the key is known with other arguments.
-        Others as `LogBook.append`, but for `AppendUnknown`: it is settled by the call's id.
+        AppendUnknown: indefinite; it may yet be accepted, unless a key settles that.
+        Others as `LogBook.append`.
 
     If cancelled, the call may still be accepted.
     """
     chosen = options or _DEFAULTS
-    call_id = secrets.token_hex(8) if key is None else keyed_call_id(function, key)
-    book = log.book(book_name(app), session=session)
+    call_id = os.urandom(8).hex() if key is None else keyed_call_id(function, key)
+    book: LogBook = log.book(book_name(app), session=session)
     data = bytes(payload)
     if is_large(data):
         encoding, data = await keep(book, call_id, data, encoding=encoding, keyed=key is not None)
@@ -187,16 +188,13 @@ async def spawn(
         token=token if session is None else session.token,
         trace=trace,
     )
-    try:
-        seqnum = await book.append(encode(spawned), tags_of(spawned), key=call_id)
-    except KeyReused as known:
-        # The first one may have come with another token, trace or timeout: that is the same call.
-        seqnum = known.seqnum
-        if key is None or not await _is_same(book, spawned, seqnum):
-            raise KeyReused(key or call_id, seqnum) from known
+    if key is None:
+        seqnum = await _append_once(book, spawned)
+    else:
+        seqnum = await _append_keyed(book, spawned)
     return Call(
         log,
-        app,
+        book,
         call_id,
         function=function,
         since=seqnum,
@@ -204,6 +202,28 @@ async def spawn(
         session=session,
         decode=decode,
     )
+
+
+async def _append_once(book: LogBook, spawned: Spawned) -> int:
+    """Without a key, since a key's verdict takes a way of its own: half as many a second."""
+    try:
+        return await book.append(encode(spawned), tags_of(spawned))
+    except AppendUnknown:
+        # Nobody else has the id: what is there is ours. What is not may still come.
+        record = await book.read_next(tag=call_tag(spawned.call_id), consistency="linearizable")
+        if record is None:
+            raise
+        return record.seqnum
+
+
+async def _append_keyed(book: LogBook, spawned: Spawned) -> int:
+    try:
+        return await book.append(encode(spawned), tags_of(spawned), key=spawned.call_id)
+    except KeyReused as known:
+        # The first one may have come with another token, trace or timeout: that is the same call.
+        if await _is_same(book, spawned, known.seqnum):
+            return known.seqnum
+        raise KeyReused(spawned.key, known.seqnum) from known
 
 
 async def _is_same(book: LogBook, spawned: Spawned, seqnum: int) -> bool:
@@ -248,7 +268,7 @@ class Call:
     def __init__(
         self,
         log: ClientLog,
-        app: str,
+        book: LogBook,
         call_id: str,
         *,
         function: str,
@@ -260,7 +280,7 @@ class Call:
         self.id = call_id
         self.function = function
         self._log = log
-        self._book: LogBook = log.book(book_name(app), session=session)
+        self._book = book
         self._since = since
         """The first end at or after it is the one."""
         self._stream = stream
@@ -439,7 +459,7 @@ async def find_call(
     spawned = await _spawned(book, call_id)
     return Call(
         log,
-        app,
+        book,
         call_id,
         function="" if spawned is None else spawned.function,
         since=record.seqnum,
@@ -498,7 +518,7 @@ async def redrive(log: ClientLog, app: str, call_id: str) -> Call:
     )
     return Call(
         log,
-        app,
+        book,
         call_id,
         function=spawned.function,
         since=seqnum,

@@ -265,10 +265,11 @@ class DurableCalls:
         if needed == self._held_from:
             return
         try:
-            await self._book.hold(HOLD, needed, HOLD_TTL_S_MAX)
+            try:
+                await self._book.hold(HOLD, needed, HOLD_TTL_S_MAX)
+            except Trimmed as error:
+                await self._book.hold(HOLD, error.trim_until, HOLD_TTL_S_MAX)
             self._held_from = needed
-        except Trimmed as error:
-            await self._book.hold(HOLD, error.trim_until, HOLD_TTL_S_MAX)
         except BokilogError as error:
             logger.info("the hold of the calls of %s did not move: %s", self._app, error)
 

@@ -381,7 +381,7 @@ async def test_a_new_host_begins_at_the_newest_snapshot(log: ClientLog) -> None:
 async def test_an_unknown_call_is_said_to_be_unknown(log: ClientLog) -> None:
     with pytest.raises(UnknownCall, match="no call 'feedfacefeedface'"):
         await find_call(log, APP, "feedfacefeedface")
-    ghost = Call(log, APP, "feedfacefeedface", function="f", since=1)
+    ghost = Call(log, log.book(book_name(APP)), "feedfacefeedface", function="f", since=1)
     with pytest.raises(UnknownCall):
         await ghost.cancel()
 
