@@ -607,6 +607,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="P25",
         patches=_trimmed_records_served,
         knobs=_reads(facts=False, tags=1, books=1),
+        seeds=(9, 11, 26, 28),
     ),
     Mutation(
         name="none below the token",
@@ -617,10 +618,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="facts above their position",
-        seeds=_from(2),
         rule="P27",
         patches=_facts_above_their_position,
         knobs=_reads(faults={"clog": 10.0}, clog_s=0.05),
+        seeds=(9, 10, 14, 18),
     ),
     Mutation(
         name="trims unheard",
@@ -669,10 +670,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="the seal is forgotten",
-        seeds=_from(5),
         rule="P14",
         patches=_seal_forgotten,
         knobs=_changing(),
+        seeds=_from(14),
     ),
     Mutation(
         name="a restarted process resumes as primary",
