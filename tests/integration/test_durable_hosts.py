@@ -1,0 +1,113 @@
+"""Durable calls in real processes: hosts and their workers are killed while calls run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import bokilog
+from bokilog.client.admin import ClientLog
+from bokilog.codec import pack
+from bokilog.functions.calls.api import Call, find_call, list_calls, spawn
+from bokilog.functions.calls.records import (
+    CALLS,
+    Cancelled,
+    DeadLettered,
+    Finished,
+    Spawned,
+    book_name,
+    decode,
+)
+from bokilog.shapes.local_cluster import LocalCluster
+from tests.integration.cluster import free_port
+
+APP = "durable"
+CALLS_COUNT = 60
+pytestmark = [
+    pytest.mark.kill,
+    pytest.mark.slow,
+    pytest.mark.timeout(120),
+    pytest.mark.asyncio,
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+    with LocalCluster(
+        tmp_path_factory.mktemp("durable"),
+        function_nodes=2,
+        port=free_port(),
+        http_port=free_port(),
+        app="durable_app:app",
+        app_dir=Path(__file__).parent / "apps",
+    ) as running:
+        yield running  # type: ignore[misc]
+
+
+async def steps(log: ClientLog) -> list[object]:
+    return [decode(each.data) async for each in log.book(book_name(APP)).scan(tag=CALLS)]
+
+
+async def work(log: ClientLog, number: int) -> Call:
+    return await spawn(log, APP, "work", pack([[number], {}]), 0, retries=10, retry_delay_s=0.05)
+
+
+async def test_calls_survive_kill_9_of_every_host(cluster: LocalCluster) -> None:
+    async with bokilog.connect(cluster.url) as log:
+        calls = []
+        for number in range(CALLS_COUNT):
+            calls.append(await work(log, number))
+            await asyncio.sleep(0.01)
+            if number in (20, 40):
+                node = f"host-{number // 20}"
+                restarts = cluster.restarts(node)
+                cluster.kill(node)
+        results = await asyncio.gather(*(each.result(60) for each in calls))
+        assert results == [number**2 for number in range(CALLS_COUNT)]
+        await asyncio.to_thread(cluster.wait_ready, "host-2", restarts=restarts + 1)
+        found = await steps(log)
+        ends = Counter(
+            step.call_id for step in found if isinstance(step, (Finished, DeadLettered, Cancelled))
+        )
+        assert [ends[each.id] for each in calls] == [1] * CALLS_COUNT
+        again = await find_call(log, APP, calls[30].id)
+        assert await again.result(1) == 900
+
+
+async def test_due_times_have_one_call_each_over_both_hosts(cluster: LocalCluster) -> None:
+    async with bokilog.connect(cluster.url) as log:
+        await asyncio.sleep(2.5)
+        dues = [
+            step.due_ms
+            for step in await steps(log)
+            if isinstance(step, Spawned) and step.schedule == "tick"
+        ]
+        assert len(dues) >= 2
+        assert len(set(dues)) == len(dues)
+        assert dues == sorted(dues)
+
+
+async def test_a_stream_goes_on_over_the_death_of_its_host(cluster: LocalCluster) -> None:
+    async with bokilog.connect(cluster.url) as log:
+        call = await spawn(
+            log, APP, "letters", pack([[300], {}]), 0, retries=10, retry_delay_s=0.05, stream=True
+        )
+        values: list[object] = []
+        async for item in call.items():
+            values.append(item.value)
+            if len(values) == 20:
+                cluster.kill((await call.status()).host)
+        assert "".join(map(str, values)) == "".join(chr(97 + n % 26) for n in range(300))
+        status = await call.status()
+        assert (status.state, status.attempt) == ("finished", 1)
+
+
+async def test_nothing_is_left_open(cluster: LocalCluster) -> None:
+    async with bokilog.connect(cluster.url) as log:
+        for call in await list_calls(log, APP):
+            await (await find_call(log, APP, call.id)).outcome(wait_s=30)
+            assert (await (await find_call(log, APP, call.id)).status()).state == "finished"
