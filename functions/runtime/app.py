@@ -151,6 +151,11 @@ class App:
         self.inits.append(hook)
         return hook
 
+    def run_here(self) -> None:
+        """This process runs its calls: functions that are sent along and refer to an app of this
+        name refer to this one."""
+        _here[self.name] = self
+
     async def run_inits(self) -> None:
         """Run the hooks, in the order in which they were declared."""
         for hook in self.inits:
@@ -172,8 +177,8 @@ class App:
             NotReady: this is no call, and the app is not connected.
         """
         here = current.get()
-        if here is not None:
-            return here
+        if here is not None and here.place.app == self.name:
+            return here  # of another app's call, only this app's own connection helps
         if self.connection is None:
             hint = f"app {self.name!r} is not connected here: `async with app.connect(url)`"
             raise NotReady(f"{hint}, or `async with app.local()` in a test")
@@ -300,11 +305,6 @@ class Declaration:
 
 _here: dict[str, App] = {}
 """The apps that this process runs calls of, by name."""
-
-
-def run_here(app: App) -> None:
-    """Functions that arrive by themselves and refer to an app of that name refer to this one."""
-    _here[app.name] = app
 
 
 def _app_named(name: str) -> App:

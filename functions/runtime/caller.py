@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import cloudpickle
 
 from bokilog.call_errors import CallTimeout, FunctionFailed, WorkerLost
-from bokilog.errors import BokilogError, NodeUnreachable, from_wire, to_wire
+from bokilog.errors import BokilogError, NodeUnreachable, WrongLoop, from_wire, to_wire
 from bokilog.framing import Buffer
 from bokilog.functions.runtime.messages import (
     CallMessage,
@@ -165,6 +165,8 @@ class HostCalls:
         return opened
 
     def _opened(self, request: Request) -> OpenCall:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoop("the app's connection", "belongs to another event loop")
         call, self._next = self._next, self._next + 1
         due_s = self._loop.time() + request.timeout_s + SILENCE_S
         opened = OpenCall(call, request, done=self._loop.create_future(), due_s=due_s)

@@ -26,7 +26,7 @@ import cloudpickle
 from bokilog.call_errors import CallTimeout, CallTooDeep, UnknownFunction, WorkerLost
 from bokilog.client.admin import ClientLog
 from bokilog.client.session import Session
-from bokilog.errors import InvalidSettings, NotSupported, UnavailableError
+from bokilog.errors import InvalidSettings, NotSupported, UnavailableError, from_wire
 from bokilog.framing import Buffer
 from bokilog.functions.runtime import references
 from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request, error_of
@@ -209,6 +209,11 @@ class Function(Generic[P, L, R]):
     def __repr__(self) -> str:
         return f"<function {self.name!r} of app {self.home.name!r}>"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Functions that are sent along may use this one: it finds its app where it arrives.
+        said = (self.home, self.body, self.name, self.options, self.call_options)
+        return _function_of, said
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> L:
         """The plain local call: runs the user's code here and now."""
         if self.context_name is not None:
@@ -300,12 +305,14 @@ class Function(Generic[P, L, R]):
         while True:
             try:
                 done = await self._run(caller, name, (encoding, payload), attempt)
-                return await self._result(caller, done)
-            except (WorkerLost, UnavailableError):
+            except UnavailableError:
                 if attempt >= attempts_left:
                     raise
-                attempt += 1
-                await asyncio.sleep(_retry_delay_s(self.options.retry_delay_s, attempt))
+            else:
+                if attempt >= attempts_left or not _was_lost(done):
+                    return await self._result(caller, done)
+            attempt += 1
+            await asyncio.sleep(_retry_delay_s(self.options.retry_delay_s, attempt))
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """`remote` for sync functions: it blocks this thread, never an event loop.
@@ -407,7 +414,7 @@ class Function(Generic[P, L, R]):
             await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
             carried = await self._carried(caller, encoding, payload)
             request = self._request(caller, name, carried[0], flags=Flag.STREAM)
-            return caller.calls.start(request, carried[1])
+            return _child(caller, caller.calls.start(request, carried[1]))
 
         async def item(encoding: int, payload: Buffer) -> R:
             return await self._decoded(caller, encoding, payload)
@@ -433,12 +440,11 @@ class Function(Generic[P, L, R]):
         said = {"timeout_s": timeout_s, "retries": retries}
         # Checked as the function's own are, and refused by the same words.
         replace(self.options, **{name: each for name, each in said.items() if each is not None})  # type: ignore[arg-type]
-        other: Function[P, L, R] = Function(
-            self.home, self.body, name=self.name, options=self.options
-        )
+        changed = CallOptions(key=key, timeout_s=timeout_s, retries=retries)
+        other: Function[P, L, R]
+        other = _function_of(self.home, self.body, self.name, self.options, changed)
         other._values, other._context_name = self.values, self._context_name
         other._context_at = self._context_at
-        other.call_options = CallOptions(key=key, timeout_s=timeout_s, retries=retries)
         return other
 
     # --- the ways of all calls ---
@@ -534,7 +540,7 @@ class Function(Generic[P, L, R]):
             together.append(carried[1])
         if together and kind is not None:
             opened += caller.calls.start_many(self._request(caller, *kind), together)
-        return opened
+        return [_child(caller, each) for each in opened]
 
     async def _result(self, caller: Caller, done: Done) -> R:
         caller.merge(done.token)
@@ -550,6 +556,14 @@ class Function(Generic[P, L, R]):
                 raise NotSupported(self.name, problem)
             encoding, payload = await references.fetch(log, payload, caller.session_for(log))
         return cast("R", self.values.decode_result(encoding, payload))
+
+
+def _function_of(
+    home: Home, body: Callable[P, L], name: str, options: FunctionOptions, changed: CallOptions
+) -> Function[P, L, R]:
+    function: Function[P, L, R] = Function(home, body, name=name, options=options)
+    function.call_options = changed
+    return function
 
 
 AnyFunction: TypeAlias = Function[[], object, object]
@@ -579,6 +593,18 @@ class Spawn(Protocol):
     ) -> object:
         """Append it and return its handle."""
         ...
+
+
+def _was_lost(done: Done) -> bool:
+    """Whether it is no fault of the function that the call is over."""
+    return bool(done.error) and isinstance(from_wire(done.error), (WorkerLost, UnavailableError))
+
+
+def _child(caller: Caller, opened: OpenCall) -> OpenCall:
+    """A call that its caller does not wait for at once is cancelled with it all the same."""
+    caller.children.add(opened)
+    opened.done.add_done_callback(lambda _: caller.children.discard(opened))
+    return opened
 
 
 def _hints_of(body: Callable[P, L]) -> dict[str, object]:

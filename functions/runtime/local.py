@@ -48,6 +48,10 @@ class Runnable(Protocol):
         """By name."""
         ...
 
+    def run_here(self) -> None:
+        """This process runs its calls."""
+        ...
+
     def run_inits(self) -> Awaitable[None]:
         """What runs once before any call."""
         ...
@@ -101,6 +105,7 @@ class LocalApp:
             before_done=lambda _: None,
         )
         self.caller = ProcessCaller(self._place, known=frozenset(app.functions))
+        app.run_here()
         await app.run_inits()
         self._before, app.connection = app.connection, self.caller
         return self

@@ -24,7 +24,7 @@ from bokilog.client.admin import ClientLog
 from bokilog.client.connect import connect
 from bokilog.errors import BokilogError
 from bokilog.framing import WireMessage
-from bokilog.functions.runtime.app import App, run_here
+from bokilog.functions.runtime.app import App
 from bokilog.functions.runtime.caller import HostCalls
 from bokilog.functions.runtime.context import Place
 from bokilog.functions.runtime.messages import (
@@ -190,7 +190,7 @@ class Worker:
 def run_worker(app: App, settings: WorkerSettings, parts: PartRows) -> int:
     """Be a worker until the host goes; the exit code of the process, which has to end by
     `os._exit`: threads of the user's code may never end."""
-    run_here(app)
+    app.run_here()
     _reseed()
     loop = new_loop()
     asyncio.set_event_loop(loop)

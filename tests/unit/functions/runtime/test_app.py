@@ -14,7 +14,6 @@ import pytest
 import bokilog
 from bokilog import App, Context
 from bokilog.errors import InvalidSettings, NotReady
-from bokilog.functions.runtime.app import run_here
 from bokilog.functions.runtime.function import PICKLED, Function
 from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.streaming import MapResults, Stream
@@ -163,5 +162,5 @@ def test_a_pickled_function_finds_the_app_of_the_process_it_comes_to() -> None:
     assert bokilog.App is App
     here = App("elsewhere")
     data = cloudpickle.dumps(App("elsewhere"))
-    run_here(here)
+    here.run_here()
     assert cloudpickle.loads(data) is here

@@ -397,6 +397,56 @@ def test_a_function_that_no_host_knows_is_sent_along_if_nobody_could_import_it()
     locally(claim)
 
 
+def test_what_is_sent_along_may_call_the_apps_functions() -> None:
+    async def claim(local: LocalApp) -> None:
+        async def above(number: int) -> int:
+            return await add.with_options(timeout_s=3).remote(number, y=10)
+
+        assert await app.submit(above, 7) == 17
+
+    locally(claim)
+
+
+def test_a_call_of_another_app_does_not_go_to_this_ones_hosts() -> None:
+    other = App("others")
+
+    @other.function(name="add")
+    async def add_more(x: int) -> int:
+        return x + 1_000
+
+    async def claim(local: LocalApp) -> None:
+        async def above() -> int:
+            return await add_more.remote(1)
+
+        with pytest.raises(bokilog.NotReady, match="app 'others' is not connected"):
+            await app.submit(above)
+        async with other.local():
+            app_of_call = app.function(name="above")(above)
+            try:
+                assert await app_of_call.remote() == 1_001
+            finally:
+                del app.functions["above"]
+
+    locally(claim)
+
+
+def test_a_map_that_a_cancelled_call_has_left_open_is_cancelled_with_it() -> None:
+    async def claim(local: LocalApp) -> None:
+        async def start_many(ctx: Context) -> None:
+            stream = numbers.stream(10_000)
+            await anext(stream)
+            await asyncio.Event().wait()
+
+        call = asyncio.ensure_future(app.submit(start_many))
+        await until(lambda: local.runs.count == 2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(local.runs.idle.wait(), 5)
+
+    locally(claim)
+
+
 def test_a_call_reads_what_its_calls_have_written() -> None:
     async def claim(local: LocalApp) -> None:
         assert await write_below.remote("one") == ["one"]
