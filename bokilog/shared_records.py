@@ -1,6 +1,6 @@
 """Records that processes of one machine read from their engine's memory, without a message.
 
-    header   magic, version, slots, ring bytes, incarnation of the engine, head, misses
+    header   magic, version, slots, ring bytes, incarnation of the engine, head, uses
     slots    u64 key, u64 place; a key is (log space, seqnum), a slot is found by hashing it
     ring     entries: place, book, seqnum, time, lengths, checksum; then tags and data
 
@@ -33,7 +33,7 @@ VERSION: Final = 1
 BYTES_MIN: Final = 1 * MIB
 _HEADER: Final = struct.Struct("<QIIQQQQQ")
 _HEAD_AT: Final = 40
-_MISSES_AT: Final = 48
+_USES_AT: Final = 48
 _HEADER_BYTES: Final = 64
 _SLOT: Final = struct.Struct("<QQ")
 _NUMBER: Final = struct.Struct("<Q")
@@ -48,7 +48,7 @@ DATA_BYTES_MAX: Final = 64 * KIB
 
 assert _HEADER.size <= _HEADER_BYTES
 assert struct.calcsize("<QIIQQQ") == _HEAD_AT
-assert _MISSES_AT == _HEAD_AT + 8
+assert _USES_AT == _HEAD_AT + 8
 
 
 class SharedRecord(NamedTuple):
@@ -94,10 +94,10 @@ class SharedWriter:
         _HEADER.pack_into(memory, 0, *head)
 
     @property
-    def misses(self) -> int:
-        """How often readers have not found what they looked for; they write this themselves, so
-        one that counts while another does may be forgotten."""
-        (count,) = _NUMBER.unpack_from(self._memory, _MISSES_AT)
+    def uses(self) -> int:
+        """How often readers have looked for anything. They all write it, so one that counts while
+        another does may be forgotten; it tells whether it is worth while to publish."""
+        (count,) = _NUMBER.unpack_from(self._memory, _USES_AT)
         return int(count)
 
     def add(
@@ -177,11 +177,11 @@ class SharedReader:
 
     def find(self, space: int, book: int, seqnum: int) -> SharedRecord | None:
         """The record, or None: ask the engine."""
+        (uses,) = _NUMBER.unpack_from(self._memory, _USES_AT)
+        _NUMBER.pack_into(self._memory, _USES_AT, (uses + 1) & _MASK)
         found = self._whole(space, book, seqnum)
         if found is None:
             self.miss_count += 1
-            (misses,) = _NUMBER.unpack_from(self._memory, _MISSES_AT)
-            _NUMBER.pack_into(self._memory, _MISSES_AT, (misses + 1) & _MASK)
         else:
             self.hit_count += 1
         return found

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bokilog.facts import Facts
 from bokilog.limits import MIB
 from bokilog.messages import Read, ReadReply
 from bokilog.record import Record
+
+if TYPE_CHECKING:
+    from bokilog.shared_records import SharedReader  # a log in this process needs none
 
 RECORDS_BYTES_DEFAULT: Final = 32 * MIB
 FACTS_BYTES_DEFAULT: Final = 8 * MIB
@@ -56,6 +59,27 @@ class Cache:
         if records is None or seqnum < trim_until or seqnum < self._facts.trim_until(book, None):
             return None
         return records.get(seqnum)
+
+    def shared(
+        self, memory: SharedReader, space: int, book: int, seqnum: int, trim_until: int
+    ) -> Record | None:
+        """The record at `seqnum` out of the engine's memory, if no known trim is past it.
+
+        It is not kept: reading it there again costs little more than here.
+        """
+        facts = self._facts
+        if seqnum < trim_until or seqnum < facts.trim_until(book, None):
+            return None
+        found = memory.find(space, book, seqnum)
+        if found is None:
+            return None
+        data, tags, timestamp_ms = found
+        if tags is None:
+            return Record(seqnum, data, (), timestamp_ms, None)
+        if seqnum < facts.tags_trimmed_until(book):
+            return None  # perhaps all its tags are trimmed
+        names = (tags,) if type(tags) is str else tuple(tags)
+        return Record(seqnum, data, names, timestamp_ms, None)
 
     def trim_until(self, book: int, tag: str | None) -> int:
         """First kept seqnum, as far as this process has heard."""

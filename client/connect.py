@@ -33,7 +33,7 @@ from bokilog.errors import (
     from_wire,
 )
 from bokilog.framing import WireMessage
-from bokilog.io.addresses import parse_address
+from bokilog.io.addresses import UnixAddress, parse_address
 from bokilog.io.link import Link, LinkCallbacks, Loss
 from bokilog.io.transport import STEADY_S, dial, redial_delay_s
 from bokilog.limits import KIB
@@ -306,7 +306,17 @@ class NetworkPort:
             raise RemoteProtocolError(f"the engine greeted by {type(first).__name__}")
         self._up = True
         self._settled.set()
+        self._share(first.incarnation)
         self._events.on_up(first)
+
+    def _share(self, incarnation: int) -> None:
+        """Behind a unix socket the engine is on this machine, and may share its memory."""
+        assert self._link is not None
+        address = parse_address(self._link.remote)
+        if isinstance(address, UnixAddress):
+            from bokilog.io.shared_memory import open_shared  # other clients need none of it
+
+            self._events.on_shared(open_shared(address.path, incarnation))
 
     def _on_lost(self, link: Link, error: Exception | None) -> None:
         if link is not self._link:
@@ -316,6 +326,7 @@ class NetworkPort:
         was_up, self._up, self._link = self._up, False, None
         self._settled.set()
         if was_up:
+            self._events.on_shared(None)
             written = link.messages_written
             unsent = [(space, number) for sent, space, number in self._frames if sent > written]
             self._events.on_down(reason, unsent)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bokilog.client.batching import Batch, Lane, Room, Unit
 from bokilog.client.books import Route
@@ -47,6 +47,9 @@ from bokilog.messages import (
     Tail,
     Welcome,
 )
+
+if TYPE_CHECKING:
+    from bokilog.shared_records import SharedReader  # a log in this process needs none
 
 OVERLOADED_RETRY_S = 0.1
 BOOKS_MAX = 16_384  # names whose LogBook is remembered; idle ones are forgotten beyond
@@ -110,6 +113,8 @@ class ClientCore:
         self.wake_s = NEVER
         """When `tick` is to be called, at the latest."""
         self.port: Port | None = None
+        self.shared: SharedReader | None = None
+        """Memory of the engine, if it is on this machine."""
         """Set by the shell before anything is sent."""
         self._wake = wake
         self._find = find

@@ -369,7 +369,10 @@ class ClientLogBook(Generic[T]):
         if route is None or not route.live or get_ident() != self._thread:
             return None
         trim_until = self._session.trim_until(route.number)
-        found = client.core.cache.record(route.number, seqnum, trim_until)
+        core = client.core
+        found = core.cache.record(route.number, seqnum, trim_until)
+        if found is None and core.shared is not None and seqnum > 0:
+            found = core.cache.shared(core.shared, route.space, route.number, seqnum, trim_until)
         return found if found is None or self._codec is None else self._typed(found)
 
     async def read_bytes(

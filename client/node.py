@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bokilog.client import routing
 from bokilog.client.batching import Unit
@@ -34,6 +34,9 @@ from bokilog.errors import (
 from bokilog.limits import KEY_HORIZON_S
 from bokilog.messages import Answer, Message, Read, ReadReply, Tail, Welcome
 from bokilog.record import check_duration
+
+if TYPE_CHECKING:
+    from bokilog.shared_records import SharedReader  # a log in this process needs none
 
 TIMEOUT_S_DEFAULT: Final = 30.0
 LINGER_S: Final = 5.0  # how long `aclose` waits for appends that are on their way
@@ -96,6 +99,10 @@ class Client:
         if not self._first_up.done():
             self._first_up.set_result(None)
         self._set_timer()
+
+    def on_shared(self, shared: SharedReader | None) -> None:
+        """Records may be read from the engine's memory, or not any more."""
+        self.core.shared = shared
 
     def on_messages(self, messages: list[Message]) -> None:
         """Everything that arrived at once."""

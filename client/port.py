@@ -13,9 +13,12 @@ which hands messages over by reference in the same loop. Both keep these rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bokilog.messages import Message, Welcome
+
+if TYPE_CHECKING:
+    from bokilog.shared_records import SharedReader  # a log in this process needs none
 
 Frames: TypeAlias = Sequence[tuple[int, int]]
 """(log space, frame number) of each."""
@@ -42,6 +45,10 @@ class Events(Protocol):
 
     def on_up(self, welcome: Welcome) -> None:
         """An engine answered; from now on `send` works."""
+        ...
+
+    def on_shared(self, shared: SharedReader | None) -> None:
+        """Memory of this engine that records are read from without a message; None: no more."""
         ...
 
     def on_messages(self, messages: list[Message]) -> None:

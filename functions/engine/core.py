@@ -50,6 +50,7 @@ from bokilog.functions.engine.cache import RecordCache
 from bokilog.functions.engine.links import Links
 from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.producer import SpaceProducer
+from bokilog.functions.engine.published import Published
 from bokilog.functions.engine.reader import Reader
 from bokilog.functions.engine.requests import TIMER, PrimaryRequests
 from bokilog.functions.engine.settings import EngineSettings
@@ -78,6 +79,7 @@ from bokilog.messages import (
     TermChanged,
 )
 from bokilog.pulse import PULSE, Pulse
+from bokilog.shared_records import SharedWriter
 from bokilog.term_gate import CURRENT, FUTURE, TermGate
 from bokilog.view import View
 
@@ -119,9 +121,17 @@ class EngineCore:
         settings: what an operator may tune.
         node_id: its name in the view.
         incarnation: this start's registered number (P3); it names its shards in every term (P1).
+        shared: memory that workers on the same machine read records from; None: there is none.
     """
 
-    def __init__(self, settings: EngineSettings, node_id: NodeId, incarnation: int) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        node_id: NodeId,
+        incarnation: int,
+        *,
+        shared: SharedWriter | None = None,
+    ) -> None:
         self.settings = settings
         self.node = node_id
         self.incarnation = incarnation
@@ -144,6 +154,7 @@ class EngineCore:
             links=self._links,
             cache=self._cache,
             ids=ids,
+            published=Published(shared, self._cache) if shared is not None else None,
         )
         self.requests = PrimaryRequests(
             number=incarnation, links=self._links, ids=ids, retry_s=settings.retry_s

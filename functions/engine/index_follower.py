@@ -20,6 +20,7 @@ from typing import NamedTuple, cast
 from bokilog.facts import Facts, Tail
 from bokilog.functions.engine.cache import Tags
 from bokilog.functions.engine.order import Horizon
+from bokilog.functions.engine.published import Published
 from bokilog.ids import START, LogSpaceId, NodeId, Term
 from bokilog.messages import FollowIndex, IndexStream
 from bokilog.view import End
@@ -42,6 +43,7 @@ class IndexFollower:
 
     __slots__ = (
         "_facts",
+        "_published",
         "_told",
         "_unnamed",
         "books",
@@ -57,7 +59,14 @@ class IndexFollower:
         "verdicts_due",
     )
 
-    def __init__(self, space: LogSpaceId, *, facts: Facts, horizon: Horizon) -> None:
+    def __init__(
+        self,
+        space: LogSpaceId,
+        *,
+        facts: Facts,
+        horizon: Horizon,
+        published: Published | None = None,
+    ) -> None:
         self.id = space
         self.horizon = horizon
         self.replicas: tuple[NodeId, ...] = ()
@@ -78,6 +87,7 @@ class IndexFollower:
         self.verdicts_due = False
         """The replica is to be asked for verdicts that may have been missed (P23)."""
         self._facts = facts
+        self._published = published
         self._told: frozenset[int] = frozenset()
         """LogBooks that the chosen replica was told of last."""
         self._unnamed: dict[int, int] = {}
@@ -100,6 +110,8 @@ class IndexFollower:
         self.follow_due = self.verdicts_due = True
         for book in self.following:
             self._facts.unfollow(book)
+            if self._published is not None:
+                self._published.leave(book)
         self.following.clear()
         self._told = frozenset()
         self._unnamed.clear()
@@ -148,6 +160,8 @@ class IndexFollower:
     def _drop(self, book: int) -> None:
         del self.books[book]
         self.following.discard(book)
+        if self._published is not None:
+            self._published.leave(book)
 
     # --- the stream -------------------------------------------------------------------------------
 
@@ -206,10 +220,14 @@ class IndexFollower:
                 if books in self.following:
                     seqnums = range(first, first + len(tags))
                     grown.update((books, tag) for tag in self._facts.extend(books, seqnums, tags))
+                    if self._published is not None:
+                        self._published.streamed(self.id, books, seqnums)
                 continue
             for book, part in _visible_by_book(first, books, unit_records, tags, void).items():
                 if book in self.following:
                     grown.update((book, tag) for tag in self._facts.extend(book, *part))
+                    if self._published is not None:
+                        self._published.streamed(self.id, book, part[0])
         return grown
 
     def _forget(self, message: IndexStream) -> set[int]:
@@ -217,9 +235,13 @@ class IndexFollower:
         changed: set[int] = set()
         for book, tag, until in cast(list[tuple[int, str | None, int]], message.trims):
             self._facts.trim(book, tag, until)
+            if self._published is not None:
+                self._published.trimmed(book, until)
             changed.add(book)
         for book in message.deleted:
             self._facts.drop(book)
+            if self._published is not None:
+                self._published.leave(book)
             changed.add(book)
             if book in self.books:
                 self._drop(book)

@@ -11,11 +11,13 @@ from bokilog.errors import NotReady
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.process_settings import EngineProcessSettings
 from bokilog.ids import NodeId
+from bokilog.io.addresses import UnixAddress, parse_address
 from bokilog.io.clock import SystemClock
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
 from bokilog.io.one_identity import check_alone
 from bokilog.io.open_views import open_views
+from bokilog.io.shared_memory import SharedMemory
 from bokilog.io.view_store import check_versions
 from bokilog.messages import RequestFailed, Tail, TailRequest
 from bokilog.view import LogSpace, View
@@ -102,11 +104,10 @@ async def run(
     def perform(effect: Effect) -> None:
         raise AssertionError(f"an engine cannot carry out {effect}")
 
-    core = GreetingCore(
-        EngineCore(settings, node_id=node, incarnation=incarnation),
-        spaces=view.spaces,
-        greeted=greeted,
-    )
+    memory = _shared_memory(settings, incarnation)
+    shared = memory.writer if memory is not None else None
+    engine = EngineCore(settings, node_id=node, incarnation=incarnation, shared=shared)
+    core = GreetingCore(engine, spaces=view.spaces, greeted=greeted)
     shell = NodeShell(
         core,
         identity=Identity(
@@ -135,6 +136,16 @@ async def run(
         await _let_clients_go(shell)
     finally:
         await shell.aclose()
+        if memory is not None:
+            memory.close()
+
+
+def _shared_memory(settings: EngineProcessSettings, incarnation: int) -> SharedMemory | None:
+    """Beside the first unix socket; without one nobody could find it."""
+    for address in map(parse_address, settings.addresses):
+        if isinstance(address, UnixAddress) and settings.shared_bytes:
+            return SharedMemory(address.path, settings.shared_bytes, incarnation)
+    return None
 
 
 async def _let_clients_go(shell: NodeShell) -> None:

@@ -9,6 +9,8 @@ from bokilog.functions.engine.settings import EngineSettings
 from bokilog.io.addresses import parse_address
 from bokilog.io.open_views import check_views
 from bokilog.io.settings import check_setting
+from bokilog.limits import MIB
+from bokilog.shared_records import BYTES_MIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,9 @@ class EngineProcessSettings(EngineSettings):
     """The same in etcd: `etcd://HOST:PORT[,HOST:PORT...][/PREFIX]`; it wins over `views_dir`."""
     addresses: tuple[str, ...]
     """Where it listens for clients and for `bokilog status`: `unix:PATH`, `tcp:HOST:PORT`."""
+    shared_bytes: int = 32 * MIB
+    """Memory that workers on this machine read cached records from without a message; a file beside
+    the first unix socket, `PATH.records`. 0: none."""
     metrics_address: str = ""
     """Where Prometheus finds its metrics: `tcp:HOST:PORT`; empty: nowhere."""
     view_poll_s: float = 0.25
@@ -35,5 +40,7 @@ class EngineProcessSettings(EngineSettings):
         check_views(self.views_url, self.views_dir)
         for address in self.addresses:
             parse_address(address)
+        if self.shared_bytes:
+            check_setting("shared_bytes", self.shared_bytes, least=BYTES_MIN, most=1 << 34)
         check_setting("view_poll_s", self.view_poll_s, least=0.01, most=60)
         check_setting("greeting_timeout_s", self.greeting_timeout_s, least=0.1, most=60)

@@ -43,6 +43,7 @@ from bokilog.functions.engine.index_follower import IndexFollower
 from bokilog.functions.engine.links import Links
 from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.parked import TIMER as READ_TIMER, ParkedReads
+from bokilog.functions.engine.published import Published
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, NodeId, Position
 from bokilog.messages import (
@@ -109,6 +110,7 @@ class Reader:
         links: Links,
         cache: RecordCache,
         ids: Iterator[int],
+        published: Published | None = None,
     ) -> None:
         self.facts = Facts(settings.facts_bytes)
         self.local_count = 0
@@ -122,6 +124,7 @@ class Reader:
         self._number = number
         self._links = links
         self._cache = cache
+        self._published = published
         self._ids = ids
         self._spaces: dict[int, IndexFollower] = {}
         self._anew: set[int] = set()
@@ -170,8 +173,15 @@ class Reader:
         if space is None:
             return [self._failed(source, message.request, _not_ready(message.space))]
         self._cache.set_aux(message.space, message.book, message.seqnum, message.aux)
+        if self._published is not None:
+            self._published.has_aux(message.book, message.seqnum)
         effects: list[Effect] = [Send(node, message) for node in self._links.up_of(space.replicas)]
         return [*effects, Send(source, Answer(message.request, space.position, []))]
+
+    def _trim(self, book: int, tag: str | None, until: int) -> None:
+        self.facts.trim(book, tag, until)
+        if self._published is not None:
+            self._published.trimmed(book, until)
 
     # --- answering here ---------------------------------------------------------------------------
 
@@ -275,6 +285,13 @@ class Reader:
         if not known.at_tail and space.horizon.position > position:
             position, tail = space.horizon.position, space.horizon.tail
         payload: list[Buffer] = [record.data for record in records]
+        if (
+            self._published is not None
+            and records
+            and read.until == read.start + 1  # pages are read by whoever reads on by message
+            and read.book in space.following
+        ):
+            self._published.answered(read.space, read.book, seqnums, records)
         if read.bytes_start >= 0:
             payload = [_byte_range(data, read) for data in payload]
         return ReadReply(
@@ -401,7 +418,7 @@ class Reader:
                 return asked
             message = passed.not_yet or message
         if self._keeps and isinstance(read, Read) and isinstance(error, Trimmed):
-            self.facts.trim(read.book, read.tag, error.trim_until)
+            self._trim(read.book, read.tag, error.trim_until)
         return [Send(passed.source, message._replace(request=read.request))]
 
     def _ask_another(self, request: int, passed: Passed, now_s: float) -> list[Effect]:
@@ -421,7 +438,7 @@ class Reader:
         space = self._spaces[read.space]
         space.horizon.saw(reply.position, reply.tail)
         if reply.trim_until:
-            self.facts.trim(read.book, read.tag, reply.trim_until)
+            self._trim(read.book, read.tag, reply.trim_until)
         end = min(read.until, reply.tail)
         lo, hi, seqnums = read.start, reply.next_seqnum, reply.seqnums
         above = below = None
@@ -436,7 +453,7 @@ class Reader:
             read.book, read.tag, lo, min(hi, reply.tail), seqnums, above=above, below=below
         )
         if reply.trim_until:  # of a tag it is kept with the line, which may be new
-            self.facts.trim(read.book, read.tag, reply.trim_until)
+            self._trim(read.book, read.tag, reply.trim_until)
         self._keep_records(read, reply)
 
     def _keep_records(self, read: Read, reply: ReadReply) -> dict[int, CachedRecord]:
@@ -495,7 +512,7 @@ class Reader:
 
     def trimmed(self, book: int, tag: str | None, until: int) -> None:
         """A trim that a client of this engine asked for has been decided."""
-        self.facts.trim(book, tag, until)
+        self._trim(book, tag, until)
 
     def end_batch(self, verdicts: dict[int, list[list[int]]]) -> list[Effect]:
         """Tells replicas what is wanted now. `verdicts`: rows per log space, of frames without
@@ -535,7 +552,12 @@ class Reader:
         for each in view.spaces:
             space = self._spaces.get(each.id)
             if space is None:
-                space = IndexFollower(each.id, facts=self.facts, horizon=horizons[each.id])
+                space = IndexFollower(
+                    each.id,
+                    facts=self.facts,
+                    horizon=horizons[each.id],
+                    published=self._published,
+                )
                 self._spaces[each.id] = space
             space.replicas = each.replicas
             if space.is_past(view.term, view.end(each.id)):
@@ -549,6 +571,8 @@ class Reader:
         brought is not served any more (P13). Seldom enough to begin all facts anew."""
         self.facts.clear()
         self._cache.forget(lost.id)
+        if self._published is not None:
+            self._published.forget()
         return [effect for space in self._spaces.values() for effect in self._choose(space, now_s)]
 
     def link_up(self, peer: Address, now_s: float) -> list[Effect]:

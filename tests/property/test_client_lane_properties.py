@@ -22,6 +22,7 @@ from bokilog.client.session import Session
 from bokilog.errors import BokilogError, ConditionFailed, Overloaded
 from bokilog.frame import Tags
 from bokilog.messages import Message, Welcome
+from bokilog.shared_records import SharedReader
 from tests.unit.client.fake_engine import FakeEngine
 
 BOOK = 5
@@ -68,6 +69,9 @@ class World:
 
     def on_up(self, welcome: Welcome) -> None:
         self.core.on_up(welcome, self.now_s)
+
+    def on_shared(self, shared: SharedReader | None) -> None:
+        raise AssertionError("its port is no connection")
 
     def on_down(self, reason: str, unsent: Frames = ()) -> None:
         self.core.on_down(reason, unsent)

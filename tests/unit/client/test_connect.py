@@ -21,6 +21,7 @@ from bokilog.framing import WireMessage
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import Listener, listen
 from bokilog.messages import AppendFrame, Hello, Message, StatusRequest, Welcome, decode, encode
+from bokilog.shared_records import SharedReader
 from tests.unit.client.fake_engine import FakeEngine
 from tests.unit.client.opened import until
 
@@ -35,6 +36,8 @@ class Served(FakeEngine):
         self.cluster = "c"
 
     def on_up(self, welcome: Welcome) -> None: ...
+
+    def on_shared(self, shared: SharedReader | None) -> None: ...
 
     def on_down(self, reason: str, unsent: Frames = ()) -> None: ...
 
