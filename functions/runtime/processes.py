@@ -79,7 +79,9 @@ class Templates:
     async def _live(self, number: int) -> None:
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command(number), stdin=asyncio.subprocess.DEVNULL
+                *self._command(number),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C in the terminal is for the host alone
             )
         except OSError as error:
             self._tasks.pop(number, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bokilog.errors import InvalidSettings
+from bokilog.functions.node import FunctionNodeSettings
 from bokilog.ids import START, Term
 from bokilog.io.file_views import FileViews
 from bokilog.io.open_views import open_views
@@ -220,3 +221,27 @@ def test_where_views_are_is_fixed_by_the_first_start(tmp_path: Path) -> None:
         lay_out(tmp_path, views_url="etcd://h:1")
     with pytest.raises(InvalidSettings, match="does not start with etcd://"):
         lay_out(tmp_path / "other", views_url="views")
+
+
+def test_with_an_app_every_engine_has_a_host_which_is_no_node_of_the_view(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path, app="shop:app", app_dir=tmp_path / "code", http_port=7500)
+    hosts = [node for node in layout.nodes if node.role == "host"]
+    assert [(node.id, node.data_dir) for node in hosts] == [("host-1", None), ("host-2", None)]
+    assert "host-1" not in {node.id for node in stored_view(layout).nodes}
+    assert list(layout.http_ports) == [7500, 7501]
+    assert layout.http_url == "http://127.0.0.1:7500"
+    settings = read_settings(
+        FunctionNodeSettings, section="host", node="host-2", file=layout.settings_file
+    )
+    assert settings.host.node_id == "host-2" and settings.host.app == "shop:app"
+    assert settings.host.app_dir == tmp_path / "code"
+    assert settings.host.log_url == f"bokilog+unix://{tmp_path}/run/engine-2.sock"
+    assert settings.gateway.http_port == 7501
+
+
+def test_the_next_start_may_have_another_app_or_none(tmp_path: Path) -> None:
+    first = lay_out(tmp_path, app="shop:app", app_dir=tmp_path)
+    assert lay_out(tmp_path) == first
+    without = lay_out(tmp_path, app="")
+    assert all(node.role != "host" for node in without.nodes) and without.http_url == ""
+    assert "host-1" in {node.id for node in lay_out(tmp_path, app="other:app").nodes}

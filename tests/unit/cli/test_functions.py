@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from bokilog.call_errors import FunctionFailed
+from bokilog.cli.functions import parse_arguments
+from bokilog.cli.main import main
+from bokilog.cli.screen import LINES_PER_S_MAX, Screen
+from bokilog.errors import InvalidSettings, to_wire
+from bokilog.functions.runtime.effects import AppLoaded, AppNotLoaded, CallBegan, CallOver
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ((), []),
+        (("4", "1.5", "true", "null", "text"), [4, 1.5, True, None, "text"]),
+        (('{"a": [1]}', '"4"'), [{"a": [1]}, "4"]),
+        (("x=4", "name=a=b"), {"x": 4, "name": "a=b"}),
+    ],
+)
+def test_arguments_are_json_or_text(said: tuple[str, ...], meant: object) -> None:
+    assert parse_arguments(said) == meant
+
+
+def test_arguments_are_all_by_name_or_none_is() -> None:
+    with pytest.raises(InvalidSettings, match="'5' has no name"):
+        parse_arguments(("x=4", "5"))
+
+
+def test_a_function_without_its_app_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["call", "price"]) == 2
+    assert "is not APP.FUNCTION" in capsys.readouterr().err
+
+
+def test_memory_goes_with_embedded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dev", "m:app", "--memory"]) == 2
+    assert "goes with --embedded" in capsys.readouterr().err
+
+
+def shown(*, calls: bool = True) -> tuple[Screen, io.StringIO]:
+    out = io.StringIO()
+    return Screen(Console(file=out, width=200), calls=calls), out
+
+
+def test_calls_their_output_and_their_failures_are_shown() -> None:
+    screen, out = shown()
+    screen.loaded(AppLoaded(1, [["f", {}, "(x)", ""], ["$p", {}, "", ""]], [["import", 5_000]], ()))
+    screen.began(CallBegan("c1", "f", 0, 0.0))
+    screen.wrote("c1", 1, "one\n[two]\n")
+    screen.over(CallOver("c1", "f", [], 0.0123, True))
+    failed = FunctionFailed("f", "ValueError", "no [way]", "Traceback ...")
+    screen.over(CallOver("c2", "f", to_wire(failed), 0.5, False))
+    screen.not_loaded(AppNotLoaded("SyntaxError: [x]", (), True))
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "loaded in 5 ms (import 5 ms)",
+        "functions: f",
+        "f c1 | one",
+        "f c1 | [two]",
+        "ok     f c1 12.3 ms cold",
+        "failed f c2 500.0 ms FunctionFailed: f raised ValueError: no [way]",
+        "Traceback ...",
+        "cannot be loaded: the version before goes on until a file changes",
+        "SyntaxError: [x]",
+    ]
+
+
+def test_more_calls_than_anybody_can_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, out = shown()
+    now_s = 5.0
+    monkeypatch.setattr("bokilog.cli.screen.time.monotonic", lambda: now_s)
+    for number in range(LINES_PER_S_MAX + 30):
+        screen.over(CallOver(f"c{number}", "f", [], 0.001, False))
+    now_s = 6.0
+    screen.over(CallOver("last", "f", [], 0.001, False))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == LINES_PER_S_MAX + 2 and lines[-2] == "... and 30 more lines"
+
+
+def test_without_calls_only_the_app_is_shown() -> None:
+    screen, out = shown(calls=False)
+    screen.began(CallBegan("c1", "f", 0, 0.0))
+    screen.wrote("c1", 1, "one\n")
+    screen.over(CallOver("c1", "f", [], 0.0123, True))
+    assert out.getvalue() == ""
