@@ -303,7 +303,7 @@ async def _core(
         disk_id=directory.disk_id,
         promised=promised,
         ceilings={space: ceilings.of(space) for space in journals},
-        releases=True,
+        releases=not settings.keep_metalog,
     )
     controller = ControllerCore(
         settings, node=node, incarnation=incarnation, disk_id=directory.disk_id

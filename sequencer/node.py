@@ -99,7 +99,13 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         loop.call_soon_threadsafe(shell.deliver, CeilingRaised(effect.space, effect.seqnum))
 
     shell = NodeShell(
-        SequencerCore(node=node, view=view, recovered=recovered, journals=journals, releases=True),
+        SequencerCore(
+            node=node,
+            view=view,
+            recovered=recovered,
+            journals=journals,
+            releases=not settings.keep_metalog,
+        ),
         identity=Identity(
             role="sequencer",
             node=node,

@@ -39,6 +39,9 @@ class SequencerSettings(ControllerSettings):
     """Of journal files. A cut takes tens of bytes, so this is about a hundred thousand of them."""
     headroom_bytes: int = 16 * MIB
     """Left free on the disk for what must go on when it is full: trims and the next view."""
+    keep_metalog: bool = False
+    """Whether its metalogs are kept whole though no storage node needs their older entries any more
+    (P16): for audits of everything that was ever ordered."""
     metrics_address: str = ""
     """Where Prometheus finds its metrics: `tcp:HOST:PORT`; empty: nowhere."""
     view_poll_s: float = 0.25

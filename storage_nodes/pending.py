@@ -64,6 +64,7 @@ class Pending:
         "_closed",
         "_in_memory",
         "_journal",
+        "_owed",
         "damaged_count",
         "late_count",
         "refused_count",
@@ -84,6 +85,8 @@ class Pending:
         """Frames that did not decode any more when they were read back."""
         self._closed: set[Shard] = set()
         """Of the current term; frames of earlier ones do not get here."""
+        self._owed: set[tuple[Shard, int]] = set()
+        """Frames of closed shards that are folded and not durable yet."""
 
     def shard(self, shard: Shard) -> ShardFrames:
         found = self.shards.get(shard)
@@ -221,7 +224,18 @@ class Pending:
         room = self.shards.pop(shard, None)
         if room is not None:
             for held in list(room.frames.values()):
+                if held.folded and not held.durable:
+                    self._owed.add((shard, held.start))
                 self._drop(room, held)
+
+    def durable(self, shard: Shard, start: int) -> HeldFrame | None:
+        """The journal has made a frame durable; the frame, if it is waited for."""
+        self._owed.discard((shard, start))
+        room = self.shards.get(shard)
+        held = room.frames.get(start) if room is not None else None
+        if held is not None:
+            held.durable = True
+        return held
 
     def end_term(self, term: Term) -> None:
         """All shards of terms up to this one have ended."""
@@ -252,7 +266,7 @@ class Pending:
     @property
     def folded_before_durable(self) -> bool:
         """Whether something is folded, by others' copies, that is not durable here yet (P19)."""
-        return any(
+        return bool(self._owed) or any(
             held.folded and not held.durable for room in self for held in room.frames.values()
         )
 

@@ -454,12 +454,11 @@ class Replica:
         """What was committed under this token, and earlier, counts now."""
         for done in [known for known in self._committing if known <= token]:
             for shard, start in self._committing.pop(done):
-                room = self._pending.shards.get(shard)
-                held = room.frames.get(start) if room is not None else None
-                if room is not None and held is not None:
-                    held.durable = True
-                    if self._pending.advance(room) and not self._report_written:
-                        self._changed.add(shard)
+                if self._pending.durable(shard, start) is None:
+                    continue
+                moved = self._pending.advance(self._pending.shard(shard))
+                if moved and not self._report_written:
+                    self._changed.add(shard)
         for copied in [known for known in self._copying if known <= token]:
             self._relocate(self._copying.pop(copied))
         for filled in [known for known in self._filling if known <= token]:

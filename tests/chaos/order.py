@@ -6,8 +6,8 @@ to the same reference as those on a simulated one. What the files themselves may
 on the way: two sequencers with different entries at one place, two frames for one LocalId, an
 ordered frame that nobody has.
 
-Needs every entry, and every frame that was ever ordered: no segment may have been let go. So the
-metalogs of these clusters have larger segments than a round fills (`cluster.py`).
+Needs every entry, and every frame that was ever ordered: no segment may have been let go. So these
+clusters keep their metalogs (`cluster.py`).
 """
 
 from __future__ import annotations
