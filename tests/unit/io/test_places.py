@@ -55,19 +55,24 @@ def test_a_url_of_another_kind_is_refused_by_name(where: str) -> None:
         open_place(where)
 
 
+def test_a_folder_has_a_url_too(tmp_path: Path) -> None:
+    open_place(f"file://{tmp_path}/there").put("one", b"1")
+    assert (tmp_path / "there" / "one").read_bytes() == b"1"
+    with pytest.raises(InvalidSettings, match="file://there"):
+        open_place("file://there")
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InvalidSettings, match="is a file"):
         list(Folder(tmp_path / "file").names())
 
 
-@pytest.mark.slow
-def test_ranges_are_read_and_objects_removed(store: str) -> None:
-    from bokilog.io.object_store import ObjectStore
-
-    place = ObjectStore(f"{store}/ranges")
+def test_ranges_are_read_and_objects_removed(make: MakePlace) -> None:
+    place = make("ranges")
     place.put("one", b"0123456789")
     assert place.get_range("one", 3, 6) == b"345"
+    assert place.get_range("one", 8, 12) == b"89"
     assert place.get_range("nothing", 3, 6) is None
     place.delete("one")
     place.delete("one")

@@ -4,6 +4,10 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from bokilog.cold import LIST_FILE, ColdSegment, ColdState, encode_list
+from bokilog.errors import InvalidSettings
 from bokilog.ids import Term
 from bokilog.io.file_views import FileViews
 from bokilog.io.settings import read_settings
@@ -37,3 +41,41 @@ def test_a_storage_node_starts_again_in_the_term_its_fold_stands_in(tmp_path: Pa
     assert views.compare_and_swap(Term(0), replace(first, term=Term(1)))
     for _ in range(2):
         asyncio.run(started_and_stopped(layout))
+
+
+@pytest.mark.parametrize("url", ["", "file:///elsewhere"])
+def test_a_node_whose_segments_lie_in_another_store_does_not_start(
+    tmp_path: Path, url: str
+) -> None:
+    layout = lay_out(tmp_path / "d")
+    if url:
+        file = layout.settings_file
+        file.write_text(f'[storage]\ncold_url = "{url}"\n{file.read_text()}')
+    journal = layout.data_dir / "storage-1" / "journal-0"
+    asyncio.run(started_and_stopped(layout))
+    listed = [ColdSegment(1, 1, ColdState.COLD, 4096, 0)]
+    (journal / LIST_FILE).write_bytes(encode_list("s3://bucket/cold", listed))
+    settings = read_settings(
+        StorageSettings, section="storage", node="storage-1", file=layout.settings_file
+    )
+    with pytest.raises(InvalidSettings, match=r"cold_url.*s3://bucket/cold"):
+        asyncio.run(run(settings, lambda: None, asyncio.Event()))
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ('cold_url = "ftp://host"', "ftp://host"),
+        ('cold_url = "some/folder"', "cold_url"),
+        ("hot_bytes = 1000", "hot_bytes"),
+        ('cold_url = "s3://bucket"\ncold_after_s = -1', "cold_after_s"),
+    ],
+)
+def test_settings_of_cold_segments_are_refused_by_name(
+    tmp_path: Path, lines: str, named: str
+) -> None:
+    layout = lay_out(tmp_path / "d")
+    file = layout.settings_file
+    file.write_text(f"[storage]\n{lines}\n{file.read_text()}")
+    with pytest.raises(InvalidSettings, match=named):
+        read_settings(StorageSettings, section="storage", node="storage-1", file=file)
