@@ -214,7 +214,9 @@ class HostCalls:
         opened = self._open.pop(done.call, None)
         if opened is not None and not opened.done.done():
             # Slices of a read keep all of it in memory, and a result may be kept for long.
-            opened.done.set_result(done._replace(payload=bytes(done.payload)))
+            if type(done.payload) is not bytes:
+                done = done._replace(payload=bytes(done.payload))
+            opened.done.set_result(done)
 
     def on_item(self, item: Item) -> None:
         """The next value of a stream."""
@@ -249,9 +251,9 @@ class HostCalls:
             opened.done.set_result(failed(opened.call, error))
 
 
-def failed(call: int, error: BokilogError, *, token: str = "", payload: Buffer = b"") -> Done:
+def failed(call: int, error: BokilogError) -> Done:
     """The end of a call that gave no result."""
-    return Done(call, Encoding.PICKLE, token, to_wire(error), 0, 0, False, payload)
+    return Done(call, Encoding.PICKLE, "", to_wire(error), 0, 0, False, b"")
 
 
 def error_of(done: Done) -> Exception:

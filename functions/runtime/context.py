@@ -74,6 +74,7 @@ class Context:
         "_place",
         "_session",
         "attempt",
+        "call",
         "call_id",
         "children",
         "deadline_s",
@@ -93,7 +94,10 @@ class Context:
         depth: int = 0,
         token: str = "",
         trace: str = "",
+        call: int = 0,
     ) -> None:
+        self.call = call
+        """Its number on the link to its host."""
         self._place = place
         self._given = token
         self._session: Session | None = None
@@ -320,3 +324,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 current: ContextVar[Context | None] = ContextVar("bokilog_call", default=None)
 """The call that this code runs for; None outside of calls."""
+
+
+def current_call() -> int:
+    """The number of the call that this code runs for; 0: none."""
+    context = current.get()
+    return context.call if context is not None else 0

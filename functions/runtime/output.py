@@ -14,7 +14,6 @@ import io
 import sys
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Final, TextIO
 
 KEPT_CHARACTERS_MAX: Final = 1 << 20
@@ -25,9 +24,6 @@ NO_CALL: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
-current_call: ContextVar[int] = ContextVar("bokilog_output_call", default=NO_CALL)
-"""The number of the call that this code runs for."""
-
 Send = Callable[[int, int, str], None]
 """(call, stream, what was written)"""
 
@@ -36,13 +32,20 @@ class Captured:
     """What the calls of one process have written and nobody was told yet.
 
     Args:
+        call_of: the number of the call that this code runs for, or `NO_CALL`.
         send: takes a piece; called on the loop's thread only.
         wake: has `flush` called soon on the loop's thread; itself called from any.
     """
 
-    __slots__ = ("_lock", "_pending", "_room", "_send", "_wake", "_woken")
+    __slots__ = ("_call_of", "_lock", "_pending", "_room", "_send", "_wake", "_woken")
 
-    def __init__(self, send: Send, wake: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        call_of: Callable[[], int],
+        send: Send,
+        wake: Callable[[Callable[[], None]], object],
+    ) -> None:
+        self._call_of = call_of
         self._send = send
         self._wake = wake
         self._lock = threading.Lock()
@@ -52,7 +55,7 @@ class Captured:
 
     def write(self, stream: int, written: str) -> None:
         """Take what the current call writes."""
-        call = current_call.get()
+        call = self._call_of()
         with self._lock:
             room = self._room.get(call, KEPT_CHARACTERS_MAX)
             if room <= 0 or not written:

@@ -13,6 +13,7 @@ Does not know: links, other processes.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -31,7 +32,7 @@ from bokilog.call_errors import (
     ResultUnusable,
     UnknownFunction,
 )
-from bokilog.errors import BokilogError, NotSupported
+from bokilog.errors import BokilogError, NotSupported, to_wire
 from bokilog.functions.runtime import references
 from bokilog.functions.runtime.caller import NOTE, failed
 from bokilog.functions.runtime.context import Context, Place, current
@@ -46,8 +47,8 @@ from bokilog.functions.runtime.messages import (
     Flag,
     Item,
     Start,
+    WireError,
 )
-from bokilog.functions.runtime.output import current_call
 
 TRACE_CHARACTERS_MAX: Final = 16_000
 """Of a traceback that is sent: its end says what went wrong."""
@@ -58,13 +59,13 @@ EXCEPTION_BYTES_MAX: Final = 256 << 10
 class Run:
     """One call that runs here."""
 
-    __slots__ = ("begun", "context", "credit", "more", "reason", "start", "task", "timer")
+    __slots__ = ("begun", "context", "credit", "more", "reason", "start", "task", "timeout_s")
 
-    def __init__(self, start: Start, context: Context) -> None:
+    def __init__(self, start: Start, context: Context, timeout_s: float) -> None:
         self.start = start
         self.context = context
+        self.timeout_s = timeout_s
         self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
         self.begun = False
         self.reason: BokilogError | None = None
         """Why it is ended from outside."""
@@ -84,7 +85,17 @@ class Runs:
         before_done: called with a call's number before its `Done` is sent.
     """
 
-    __slots__ = ("_before_done", "_executor", "_functions", "_place", "_runs", "_send", "idle")
+    __slots__ = (
+        "_before_done",
+        "_executor",
+        "_functions",
+        "_place",
+        "_runs",
+        "_send",
+        "_timer",
+        "_timer_at_s",
+        "idle",
+    )
 
     def __init__(
         self,
@@ -101,6 +112,8 @@ class Runs:
         self._executor = executor
         self._before_done = before_done
         self._runs: dict[int, Run] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = math.inf
         self.idle = asyncio.Event()
         """Set while nothing runs."""
         self.idle.set()
@@ -132,13 +145,13 @@ class Runs:
             depth=start.depth,
             token=start.token,
             trace=start.trace,
+            call=start.call,
         )
-        run = self._runs[start.call] = Run(start, context)
+        run = self._runs[start.call] = Run(start, context, timeout_s)
         self.idle.clear()
-        loop = self._place.loop
-        overdue = CallTimeout(start.function, timeout_s)
-        run.timer = loop.call_later(timeout_s, self._end, run, overdue)
-        run.task = loop.create_task(self._live(run, function))
+        if context.deadline_s < self._timer_at_s:
+            self._set_timer(context.deadline_s)
+        run.task = self._place.loop.create_task(self._live(run, function))
 
     def on_cancel(self, cancel: Cancel) -> None:
         """Nobody wants a call any more."""
@@ -159,6 +172,25 @@ class Runs:
         for run in tuple(self._runs.values()):
             self._end(run, CallCancelled(run.start.function, reason))
 
+    def _set_timer(self, at_s: float) -> None:
+        """One timer for all deadlines: most calls are over long before theirs."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        delay_s = max(0.0, at_s - time.monotonic())
+        self._timer = self._place.loop.call_later(delay_s, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        self._timer, self._timer_at_s = None, math.inf
+        now_s, next_s = time.monotonic(), math.inf
+        for run in tuple(self._runs.values()):
+            if run.context.deadline_s <= now_s:
+                self._end(run, CallTimeout(run.start.function, run.timeout_s))
+            else:
+                next_s = min(next_s, run.context.deadline_s)
+        if next_s < math.inf:
+            self._set_timer(next_s)
+
     def _end(self, run: Run, reason: BokilogError) -> None:
         if run.reason is not None:
             return
@@ -173,26 +205,24 @@ class Runs:
     async def _live(self, run: Run, function: AnyFunction) -> None:
         start = run.start
         current.set(run.context)
-        current_call.set(start.call)
         begun_ns = time.perf_counter_ns()
         try:
             if run.reason is not None:
                 raise run.reason
             run.begun = True
             encoding, payload = await self._result(run, function)
-            done = Done(start.call, encoding, "", [], 0, 0, False, payload)
+            told: WireError = []
         except BaseException as error:
             # SystemExit and its like too: a function that raises them ends its call, not others'.
-            done = self._failure(run, error)
+            encoding, payload, told = self._failure(run, error)
         finally:
             run.begun = False
         ran_us = (time.perf_counter_ns() - begun_ns) // 1_000
-        if run.timer is not None:
-            run.timer.cancel()
         del self._runs[start.call]
         self._before_done(start.call)
+        token = run.context.seen()
         try:
-            self._send(done._replace(token=run.context.seen(), ran_us=ran_us))
+            self._send(Done(start.call, encoding, token, told, 0, ran_us, False, payload))
         except BokilogError as error:  # over a limit of the wire: then nothing was sent
             self._send(failed(start.call, ResultUnusable(start.function, f"is too large: {error}")))
         if not self._runs:
@@ -272,13 +302,12 @@ class Runs:
             session=run.context.session_for(log),
         )
 
-    def _failure(self, run: Run, error: BaseException) -> Done:
-        call, function = run.start.call, run.start.function
+    def _failure(self, run: Run, error: BaseException) -> tuple[int, bytes, WireError]:
         if run.reason is not None:
-            return failed(call, run.reason)
+            return Encoding.PICKLE, b"", to_wire(run.reason)
         if isinstance(error, BokilogError) and _is_ours(error.__traceback__):
-            return failed(call, error)
-        return failed(call, _told(function, error), payload=_pickled(error))
+            return Encoding.PICKLE, b"", to_wire(error)
+        return Encoding.PICKLE, _pickled(error), to_wire(_told(run.start.function, error))
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

@@ -26,7 +26,7 @@ from bokilog.errors import BokilogError
 from bokilog.framing import WireMessage
 from bokilog.functions.runtime.app import App
 from bokilog.functions.runtime.caller import HostCalls
-from bokilog.functions.runtime.context import Place
+from bokilog.functions.runtime.context import Place, current_call
 from bokilog.functions.runtime.messages import (
     CALLS_VERSION,
     CallMessage,
@@ -97,7 +97,7 @@ class Worker:
         app.connection = ProcessCaller(self._place, known=frozenset(app.functions))
         function = app.functions.get(settings.function)
         threads_max = function.options.max_concurrency if function is not None else 1
-        self._captured = Captured(self._say, loop.call_soon_threadsafe)
+        self._captured = Captured(current_call, self._say, loop.call_soon_threadsafe)
         self._runs = Runs(
             app.functions,
             self._place,

@@ -10,14 +10,18 @@ import threading
 import pytest
 
 from bokilog.functions.runtime import output
-from bokilog.functions.runtime.output import NO_CALL, Captured, Stream, current_call, install
+from bokilog.functions.runtime.output import NO_CALL, Captured, Stream, install
+
+current_call = contextvars.ContextVar("current_call", default=NO_CALL)
 
 
 class Sink:
     def __init__(self) -> None:
         self.sent: list[tuple[int, int, str]] = []
         self.woken = 0
-        self.captured = Captured(lambda *piece: self.sent.append(piece), self.wake)
+        self.captured = Captured(
+            current_call.get, lambda *piece: self.sent.append(piece), self.wake
+        )
         self.original = io.StringIO()
         self.stream = Stream(output.STDOUT, self.original)
         self.stream.captured = self.captured
