@@ -230,6 +230,27 @@ def test_a_dead_call_is_driven_again_by_another_spawned() -> None:
     assert [type(each) for each in world.ends(IDS[0])] == [DeadLettered, Finished]
 
 
+def test_a_call_whose_history_has_a_hole_is_given_up() -> None:
+    world = World(1, ["a"])
+    first = world.append(spawned(IDS[0]))
+    claim = Claimed(IDS[0], "b/1", 0, 2_000)
+    world.lost.add(world.append(claim, unless=((f"call:{IDS[0]}", first),)))
+    world.start()
+    world.run(5)
+    (end,) = world.ends(IDS[0])
+    assert isinstance(end, DeadLettered)
+    assert end.reason == f"the bytes of seqnum {first + 1} are lost on every replica"
+    assert world.runs[IDS[0]] == 0
+
+
+def test_a_schedule_whose_history_has_a_hole_goes_on() -> None:
+    world = World(1, ["a"], functions={"f": FunctionOptions(schedule="every 5s")})
+    world.lost.add(world.append(Passed("f", WALL_MS, "first seen")))
+    world.start()
+    world.run(11)
+    assert scheduled(world) == [5_000, 10_000]
+
+
 # --- schedules ------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,8 @@ class Host:
         records = self.world.book.visible(CALLS, self.position, self.world.book.tail)
         self.position = self.world.book.tail
         for record in records:
+            if record.seqnum in self.world.lost:
+                continue
             changed = self.state.apply(record)
             if changed is not None:
                 self.send(Changed(changed))
@@ -184,6 +186,8 @@ class World:
         self.book = ReferenceBook(1)
         self.now_s = 0.0
         self.snapshot: tuple[int, bytes] | None = None
+        self.lost: set[int] = set()
+        """Records whose bytes no replica has any more."""
         self.runs: Counter[str] = Counter()
         self.behaviour: Callable[[str, int], tuple[float, Done]] = lambda call_id, attempt: (
             0.05,
