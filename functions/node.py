@@ -16,6 +16,7 @@ from bokilog.errors import NotReady
 from bokilog.functions.calls.node import DurableCalls
 from bokilog.functions.gateway.server import Gateway
 from bokilog.functions.gateway.settings import GatewaySettings
+from bokilog.functions.host_metrics import host_text
 from bokilog.functions.runtime.host import Host, Watcher
 from bokilog.functions.runtime.process_settings import HostSettings
 
@@ -115,7 +116,11 @@ class _Parts:
         await durable.start()
         if settings.http:
             self._gateway = await Gateway.start(
-                host, host.log, app=host.app, settings=settings.gateway
+                host,
+                host.log,
+                app=host.app,
+                settings=settings.gateway,
+                metrics=host_text(node=settings.host.node_id, app=host.app, stats=host.stats),
             )
             logger.info("HTTP at %s", self._gateway.url)
 

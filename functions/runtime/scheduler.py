@@ -16,7 +16,7 @@ Source: Nightcore (pools per function, last in first out), DESIGN section 6.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -83,6 +83,7 @@ from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.placement import Placement
 from bokilog.functions.runtime.pool import Call, Phase, Pool, Worker, WorkerState
 from bokilog.functions.runtime.settings import SchedulerSettings
+from bokilog.histogram import Histogram
 
 TIMER: Final = "agenda"
 EXIT_BASE: Final = 256
@@ -108,6 +109,9 @@ class SchedulerStats:
     workers: dict[str, int]
     outcomes: dict[tuple[str, str], int]
     """(function, `ok` or the error's name) to how often."""
+    took: dict[str, tuple[float, list[int]]]
+    """From a call to its answer, by function: the sum in s, and counts by bucket
+    (`histogram.py`)."""
     cold: dict[str, int]
     """Calls that a worker was started for, by function."""
     retries: int
@@ -163,6 +167,7 @@ class Scheduler:
         self._stopping = False
         self._out: list[Effect] = []
         self._outcomes: Counter[tuple[str, str]] = Counter()
+        self._took: defaultdict[str, Histogram] = defaultdict(Histogram)
         self._cold: Counter[str] = Counter()
         self._retries = self._workers_lost = 0
 
@@ -212,6 +217,7 @@ class Scheduler:
             waiting={name: pool.waiting for name, pool in self._pools.items()},
             workers={name: len(pool.workers) for name, pool in self._pools.items()},
             outcomes=dict(self._outcomes),
+            took={name: (each.sum_s, list(each.counts)) for name, each in self._took.items()},
             cold=dict(self._cold),
             retries=self._retries,
             workers_lost=self._workers_lost,
@@ -609,6 +615,7 @@ class Scheduler:
         outcome = "ok" if not error else _error_name(error)
         self._outcomes[call.function, outcome] += 1
         took_s = now_s - call.received_s
+        self._took[call.function].observe(took_s)
         self._out.append(CallOver(call.call_id, call.function, error, took_s, call.cold))
 
     def _leave_source(self, call: Call) -> None:

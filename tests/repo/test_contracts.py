@@ -26,7 +26,7 @@ SHELLS = {
         *("checkpoints", "cold_store", "index_store", "memory_store", "rocks_store"),
     },
     "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
-    "bokilog/functions": {"__init__", "__main__", "node", "replay"},
+    "bokilog/functions": {"__init__", "__main__", "host_metrics", "node", "replay"},
     "bokilog/functions/calls": {"__init__", "api", "node"},
     "bokilog/functions/gateway": {
         *("__init__", "calls", "events", "log_api", "problems", "requests", "server", "settings"),
