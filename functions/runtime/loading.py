@@ -19,13 +19,23 @@ from bokilog.functions.runtime.app import App
 
 
 def load_app(named: str, folder: str) -> App:
-    """The app that `module:app`, or `module` with only one app in it, names.
+    """The app that `module:app` names, or `module` with only one app in it.
+
+    A module may be said as a file, `path/to/module.py`: then it is imported as Python would run it,
+    by its bare name, with its own folder before the other one.
 
     Raises:
         AppFailed: there is none, or its module cannot be imported; with the traceback.
     """
     name, _, attribute = named.partition(":")
-    module = _imported(named, name.removesuffix(".py").replace("/", "."), folder)
+    _put_first(folder)
+    if name.endswith(".py"):
+        file = Path(folder, name)
+        if not file.exists():
+            raise AppFailed(named, f"there is no file {file}")
+        folder, name = str(file.parent), file.stem
+        _put_first(folder)
+    module = _imported(named, name, folder)
     if attribute:
         found = getattr(module, attribute, None)
         if not isinstance(found, App):
@@ -46,14 +56,17 @@ def _hint(module: ModuleType) -> str:
 
 
 def _imported(named: str, name: str, folder: str) -> ModuleType:
-    if folder not in sys.path[:1]:
-        sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         _make_room(name, folder)
         return importlib.import_module(name)
     except BaseException as error:  # whatever importing a user's module raises, `exit()` included
         raise AppFailed(named, trace_of(error)) from error
+
+
+def _put_first(folder: str) -> None:
+    if folder not in sys.path[:1]:
+        sys.path.insert(0, folder)
 
 
 def _make_room(name: str, folder: str) -> None:
