@@ -362,6 +362,11 @@ def _remark(process: Mapping[object, object]) -> str:
         for name in ("rebuilding", "held_up", "disagreement")
         if _table(space).get(name)
     ]
+    remarks += [
+        f"log space {number}: cold store: {_table(space)['cold_problem']}"
+        for number, space in spaces.items()
+        if _table(space).get("cold_problem")
+    ]
     if process["role"] == "storage":
         remarks += _spare_remarks(spaces)
     if process["problem"] is not None:
