@@ -179,7 +179,9 @@ class SequencerCore:
         self._ceilings = dict(ceilings or {})
         self._gate = TermGate(view.term)
         self._links: set[Address] = set()
-        self._asked: dict[tuple[Address, LogSpaceId, type], FollowMetalog | IndexReport] = {}
+        self._asked: dict[
+            tuple[Address, LogSpaceId, type], FollowMetalog | IndexReport | FramesLacking
+        ] = {}
         """What others told that is for a primary, while this sequencer may become one."""
         self._ticking = False
         for space in view.spaces:
@@ -429,7 +431,7 @@ class SequencerCore:
 
     def _keep(self, source: Address, term: Term, message: _Addressed) -> None:
         """It is of a view that this sequencer has not loaded yet."""
-        if isinstance(message, FollowMetalog | IndexReport):
+        if isinstance(message, FollowMetalog | IndexReport | FramesLacking):
             self._asked[source, LogSpaceId(message.space), type(message)] = message
         else:
             self._gate.admit(term, source, message)
@@ -441,7 +443,7 @@ class SequencerCore:
             self.ignored_count += 1
             return []
         match message:
-            case FollowMetalog() | IndexReport():
+            case FollowMetalog() | IndexReport() | FramesLacking():
                 self._keep(source, self.newest_term, message)
             case Propose(request=request) | TailRequest(request=request):
                 error = to_wire(NotPrimary(backup.primary))
@@ -482,7 +484,8 @@ class SequencerCore:
         self._asked = {
             name: message
             for name, message in self._asked.items()
-            if not (isinstance(message, IndexReport) and message.empty)
+            if not (isinstance(message, FramesLacking))
+            and not (isinstance(message, IndexReport) and message.empty)
         }
         for held in self._gate.install(view.term):
             effects += self._received(held.source, held.message)

@@ -99,10 +99,8 @@ class Losses:
     # --- what this replica lacks ------------------------------------------------------------------
 
     def state(self, shard: Shard, start: int, until: int, *, to: NodeId) -> list[Effect]:
-        """Tells the primary, once; the answer is in the metalog."""
+        """Tells the primary, as often as peers say no; the answer is in the metalog."""
         said = FramesLacking(shard.space, shard.term, shard.number, start, until)
-        if said == self._stated:
-            return []
         self._stated = said
         return [Send(to, said)]
 

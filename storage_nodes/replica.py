@@ -103,6 +103,8 @@ LOAD_ENTRIES = 1_000
 EARLY_AUX_MAX = 256
 """Aux data kept for records that are not folded here yet, of at most 64 KiB each; beyond it the
 oldest is lost, as aux data may be, so that seqnums that never come keep nobody out."""
+ALONE_S = 1.0
+"""How often the only replica says what holds its fold up."""
 RUNS_KEPT = 8_192
 """Runs of a `flush` or `memory` metalog kept in memory, for sequencers that lose theirs (P11): what
 an operating system may not have written yet."""
@@ -723,8 +725,9 @@ class Replica:
         first = span[0] + start - span[1].start
         request = FetchFrames(shard, start, span[1].until, first, self._known_tail())
         effects = self._repair.ask(request, self.space.replicas)
-        if self._repair.catching_up and self.space.replicas == (self.node,):
-            return self._state_loss(set())  # there is nobody to ask
+        alone = self._repair.catching_up and self.space.replicas == (self.node,)
+        if alone and not self._losses.stated:  # there is nobody to ask
+            return [*self._state_loss(set()), SetTimer(("fetch", self.space.id), ALONE_S)]
         return effects
 
     def _missing(self) -> tuple[Shard, int, tuple[int, CutSpan]] | None:
@@ -749,7 +752,11 @@ class Replica:
 
     def fetch_timer(self) -> list[Effect]:
         self._repair.timer()
-        return self._fold()
+        effects = self._fold()
+        if self._losses.stated and self.space.replicas == (self.node,):
+            effects += self._losses.state_again(to=self.space.primary)
+            effects.append(SetTimer(("fetch", self.space.id), ALONE_S))
+        return effects
 
     # --- end of a batch ---------------------------------------------------------------------------
 

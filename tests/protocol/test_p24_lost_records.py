@@ -10,6 +10,8 @@ folds it, where the others fold around it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bokilog.effects import LinkUp, Send, TimerFired
@@ -28,6 +30,7 @@ from bokilog.messages import (
 from bokilog.metalog import Lost, OpenShard, Run, decode_run, encode_run
 from bokilog.storage_nodes.losses import Losses
 from tests.protocol.storage_rig import (
+    NODE,
     NUMBER,
     OTHER,
     PEER,
@@ -39,7 +42,9 @@ from tests.protocol.storage_rig import (
     cut,
     frame,
     messages,
+    opening,
     read,
+    view,
 )
 from tests.unit.functions.engine import world as engine_world
 from tests.unit.functions.engine.world import CLIENT, Sim, append, run as engine_run
@@ -75,7 +80,7 @@ def test_p24_a_replica_says_what_it_lacks_once_every_other_one_has_said_no() -> 
     assert "storage-2, storage-3" in rig.replica.held_up
     assert nobody_has_it(rig) == [LACKING]
     assert "lost once all of them have said so" in rig.replica.held_up
-    assert nobody_has_it(rig) == [], "once"
+    assert nobody_has_it(rig) == [LACKING, LACKING], "again with every no"
     assert LACKING in messages(rig.do(LinkUp(PRIMARY)), FramesLacking), "to another primary again"
 
 
@@ -139,6 +144,20 @@ def test_p24_replicas_agree_also_where_bytes_turned_up_after_all() -> None:
     assert second.seqnums("t") == [1, 4]
     assert first.index.chained_hash == second.index.chained_hash
     assert first.index.position == second.index.position == at(5)
+
+
+def test_p24_the_only_replica_has_nobody_to_ask() -> None:
+    rig = StorageRig()
+    alone = replace(view(), spaces=(replace(view().spaces[0], replicas=(NODE,), write_quorum=1),))
+    rig.install(alone)
+    rig.order(opening())
+    rig.do(LinkUp(PRIMARY))
+    rig.order(cut(1, 0, 1))
+    said = [message for _ in range(3) for message in messages(rig.do(FETCH), FramesLacking)]
+    assert said[0] == LACKING._replace(start=0, until=1) and len(said) > 1
+    rig.order(Lost(9, 1, NUMBER, 0, 1), first=2)
+    assert rig.index.tail == 2
+    assert messages(rig.do(FETCH), FramesLacking) == []
 
 
 def test_p24_what_is_lost_stays_so_over_a_checkpoint_and_a_restart() -> None:
