@@ -211,28 +211,33 @@ class CallsState:
                 self._ended(call)
 
     def _spawned(self, spawned: Spawned, record: Record) -> str:
+        if spawned.schedule:
+            self._due(spawned.schedule, spawned.due_ms, record.seqnum)
+        known = self.calls.get(spawned.call_id)
+        if known is not None:
+            # Of a call that is open: its end was lost, or somebody else wrote it. It goes on.
+            known.seqnum = record.seqnum
+            self.odd_count += 1
+            return spawned.call_id
         call = OpenCall(spawned, record.seqnum, record.timestamp_ms)
         self.calls[spawned.call_id] = call
         if spawned.schedule:
-            due = self._due(spawned.schedule, spawned.due_ms, record.seqnum)
-            if spawned.call_id not in due.open:
-                due.open.append(spawned.call_id)
+            self.schedules[spawned.schedule].open.append(spawned.call_id)
         return spawned.call_id
 
     def _ended(self, call: OpenCall) -> None:
         self.ended_count += 1
         del self.calls[call.call_id]
         due = self.schedules.get(call.schedule) if call.schedule else None
-        if due is not None and call.call_id in due.open:
+        if due is not None:
             due.open.remove(call.call_id)
 
-    def _due(self, schedule: str, due_ms: int, seqnum: int) -> Due:
+    def _due(self, schedule: str, due_ms: int, seqnum: int) -> None:
         due = self.schedules.get(schedule)
         if due is None:
             due = self.schedules[schedule] = Due(due_ms, seqnum)
         # A dead call of long ago that is driven again does not take the schedule back.
         due.last_due_ms, due.seqnum = max(due.last_due_ms, due_ms), seqnum
-        return due
 
     # --- snapshots --------------------------------------------------------------------------------
 

@@ -93,6 +93,15 @@ def test_a_schedule_knows_how_far_it_got_and_what_is_open() -> None:
     assert state.schedules["f"].open == []
 
 
+def test_a_call_that_is_open_is_not_begun_again() -> None:
+    state = folded(
+        (spawned(ID), 100), (Claimed(ID, "a/1", 0, 50), 110), (spawned(ID, function="g"), 120)
+    )
+    call = state.calls[ID]
+    assert (call.phase, call.function, call.seqnum) == (Phase.CLAIMED, "f", 3)
+    assert state.odd_count == 1
+
+
 def test_records_that_say_nothing_are_counted() -> None:
     state = CallsState()
     assert state.apply(Record(1, b"not ours", (), 1, None)) is None
