@@ -119,6 +119,11 @@ class Cold:
         self._clock: tuple[int, float] | None = None
         """When which timestamp of the fold was seen first."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing lies in a store, and nothing is to go there."""
+        return not (self._after_s or self._hot_bytes or self._segments)
+
     # --- what is where ----------------------------------------------------------------------------
 
     def sizes(self) -> Mapping[int, int]:
@@ -339,7 +344,7 @@ class Cold:
 
     def facts(self) -> Mapping[str, object]:
         """For `bokilog status`; nothing where nothing ever moved."""
-        if not (self._after_s or self._hot_bytes or self._segments):
+        if self.idle:
             return {}
         return {
             "cold_segments": len(self._cold),

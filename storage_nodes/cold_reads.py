@@ -243,7 +243,7 @@ class ColdReads:
 
     def prefetch(self, miss: ColdMiss) -> list[Effect]:
         """Bytes that will be asked for again, by nobody who waits."""
-        if self.fails(miss.segment):
+        if self.fails(miss.segment) or miss.segment not in self._segments:
             return []
         return self._fetch(Range(miss.segment, miss.start, miss.until), _NOBODY)
 

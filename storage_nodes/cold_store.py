@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -83,7 +84,14 @@ class Workers:
 
     def _run(self) -> None:
         while True:
-            self._jobs.get()()
+            job = self._jobs.get()
+            try:
+                job()
+            except Exception:  # top of a thread: reported, and the next job is somebody else's
+                kind, value, trace = sys.exc_info()
+                assert kind is not None
+                hook_args = (kind, value, trace, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(hook_args))
 
 
 class ColdSpace(NamedTuple):
@@ -137,10 +145,13 @@ class ColdStore:
                 assert_never(job)
 
         def run() -> None:
-            done = ColdDone(effect.space, job, _outcome(work))
-            if not self._closed:
-                with suppress(RuntimeError):  # the loop has ended meanwhile
-                    loop.call_soon_threadsafe(deliver, done)
+            outcome = ColdOutcome(problem="a bug, which the log names")
+            try:
+                outcome = _outcome(work)
+            finally:
+                if not self._closed:
+                    with suppress(RuntimeError):  # the loop has ended meanwhile
+                        loop.call_soon_threadsafe(deliver, ColdDone(effect.space, job, outcome))
 
         (self._readers if isinstance(job, FetchRange) else self._mover).submit(run)
 
@@ -248,8 +259,8 @@ def _sealed(space: ColdSpace, segment: ColdSegment) -> Sealed | None:
     """The file, opened here and now: later the segment may be another one's."""
     try:
         return space.journal.sealed(segment.segment)
-    except LookupError:
-        return None
+    except (LookupError, OSError):
+        return None  # it has its turn again at the next start
 
 
 def _store_list(file: Path, data: bytes) -> ColdOutcome:
