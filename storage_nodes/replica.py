@@ -1051,6 +1051,8 @@ class Replica:
 
     def move_cold(self, now_s: float) -> list[Effect]:
         """Sends old segments to the object store, and lets those go that lie there (P21, P31)."""
+        if self._cold.idle:
+            return []
         effects, there = self._cold.turn(
             self.index,
             self._journal.segments(),
