@@ -302,6 +302,7 @@ async def test_a_stream_that_is_started_again_says_nothing_twice(log: ClientLog)
             await anext(items)
 
 
+@pytest.mark.slow
 async def test_a_host_that_dies_is_replaced_once_its_lease_is_over(log: ClientLog) -> None:
     async def hangs(running: Running) -> object:
         await asyncio.sleep(60)
@@ -340,6 +341,7 @@ async def test_a_host_that_goes_down_gives_its_calls_away(log: ClientLog) -> Non
     assert leaving.error is None
 
 
+@pytest.mark.slow
 async def test_schedules_fire_once_over_several_hosts(log: ClientLog) -> None:
     async def ticks(running: Running) -> object:
         return None

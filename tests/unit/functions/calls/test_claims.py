@@ -324,6 +324,12 @@ def test_every_accepted_call_ends_once_whatever_crashes_when(seed: int, lossy: f
         world.run(random.uniform(0, 0.3))
     for _ in range(8):
         victim = random.choice(world.names)
+        if random.random() < 0.5:  # a zombie: it wakes up after its leases are over
+            world.hosts[victim].stands_still = True
+            world.run(random.uniform(1, 4))
+            world.hosts[victim].stands_still = False
+            world.run(random.uniform(0, 1))
+            continue
         world.crash(victim)
         if random.random() < 0.5:
             world.write_snapshot()
@@ -332,6 +338,7 @@ def test_every_accepted_call_ends_once_whatever_crashes_when(seed: int, lossy: f
         world.run(random.uniform(0, 2))
     world.behaviour = lambda call_id, attempt: (0.05, DONE)
     world.run(40)
+    world.check_history()
     for call_id in accepted:
         assert len([e for e in world.ends(call_id) if isinstance(e, ENDS)]) == 1, call_id
         finished = [e for e in world.ends(call_id) if isinstance(e, Finished)]

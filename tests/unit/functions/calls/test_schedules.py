@@ -71,6 +71,7 @@ def test_what_runs_by_the_hour_goes_by_real_time() -> None:
     assert {after - before for before, after in pairwise(found)} == {3_600_000}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe"])
 @pytest.mark.parametrize("text", ["*/17 * * * *", "30 2 * * *", "15,45 1-3 * * SUN", "every 7m"])
 @settings(max_examples=8, deadline=None)

@@ -39,15 +39,18 @@ from bokilog.functions.calls.records import (
     CALLS,
     CallRecord,
     Cancelled,
+    Claimed,
     DeadLettered,
+    Extended,
     Finished,
+    Retried,
     Spawned,
     decode,
     encode,
     end_tag,
     tags_of,
 )
-from bokilog.functions.calls.state import CallsState
+from bokilog.functions.calls.state import CallsState, Phase
 from bokilog.functions.runtime.messages import Done
 from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.record import Entry, check_unit
@@ -256,6 +259,20 @@ class World:
         for record in self.book.visible(CALLS, 1, self.book.tail):
             state.apply(record)
         return state
+
+    def check_history(self) -> None:
+        """Every step was one that its call could take, by whoever may take it."""
+        state = CallsState()
+        for record in self.book.visible(CALLS, 1, self.book.tail):
+            step = decode(record.data)
+            if isinstance(step, (Claimed, Extended, Finished, Retried)):
+                call = state.calls[step.call_id]  # nothing comes after its end
+                holds = call.phase == Phase.CLAIMED and call.holder == step.host
+                assert holds != isinstance(step, Claimed), step
+                assert isinstance(step, (Claimed, Retried)) or step.attempt == call.attempt, step
+                assert holds or call.phase == Phase.WAITING, step
+            state.apply(record)
+            state.check()
 
     def drain(self, name: str, *, now: bool) -> None:
         self.hosts[name].send(Drain(now))
