@@ -154,6 +154,7 @@ class Round:
                 signal_client=lambda client, number: self._clients[client].signal(number),
                 say=self._note,
             )
+            await self._demand("every client is at work", self._all_call, READY_TIMEOUT_S)
             try:
                 await asyncio.sleep(min(2.0, load_s / 4))
                 await nemesis.strike_for(load_s)
@@ -179,6 +180,10 @@ class Round:
             books=self._books,
         )
         self._clients[client] = await ClientProcess.start(spec, heard=self._heard)
+
+    def _all_call(self) -> bool:
+        """Whether each has made a call: on a busy machine processes take long to start."""
+        return all(client.spec.life in self.told.waiting for client in self._clients.values())
 
     def _heard(self, client: ClientProcess, line: Line) -> None:
         self.told.heard(client.spec.life, line)

@@ -7,7 +7,7 @@ the rule matters, and seeds of which at least one has to end in a violation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,18 +36,21 @@ from bokilog.messages import (
     RunsHeld,
     Tail,
 )
+from bokilog.record import Durability
 from bokilog.sequencer.backup import Backup
 from bokilog.sequencer.core import CutClock, SequencerCore
 from bokilog.sequencer.primary import Primary
 from bokilog.sequencer.progress import Progress
 from bokilog.sequencer.replication import Replication
 from bokilog.sequencer.seal import Sealing
+from bokilog.sequencer.survival import Survival
+from bokilog.storage_nodes.aux_data import AuxData
 from bokilog.storage_nodes.books import Book, Books
 from bokilog.storage_nodes.replica import Replica
 from bokilog.storage_nodes.streams import Streams
 from tests.sim.cluster import _StoreCalls
 from tests.sim.disk import SimJournal
-from tests.sim.swarm import WEIGHTS, Knobs
+from tests.sim.swarm import MORE_WEIGHTS, WEIGHTS, Knobs
 
 
 def _from(first: int, count: int = 8) -> tuple[int, ...]:
@@ -480,6 +483,76 @@ def _minority_seals() -> list[Patch]:
     return [(controller, "is_quorum", lambda view, nodes: bool(list(nodes)))]
 
 
+# --- other classes, LogBooks that go, what stands beside records ----------------------------------
+
+
+def _more(durabilities: Sequence[Durability] = ("sync",), **changes: Any) -> Knobs:
+    """Worlds with everything that drawn ones have; `weights` are added."""
+    weights = WEIGHTS | MORE_WEIGHTS | changes.pop("weights", {})
+    books = len(durabilities)
+    return _world(durabilities=tuple(durabilities), books=books, weights=weights, **changes)
+
+
+def _aux_of_a_neighbour() -> list[Patch]:
+    """A record without aux data shows that of the next one."""
+    original = AuxData.get
+
+    def get(self: AuxData, seqnum: int) -> bytes | None:
+        found = original(self, seqnum)
+        return original(self, seqnum + 1) if found is None else found
+
+    return [(AuxData, "get", get)]
+
+
+def _deleted_takes_appends() -> list[Patch]:
+    return [(index.Index, "_delete_book", lambda self, book: None)]
+
+
+def _ceilings_ignored() -> list[Patch]:
+    """A view does not go above the seqnums that may have been given."""
+    original = next_view._holding
+
+    def holding(*arguments: Any) -> Any:
+        return replace(original(*arguments), ceiling=1)
+
+    return [(next_view, "_holding", holding)]
+
+
+def _late_seqnum_at() -> list[Patch]:
+    original = index.Index.seqnum_at
+
+    def seqnum_at(self: Any, timestamp_ms: int) -> int:
+        return min(original(self, timestamp_ms) + 2, int(self.tail))
+
+    return [(index.Index, "seqnum_at", seqnum_at)]
+
+
+def _keyed_unit_is_one_record() -> list[Patch]:
+    """Of a unit with a key only the first record is remembered."""
+    use = index.KeyUse
+    return [(index, "KeyUse", lambda first, count, *more: use(first, 1, *more))]
+
+
+def _empty_replicas_say_nothing() -> list[Patch]:
+    """A fold in memory that is gone is reported as one that stands at the start."""
+    original = Replica._report
+
+    def report(self: Replica) -> Any:
+        return original(self)._replace(empty=False)
+
+    return [(Replica, "_report", report)]
+
+
+def _once_empty_always_empty() -> list[Patch]:
+    """That replicas were empty before anything was ordered counts in the next term."""
+    return [(Survival, "is_empty", lambda self, node: True)]
+
+
+def _lost_frames_not_missed() -> list[Patch]:
+    """A fold goes on as it was stored, whatever its journal has lost with the power."""
+    return [(Replica, "recovered_frames", lambda self: 0)]
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(name="ack before persist", rule="P9", patches=_ack_before_persist, knobs=_powerless()),
     Mutation(
@@ -700,5 +773,77 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="P13",
         patches=_minority_seals,
         knobs=_changing(faults={"cut": 8.0, "kill_sequencer": 4.0, "clog": 5.0}),
+    ),
+    Mutation(
+        name="aux data of a neighbour",
+        rule="contract: set_aux",
+        patches=_aux_of_a_neighbour,
+        knobs=_more(facts=False, weights={"aux": 20}),
+    ),
+    Mutation(
+        name="a deleted LogBook takes appends",
+        rule="P5",
+        patches=_deleted_takes_appends,
+        knobs=_more(weights={"delete": 4}),
+    ),
+    Mutation(
+        name="ceilings are ignored",
+        rule="P11",
+        patches=_ceilings_ignored,
+        knobs=_more(
+            ("sync", "flush"),
+            sequencer_count=3,
+            heartbeat_s=0.01,
+            duration_s=1.5,
+            faults={"kill_sequencer": 6.0},
+            power_share=1.0,
+            down_s=0.05,
+        ),
+    ),
+    Mutation(
+        name="seqnum_at is late",
+        rule="contract: seqnum_at",
+        patches=_late_seqnum_at,
+        knobs=_more(weights={"seqnum_at": 20}),
+    ),
+    Mutation(
+        name="a unit with a key is one record",
+        rule="P22",
+        patches=_keyed_unit_is_one_record,
+        knobs=_more(weights={"key_batch": 20}),
+    ),
+    Mutation(
+        name="empty replicas say nothing",
+        rule="P20",
+        patches=_empty_replicas_say_nothing,
+        knobs=_more(("sync", "memory"), faults={"blackout": 3.0}, settle_s=4.0, down_s=0.05),
+    ),
+    Mutation(
+        name="once empty always empty",
+        rule="P20",
+        patches=_once_empty_always_empty,
+        knobs=_more(
+            ("sync", "memory"),
+            sequencer_count=3,
+            heartbeat_s=0.01,
+            duration_s=1.2,
+            faults={"kill_sequencer": 3.0},
+            checkpoint_s=10.0,
+            down_s=0.05,
+            settle_s=20.0,  # who follows a LogBook that is deleted may see it only after a poll
+        ),
+    ),
+    Mutation(
+        name="lost frames are not missed",
+        rule="P11",
+        patches=_lost_frames_not_missed,
+        knobs=_more(
+            ("sync", "flush"),
+            faults={"kill_storage": 6.0},
+            power_share=1.0,
+            down_s=0.05,
+            checkpoint_s=0.05,
+            node_cache_bytes=0,
+        ),
     ),
 )
