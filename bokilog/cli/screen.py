@@ -54,7 +54,7 @@ class Screen:
     def not_loaded(self, failed: AppNotLoaded) -> None:
         """It does not; the version before may go on."""
         kept = "the version before goes on" if failed.serving else "nothing is served"
-        self._say(f"[red]cannot be loaded[/]: {kept} until a file changes")
+        self._say(f"[red]cannot be loaded[/]: {kept}")
         self._say(escape(failed.trace.rstrip()))
 
     def began(self, began: CallBegan) -> None:

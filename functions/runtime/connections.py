@@ -15,6 +15,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable
+from typing import Final
 
 from bokilog.errors import RemoteProtocolError
 from bokilog.framing import WireMessage
@@ -33,6 +34,9 @@ from bokilog.functions.runtime.messages import (
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import Listener, Peer, PeerCallbacks, listen
 
+_ROLES_ELSEWHERE: Final = ("caller", "host")
+_ROLES_HERE: Final = ("worker", "template", *_ROLES_ELSEWHERE)
+"""Workers and templates are children of this process: nobody else's word is taken for theirs."""
 logger = logging.getLogger(__name__)
 
 
@@ -70,8 +74,10 @@ class Connections:
 
     async def listen(self, address: str) -> str:
         """Accept workers, callers and hosts there; returns it with its real port."""
+        roles = _ROLES_HERE if address.startswith("unix:") else _ROLES_ELSEWHERE
         callbacks = LinkCallbacks(
-            on_messages=self._accepted, on_lost=lambda link, _: self._lost(link)
+            on_messages=lambda link, messages: self._accepted(link, messages, roles),
+            on_lost=lambda link, _: self._lost(link),
         )
         listener = await listen(address, callbacks)
         self._listeners.append(listener)
@@ -139,18 +145,21 @@ class Connections:
 
     # --- accepted ---------------------------------------------------------------------------------
 
-    def _accepted(self, link: Link, messages: list[WireMessage]) -> None:
+    def _accepted(self, link: Link, messages: list[WireMessage], roles: tuple[str, ...]) -> None:
         name = self._names.get(link)
         if name is None:
-            name = self._greet(link, decode(messages[0]))
+            name = self._greet(link, decode(messages[0]), roles)
             messages = messages[1:]
         self._received(link, name, messages)
 
-    def _greet(self, link: Link, greeting: CallMessage) -> Address:
+    def _greet(self, link: Link, greeting: CallMessage, roles: tuple[str, ...]) -> Address:
         if not isinstance(greeting, Greeting):
             raise RemoteProtocolError(f"{type(greeting).__name__} before Greeting")
         if greeting.version != CALLS_VERSION:
             problem = f"its calls are of version {greeting.version}, this host's of {CALLS_VERSION}"
+            raise RemoteProtocolError(problem)
+        if greeting.role not in roles:
+            problem = f"a greeting of role {greeting.role!r}, here it is one of {', '.join(roles)}"
             raise RemoteProtocolError(problem)
         name: Address
         match greeting.role:
@@ -160,10 +169,8 @@ class Connections:
                 name = ("template", greeting.number)
             case "caller":
                 name = ("caller", next(self._numbers))
-            case "host":
+            case _:
                 name = ("host", next(self._numbers))
-            case other:
-                raise RemoteProtocolError(f"a greeting of role {other!r}")
         if greeting.role == "host" and self.app and greeting.app not in ("", self.app):
             problem = f"host {greeting.name} has the app {greeting.app!r}, this one {self.app!r}"
             raise RemoteProtocolError(problem)

@@ -88,6 +88,8 @@ from bokilog.histogram import Histogram
 TIMER: Final = "agenda"
 EXIT_BASE: Final = 256
 """Added to exit codes in `WorkerExited`, so that those of signals are not negative."""
+LOADS_MAX: Final = 3
+"""Templates in a row that end without a word before that counts as a failure to load the app."""
 _SIGNALS: Final = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 # What another host answers when it has certainly not started the call.
 _REFUSALS: Final = frozenset({Overloaded.code, NotReady.code, UnknownFunction.code, AppFailed.code})
@@ -983,6 +985,9 @@ class Scheduler:
         elif template is not self._current:
             return
         self._failures += 1
+        if self._failures == LOADS_MAX and (self._current is None or not self._current.ready):
+            trace = f"its template ended {LOADS_MAX} times before the app was loaded: {why}\n"
+            self._out.append(AppNotLoaded(trace, (), self._current is not None))
         self._agenda.set(("template", 0), now_s + self._back_off_s(self._failures))
 
     def _leave_template(self, number: int) -> None:

@@ -63,7 +63,7 @@ def test_calls_their_output_and_their_failures_are_shown() -> None:
         "ok     f c1 12.3 ms cold",
         "failed f c2 500.0 ms FunctionFailed: f raised ValueError: no [way]",
         "Traceback ...",
-        "cannot be loaded: the version before goes on until a file changes",
+        "cannot be loaded: the version before goes on",
         "SyntaxError: [x]",
     ]
 

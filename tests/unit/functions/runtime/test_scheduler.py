@@ -442,3 +442,15 @@ def test_ten_thousand_calls_wait_in_order() -> None:
     effects = sim.ready(*sim.forks(effects))
     assert [each.call_id for each in sent(effects, Start)] == ["id", "id.1"]
     assert sim.core.stats().waiting == {"f": 9_998}
+
+
+def test_an_app_whose_template_dies_again_and_again_cannot_be_loaded() -> None:
+    sim = Sim(load=False)
+    told = []
+    for _ in range(4):
+        template = [e.template for e in sim.effects if isinstance(e, StartTemplate)][-1]
+        told += sim.give(TemplateEnded(template, "it was killed by signal 11 (SIGSEGV)"))
+        told += sim.wait(1.0)
+    (failed,) = [each for each in told if isinstance(each, AppNotLoaded)]
+    assert "SIGSEGV" in failed.trace and not failed.serving
+    assert codes(sim.ask(start(1))) == {1: AppFailed.code}
