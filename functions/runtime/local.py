@@ -20,6 +20,7 @@ from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request
 from bokilog.functions.runtime.context import Place
 from bokilog.functions.runtime.function import AnyFunction
 from bokilog.functions.runtime.messages import (
+    DEPTH_MAX,
     CallMessage,
     Cancel,
     Credit,
@@ -33,7 +34,8 @@ from bokilog.functions.runtime.process_caller import ProcessCaller
 from bokilog.functions.runtime.run_call import Runs
 
 _DURABLE_HOME: Final = "bokilog.functions.calls.node"
-THREADS_MAX: Final = 32
+THREADS_MAX: Final = 2 * DEPTH_MAX
+"""Calls within calls hold one each, and must not wait for one another for ever."""
 END_TIMEOUT_S: Final = 5.0
 
 

@@ -29,10 +29,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Final, NoReturn
 
 from bokilog.call_errors import AppFailed
-from bokilog.client import sync as _sync  # workers' threads use it: shared if imported here
+from bokilog.client import sync as _sync
 from bokilog.errors import InvalidSettings, RemoteProtocolError
 from bokilog.framing import PREAMBLE, MessageReader, encode_message
 from bokilog.functions.runtime.app import App
@@ -53,6 +54,7 @@ from bokilog.functions.runtime.messages import (
 from bokilog.functions.runtime.output import install
 from bokilog.functions.runtime.rehearsal import rehearse
 from bokilog.functions.runtime.worker import WorkerSettings, run_worker
+from bokilog.io import shared_memory as _shared_memory
 from bokilog.io.addresses import UnixAddress, connect_unix, parse_address
 
 STATUS_ZERO: Final = 256
@@ -62,7 +64,10 @@ LAST_WORKERS_S: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 _RECEIVE_BYTES: Final = 1 << 16
 
-assert _sync is not None
+# The last one by name: it stands upon this folder.
+FOR_WORKERS: Final = (_sync, _shared_memory, import_module("bokilog.functions.calls.api"))
+"""Modules that workers use and the template does not: what a worker imports itself takes it
+milliseconds, and megabytes that it then shares with nobody."""
 
 
 class Options(argparse.Namespace):

@@ -17,6 +17,7 @@ from tests.integration.apps.typed_app import (
     buy,
     count,
     end_once,
+    imported_since,
     note,
     note_below,
     note_in_thread,
@@ -90,6 +91,15 @@ def test_large_values_travel_as_records() -> None:
         assert await repeat.remote(data, 3) == data * 3
         info = await connection.log.book(data_book("typed")).info()
         assert (info.durability, info.tail > info.trim_until) == ("memory", True)
+
+    connected(claim)
+
+
+def test_a_worker_imports_nothing_of_ours_itself() -> None:
+    """What it imports takes it milliseconds, and memory that it shares with nobody."""
+
+    async def claim(at: Hosting, connection: AppConnection) -> None:
+        assert await imported_since.remote() == []
 
     connected(claim)
 

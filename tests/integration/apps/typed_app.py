@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from bokilog import App, Context
 
 app = App("typed")
+
+
+modules: set[str] = set()
+
+
+@app.init
+def remember() -> None:
+    modules.update(sys.modules)
+
+
+@app.function
+async def imported_since(ctx: Context) -> list[str]:
+    await ctx.book("notes").append(b"")
+    await square.spawn(3)
+    return sorted(set(sys.modules) - modules)
 
 
 @dataclass
