@@ -322,6 +322,18 @@ def large(
 
 @bench.command()
 @shared_options
+def functions(
+    rounds: int, seconds: float, quick: bool, directory: Path | None, as_json: bool
+) -> None:
+    """Starts of workers, calls, HTTP, fan-out and durable calls, on a local cluster."""
+    from bokilog.bench import function_suite
+
+    plan = _plan(rounds, seconds, quick=quick)
+    report(_measured(function_suite.functions, plan, directory), as_json=as_json)
+
+
+@bench.command()
+@shared_options
 def start(rounds: int, seconds: float, quick: bool, directory: Path | None, as_json: bool) -> None:
     """What `import bokilog` and `bokilog.open()` take in a fresh interpreter."""
     from bokilog.bench import suites

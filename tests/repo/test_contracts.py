@@ -73,14 +73,16 @@ def test_the_contract_of_purity_covers_no_other_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "site"),
+    ("library", "sites"),
     [
-        ("msgpack", "bokilog.codec"),
-        ("rocksdict", "bokilog.storage_nodes.rocks_store"),
-        ("aiohttp", "bokilog.functions.gateway.*"),
-        ("aetcd", "bokilog.io.etcd_views"),
-        ("obstore", "bokilog.io.object_store"),
+        ("msgpack", ["bokilog.codec"]),
+        ("rocksdict", ["bokilog.storage_nodes.rocks_store"]),
+        # The second is the bare server that the gateway is measured against.
+        ("aiohttp", ["bokilog.functions.gateway.*", "bokilog.bench.bare_http"]),
+        ("aetcd", ["bokilog.io.etcd_views"]),
+        ("obstore", ["bokilog.io.object_store"]),
     ],
 )
-def test_a_library_has_one_import_site(library: str, site: str) -> None:
-    assert contract(f"One import site for {library}")["ignore_imports"] == [f"{site} -> {library}"]
+def test_a_library_has_one_import_site(library: str, sites: list[str]) -> None:
+    ignored = [f"{site} -> {library}" for site in sites]
+    assert contract(f"One import site for {library}")["ignore_imports"] == ignored
