@@ -196,8 +196,10 @@ class Claims:
             case StateReplaced():
                 self._replaced(now_s)
             case HostsAre(hosts):
-                self._hosts = hosts if self._host in hosts else (*hosts, self._host)
-                self._look_at_all(now_s)
+                hosts = hosts if self._host in hosts else (*hosts, self._host)
+                if hosts != self._hosts:
+                    self._hosts = hosts
+                    self._look_at_all(now_s)
             case FunctionsAre(functions):
                 self._functions = dict(functions)
                 self._firing.functions_are(functions)

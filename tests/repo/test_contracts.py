@@ -81,6 +81,7 @@ def test_the_contract_of_purity_covers_no_other_folder() -> None:
         ("aiohttp", ["bokilog.functions.gateway.*", "bokilog.bench.bare_http"]),
         ("aetcd", ["bokilog.io.etcd_views"]),
         ("obstore", ["bokilog.io.object_store"]),
+        ("cronsim", ["bokilog.functions.calls.schedules"]),
     ],
 )
 def test_a_library_has_one_import_site(library: str, sites: list[str]) -> None:
