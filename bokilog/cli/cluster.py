@@ -90,7 +90,8 @@ def up(
     """Start a cluster on this machine.
 
     Its processes are watched and restarted; Ctrl-C stops it, or `bokilog down`. A directory that
-    holds a cluster already goes on where it was, with the options that it had.
+    holds a cluster already goes on where it was, with the options that it had; more
+    sequencers, and storage nodes as spares, may be added.
     """
 
     def made(say: Callable[[str], None]) -> LocalCluster:

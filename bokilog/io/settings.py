@@ -80,9 +80,9 @@ class ClusterSettings:
     """How long a process may take to stop in order before it gives up: it has nothing to lose but
     time, since what is acknowledged is safe already."""
     storage_nodes: int = 3
-    """Three hold every record, so that one may be gone for good."""
+    """Three hold every record, so that one may be gone for good; further ones are spares."""
     sequencers: int = 1
-    """More than one is not supported yet: no fail-over."""
+    """With three, one may fail, and another one goes on; there may be more later, never fewer."""
     function_nodes: int = 2
     """One per core of a small machine."""
     port: int = 7300

@@ -265,7 +265,7 @@ class AcceptLoss:
         }
         if left.majority_lost:
             for node in left.gone:
-                starts[node] = Start(incarnation=0, disk_id=self._made_anew(left, node))
+                starts[node] = Start(incarnation=0, disk_id=self.made_anew(left, node))
         for node, number in left.folds_past:
             _move_aside(self._data_dir(node) / f"index-{number}", view)
         following = next_view(
@@ -280,8 +280,9 @@ class AcceptLoss:
                 raise NotReady(f"another view of term {following.term} was stored meanwhile")
         return following
 
-    def _made_anew(self, left: Left, node: NodeId) -> str:
-        """A directory for a sequencer that is gone, with all that is left; returns its disk id."""
+    def made_anew(self, left: Left, node: NodeId) -> str:
+        """A directory for a sequencer that is gone, or new, with all that is left; returns its disk
+        id. What was there is moved aside."""
         path = self._data_dir(node)
         if path.exists() and any(path.iterdir()):
             _move_aside(path, left.view)

@@ -15,8 +15,9 @@ would move its tag state (P5).
 
 Invariants: laying out an existing directory again keeps its data, its views and the operator's part
 of the settings; how many engines there are, their port and the cost of a sync may change between
-starts, storage nodes and sequencers may not. The first view has term 0: the sequencer stores the
-next one at each of its starts (P12), so none ever acts in term 0.
+starts. Of sequencers and storage nodes there may be other numbers only once a view says so, which
+others store (`node_changes.py`). The first view has term 0: the sequencer stores the next one at
+each of its starts (P12), so none ever acts in term 0.
 
 Does not know processes (`supervisor.py`).
 """
@@ -132,6 +133,8 @@ class Layout:
 
 Fill = Callable[[Layout, View], tuple[End, ...]]
 """Given where everything belongs and the view to come, the ends that take the place of its own."""
+Change = Callable[[Layout], None]
+"""Makes stored views say what a layout says, or says why that cannot be."""
 
 
 def lay_out(
@@ -148,6 +151,7 @@ def lay_out(
     app_dir: Path | str | None = None,
     http_port: int | None = None,
     fill: Fill | None = None,
+    change: Change | None = None,
 ) -> Layout:
     """Make the directory of a cluster, or make an existing one ready for its next start.
 
@@ -166,6 +170,8 @@ def lay_out(
         http_port: of the first host's gateway.
         fill: puts data into a new cluster's directory before its first view is stored, and says
             where its log spaces stand; a cluster that has a view is refused then.
+        change: makes the views say so, when there are to be other numbers of sequencers or storage
+            nodes than the directory has; without, that is refused.
 
     Raises:
         InvalidSettings: a value is out of range, or cannot change any more.
@@ -184,7 +190,7 @@ def lay_out(
         "app_dir": str(Path(app_dir or ".").absolute()) if app else None,
         "http_port": http_port,
     }
-    settings = _cluster_settings(directory, said)
+    settings = _cluster_settings(directory, said, fixed=change is None)
     if settings.sequencers % 2 == 0:
         fewer = settings.sequencers - 1
         problem = f"is even: a majority of it survives no more failures than one of {fewer}"
@@ -193,6 +199,8 @@ def lay_out(
     for folder in _FOLDERS:
         make_directory(directory / folder)
     layout = Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))
+    if change is not None:
+        change(layout)
     _store_first_view(layout, fill)
     write_synced(layout.settings_file, _to_toml(_operators_part(layout.settings_file), layout))
     return layout
@@ -215,7 +223,9 @@ def read_layout(directory: Path | str) -> Layout:
 # --- settings -------------------------------------------------------------------------------------
 
 
-def _cluster_settings(directory: Path, said: Mapping[str, object]) -> ClusterSettings:
+def _cluster_settings(
+    directory: Path, said: Mapping[str, object], *, fixed: bool = True
+) -> ClusterSettings:
     file = directory / SETTINGS
     exists = file.exists()
     if not exists and directory.exists():
@@ -229,7 +239,8 @@ def _cluster_settings(directory: Path, said: Mapping[str, object]) -> ClusterSet
     )
     if exists:
         made_with = read_settings(ClusterSettings, section="cluster", file=file)
-        for name in ("storage_nodes", "sequencers", "views_url"):
+        numbers = ("storage_nodes", "sequencers") if fixed else ()
+        for name in (*numbers, "views_url"):
             old, new = getattr(made_with, name), getattr(settings, name)
             if old != new:
                 problem = (
@@ -360,6 +371,12 @@ def _check_own_view(layout: Layout, latest: View, where: str) -> None:
     """The stored view is about this directory."""
     planned = {node.id: node.addresses[0] for node in layout.nodes}
     for node in latest.nodes:
+        if node.id not in planned and node.role != "engine":
+            name = "sequencers" if node.role == "sequencer" else "storage_nodes"
+            value = str(getattr(layout.settings, name))
+            count = sum(each.role == node.role for each in latest.nodes)
+            problem = f"leaves out {node.id}, which the view of term {latest.term} has: say {count}"
+            raise InvalidSettings(name, value, problem)
         if planned.get(node.id, node.address) == node.address:
             continue
         if layout.settings.views_url:
@@ -376,6 +393,20 @@ def _check_own_view(layout: Layout, latest: View, where: str) -> None:
         raise InvalidSettings("views_url", where, problem)
 
 
+def nodes_of(layout: Layout) -> tuple[Node, ...]:
+    """The planned processes as a view names them; hosts of functions are in none."""
+    return tuple(
+        Node(
+            id=plan.id,
+            role=plan.role,
+            address=plan.addresses[0],
+            bulk_address=plan.addresses[1] if plan.role == "storage" else "",
+        )
+        for plan in layout.nodes
+        if plan.role != "host"
+    )
+
+
 def first_view(layout: Layout) -> View:
     """The view of term 0: all nodes, and log spaces that hold nothing yet."""
     storage = [node.id for node in layout.nodes if node.role == "storage"]
@@ -385,16 +416,7 @@ def first_view(layout: Layout) -> View:
         cluster_id=secrets.token_hex(8),
         history_id=secrets.token_hex(4),
         term=Term(0),
-        nodes=tuple(
-            Node(
-                id=node.id,
-                role=node.role,
-                address=node.addresses[0],
-                bulk_address=node.addresses[1] if node.role == "storage" else "",
-            )
-            for node in layout.nodes
-            if node.role != "host"
-        ),
+        nodes=nodes_of(layout),
         spaces=tuple(
             LogSpace(
                 id=LogSpaceId(number),

@@ -24,6 +24,7 @@ from typing import Final, Self
 
 from bokilog.errors import NotReady
 from bokilog.shapes.cluster_layout import Layout, lay_out
+from bokilog.shapes.node_changes import change_nodes
 from bokilog.shapes.supervisor import (
     POLL_S,
     START_TIMEOUT_S,
@@ -80,6 +81,7 @@ class LocalCluster:
             app=app,
             app_dir=app_dir,
             http_port=http_port,
+            change=change_nodes,
         )
         self._say = say
         self._supervisor = Supervisor(self.layout, command=command, say=self._tell)

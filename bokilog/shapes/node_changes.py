@@ -1,0 +1,145 @@
+"""Another number of sequencers or storage nodes, for a cluster that is stopped.
+
+Decides which changes there can be, and stores the next view for them: it ends the term where a
+majority of the old sequencers says that it ended, and names the new nodes. New storage nodes are
+spares (P33); spares go, replicas do not. Every new sequencer gets a directory with a copy of the
+longest metalog of each log space, so that a majority of the new ones has all of it, on the disks
+that the view names, before the view is stored (P13, P14); the start after that is like any other.
+Sequencers are only added: with fewer, copies that the others count on would go.
+
+Invariants: the cluster does not run meanwhile; the view is stored last, by compare-and-swap, so a
+run that is killed can be run again, and one whose view is stored finds nothing to do; W and the
+replicas of log spaces stay as they are (P15).
+
+Does not know: settings files, processes. Past a lost majority there is only `accept_loss.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+from bokilog.errors import InvalidSettings, NotReady
+from bokilog.ids import NodeId
+from bokilog.io.open_views import open_views
+from bokilog.sequencer.next_view import Start, is_quorum, next_view
+from bokilog.shapes.accept_loss import AcceptLoss, Left
+from bokilog.shapes.cluster_layout import Layout, nodes_of
+from bokilog.view import Node, View
+
+
+def change_nodes(layout: Layout) -> None:
+    """Make the views of a stopped cluster say what a layout says.
+
+    Raises:
+        InvalidSettings: that cannot be changed.
+        NotReady: too many sequencers are lost for a change, or another view was stored meanwhile.
+        DirectoryInUse: the cluster, or a node of it, runs.
+    """
+    with closing(open_views(layout.views)) as views:
+        view = views.latest()
+    if view is None or _nodes_of(view) == _nodes_of(_widened(layout, view)):
+        return
+    _check(layout, view)
+    with AcceptLoss(layout) as stopped:
+        left = stopped.look()
+        _check_left(left)
+        following = _following(layout, stopped, left)
+        with closing(open_views(layout.views)) as views:
+            if not views.compare_and_swap(left.view.term, following):
+                raise NotReady(f"another view of term {following.term} was stored meanwhile")
+
+
+def _nodes_of(view: View) -> set[NodeId]:
+    """Those that keep anything."""
+    return {node.id for node in view.nodes if node.role != "engine"}
+
+
+# --- what can be ----------------------------------------------------------------------------------
+
+
+def _check(layout: Layout, view: View) -> None:
+    wanted = {plan.id for plan in layout.nodes}
+    gone = [node for node in view.nodes if node.role != "engine" and node.id not in wanted]
+    sequencers = [node.id for node in view.nodes if node.role == "sequencer"]
+    if any(node.role == "sequencer" for node in gone):
+        problem = (
+            f"is fewer than the {len(sequencers)} that hold the metalog: none can be taken out"
+        )
+        raise InvalidSettings("sequencers", str(layout.settings.sequencers), problem)
+    for node in gone:
+        held = [str(space.id) for space in view.spaces if node.id in space.replicas]
+        if held:
+            problem = (
+                f"takes {node.id} away, which holds the records of log space {', '.join(held)}:"
+                " only spare storage nodes can be taken out"
+            )
+            raise InvalidSettings("storage_nodes", str(layout.settings.storage_nodes), problem)
+    if not view.term:
+        problem = "can be changed once the cluster has been started as it was made"
+        name = "sequencers" if layout.settings.sequencers != len(sequencers) else "storage_nodes"
+        raise InvalidSettings(name, str(getattr(layout.settings, name)), problem)
+
+
+def _check_left(left: Left) -> None:
+    """Nothing may be missing that a start would wait for, or bring back."""
+    if left.majority_lost:
+        whom = "; ".join(f"{node}: {why}" for node, why in left.gone.items())
+        raise NotReady(f"a majority of sequencers is lost ({whom}): see bokilog recover")
+    for node, space in left.folds_past:
+        raise NotReady(
+            f"{node} knows more of log space {space} than the sequencers do: start the cluster as"
+            " it was, so that they get it, and change it then"
+        )
+
+
+# --- the next view --------------------------------------------------------------------------------
+
+
+def _widened(layout: Layout, view: View) -> View:
+    """The view with the nodes of the layout, each new sequencer a backup of every log space."""
+    known = {node.id: node for node in view.nodes}
+    nodes = tuple(known.get(node.id, node) for node in nodes_of(layout))
+    added = tuple(n.id for n in nodes if n.role == "sequencer" and n.id not in known)
+    spaces = tuple(replace(space, backups=(*space.backups, *added)) for space in view.spaces)
+    return replace(view, nodes=nodes, spaces=spaces)
+
+
+def _following(layout: Layout, stopped: AcceptLoss, left: Left) -> View:
+    widened = _widened(layout, left.view)
+    left = replace(left, view=widened)
+    known = {node: widened.node(node) for node in left.alive}
+    starts = {node: Start(incarnation=0, disk_id=said.disk_id) for node, said in known.items()}
+    for node in _to_be_made(widened, left):
+        starts[node] = Start(incarnation=0, disk_id=stopped.made_anew(left, node))
+    return next_view(
+        widened,
+        ends=[left.ends[space.id].end for space in widened.spaces],
+        primary={space.id: left.ends[space.id].sources[0] for space in widened.spaces},
+        starts=starts,
+    )
+
+
+def _to_be_made(view: View, left: Left) -> Iterator[NodeId]:
+    """Sequencers that get a copy of what the furthest one holds: the new ones, and others until a
+    majority has all of it (P13)."""
+    made = {node.id for node in view.nodes if node.role == "sequencer" and _is_new(left, node)}
+    yield from sorted(made)
+    copied_from = {left.ends[space.id].sources[0] for space in view.spaces}
+    for node in left.alive:
+        behind = any(node not in left.ends[space.id].sources for space in view.spaces)
+        if behind and node not in copied_from and not _is_held(view, left, made):
+            made.add(node)
+            yield node
+    if not _is_held(view, left, made):
+        raise NotReady("too few sequencers have the whole metalog: start the cluster as it was")
+
+
+def _is_new(left: Left, node: Node) -> bool:
+    return node.id not in left.alive and node.id not in left.gone
+
+
+def _is_held(view: View, left: Left, made: set[NodeId]) -> bool:
+    """Whether a majority has every metalog up to its end."""
+    return all(is_quorum(space, made.union(left.ends[space.id].sources)) for space in view.spaces)

@@ -1,0 +1,75 @@
+"""Other numbers of nodes for a stopped cluster: what is refused, and that nothing is stored then.
+
+The changes themselves are made on real directories in tests/integration/test_node_changes.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bokilog.errors import InvalidSettings
+from bokilog.ids import NodeId, Term
+from bokilog.io.file_views import FileViews
+from bokilog.shapes.cluster_layout import SETTINGS, lay_out
+from bokilog.shapes.node_changes import change_nodes
+from bokilog.view import View
+
+
+def latest(directory: Path) -> View:
+    view = FileViews(directory / "views").latest()
+    assert view is not None
+    return view
+
+
+def in_term_1(directory: Path) -> View:
+    """As after a start."""
+    view = replace(latest(directory), term=Term(1))
+    assert FileViews(directory / "views").compare_and_swap(Term(0), view)
+    return view
+
+
+def test_before_the_first_start_nothing_can_be_changed(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    for name, count in (("sequencers", 3), ("storage_nodes", 4)):
+        with pytest.raises(InvalidSettings, match=f"{name}={count} can be changed once"):
+            lay_out(tmp_path, change=change_nodes, **{name: count})  # type: ignore[arg-type]  # one of the two
+    assert latest(tmp_path).term == 0
+
+
+def test_the_same_numbers_store_no_view(tmp_path: Path) -> None:
+    lay_out(tmp_path, storage_nodes=4, change=change_nodes)
+    view = in_term_1(tmp_path)
+    lay_out(tmp_path, change=change_nodes)
+    assert lay_out(tmp_path, function_nodes=3, change=change_nodes).settings.function_nodes == 3
+    assert latest(tmp_path) == view
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "problem"),
+    [
+        ("sequencers", 1, "is fewer than the 3 that hold the metalog: none can be taken out"),
+        ("storage_nodes", 2, r"takes storage-3 away, which holds the records of log space 0, 1, 2"),
+    ],
+)
+def test_what_holds_something_stays(tmp_path: Path, name: str, count: int, problem: str) -> None:
+    lay_out(tmp_path, sequencers=3)
+    view = in_term_1(tmp_path)
+    settings = (tmp_path / SETTINGS).read_bytes()
+    with pytest.raises(InvalidSettings, match=f"{name}={count} {problem}"):
+        lay_out(tmp_path, change=change_nodes, **{name: count})  # type: ignore[arg-type]  # one of the two
+    assert latest(tmp_path) == view
+    assert (tmp_path / SETTINGS).read_bytes() == settings
+
+
+def test_a_layout_without_a_node_of_the_view_is_refused(tmp_path: Path) -> None:
+    """A change was killed between its view and its settings."""
+    lay_out(tmp_path)
+    view = in_term_1(tmp_path)
+    sequencers = [replace(view.nodes[0], id=NodeId(f"sequencer-{n}")) for n in (2, 3)]
+    wider = replace(view, term=Term(2), nodes=(*view.nodes, *sequencers))
+    assert FileViews(tmp_path / "views").compare_and_swap(Term(1), wider)
+    with pytest.raises(InvalidSettings, match=r"sequencers=1 leaves out sequencer-2.*say 3"):
+        lay_out(tmp_path)
