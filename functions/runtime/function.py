@@ -33,7 +33,7 @@ from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request, error
 from bokilog.functions.runtime.context import Context, LoopBridge, Place, current
 from bokilog.functions.runtime.messages import DEPTH_MAX, Done, Encoding, Flag
 from bokilog.functions.runtime.options import FunctionOptions
-from bokilog.functions.runtime.streaming import MapResults, Stream
+from bokilog.functions.runtime.streaming import SLICE_BYTES, MapResults, Stream
 from bokilog.functions.runtime.values import Values
 
 P = ParamSpec("P")
@@ -526,20 +526,33 @@ class Function(Generic[P, L, R]):
         self, caller: Caller, slices: Sequence[Sequence[object]]
     ) -> list[OpenCall]:
         """Calls for several tuples of arguments, in as few messages as they allow."""
+        await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
         opened: list[OpenCall] = []
         together: list[Buffer] = []
-        kind: tuple[str, int] | None = None
-        await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
-        for arguments in slices:
-            name, encoding, payload = self._travelling(arguments, {})
-            carried = await self._carried(caller, encoding, payload)
-            if together and kind is not None and kind != (name, carried[0]):
-                opened += caller.calls.start_many(self._request(caller, *kind), together)
-                together = []
-            kind = name, carried[0]
-            together.append(carried[1])
-        if together and kind is not None:
-            opened += caller.calls.start_many(self._request(caller, *kind), together)
+        kind, size_bytes = (self.name, 0), 0
+        try:
+            for arguments in slices:
+                name, encoding, payload = self._travelling(arguments, {})
+                carried = await self._carried(caller, encoding, payload)
+                if kind != (name, carried[0]) or size_bytes + len(carried[1]) > SLICE_BYTES:
+                    opened += self._start_together(caller, kind, together)
+                    together, size_bytes = [], 0
+                kind = name, carried[0]
+                together.append(carried[1])
+                size_bytes += len(carried[1])
+            opened += self._start_together(caller, kind, together)
+        except BaseException:
+            for each in opened:
+                caller.calls.cancel(each, "others of its map could not be started")
+            raise
+        return opened
+
+    def _start_together(
+        self, caller: Caller, kind: tuple[str, int], payloads: Sequence[Buffer]
+    ) -> list[OpenCall]:
+        if not payloads:
+            return []
+        opened = caller.calls.start_many(self._request(caller, *kind), payloads)
         return [_child(caller, each) for each in opened]
 
     async def _result(self, caller: Caller, done: Done) -> R:

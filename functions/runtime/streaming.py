@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 from bokilog.framing import Buffer
 from bokilog.functions.runtime.caller import HostCalls, OpenCall
 from bokilog.functions.runtime.messages import STREAM_WINDOW, Done, Item
+from bokilog.limits import MIB
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -30,6 +31,8 @@ OUTSTANDING_MAX: Final = 4_096
 """Calls of one map under way; what they return is kept until it is asked for."""
 SLICE_CALLS: Final = 512
 """Calls started by one message."""
+SLICE_BYTES: Final = 4 * MIB
+"""Of arguments in it."""
 
 
 class Stream(Generic[R]):

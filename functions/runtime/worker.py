@@ -46,6 +46,7 @@ from bokilog.functions.runtime.messages import (
 from bokilog.functions.runtime.output import Captured, Stream
 from bokilog.functions.runtime.process_caller import ProcessCaller
 from bokilog.functions.runtime.run_call import Runs
+from bokilog.functions.runtime.tracing import spans
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import dial, redial_delay_s
 
@@ -92,6 +93,7 @@ class Worker:
             host=settings.host,
             calls=calls,
             loop=loop,
+            spans=spans(),
             open_log=self._open_log if settings.engine else None,
         )
         app.connection = ProcessCaller(self._place, known=frozenset(app.functions))
@@ -198,16 +200,18 @@ def run_worker(app: App, settings: WorkerSettings, parts: PartRows) -> int:
     while not main.done():
         try:
             loop.run_until_complete(main)
-        except (SystemExit, KeyboardInterrupt):
-            # Of a task that the user's code started and nobody waits for: not the worker's end.
+        except (SystemExit, KeyboardInterrupt, RuntimeError, BokilogError) as error:
+            if main.done():
+                sys.stderr.write(f"worker {settings.number}: {error}\n")
+                return 1
+            # Of a task that the user's code started and nobody waits for, or it has stopped the
+            # loop: not the worker's end.
             traceback.print_exc()
-        except BokilogError as error:
-            sys.stderr.write(f"worker {settings.number}: {error}\n")
-            return 1
     return 0
 
 
 async def _run(app: App, settings: WorkerSettings, parts: PartRows) -> None:
+    await app.run_worker_inits()
     await Worker(app, settings, parts).run()
 
 

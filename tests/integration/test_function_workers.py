@@ -102,6 +102,10 @@ APP = """
         return await add.remote(x, y=ctx.depth)
 
     @app.function
+    async def stop_loop() -> None:
+        asyncio.get_running_loop().stop()
+
+    @app.function
     async def careless() -> None:
         async def leave():
             raise SystemExit(7)
@@ -218,6 +222,7 @@ def test_failures_of_all_kinds_end_the_call_only(worker: Peer) -> None:
     assert failed.encoding == Encoding.PICKLE
     assert isinstance(from_wire(worker.run("add", "x").error), InvalidArguments)
     assert worker.run("careless").error == []
+    assert worker.run("stop_loop").error == []
     assert unpack(worker.run("add", 1).payload) == 2
 
 

@@ -16,6 +16,7 @@ import bokilog
 from bokilog import App, Context
 from bokilog.errors import BokilogError
 from bokilog.functions.runtime import streaming
+from bokilog.functions.runtime.caller import HostCalls
 from bokilog.functions.runtime.local import LocalApp
 from bokilog.functions.runtime.messages import DEPTH_MAX, STREAM_WINDOW, Encoding, Start
 from bokilog.functions.runtime.run_call import Runs
@@ -345,6 +346,29 @@ def test_a_map_of_iterables_without_end_is_bounded(monkeypatch: pytest.MonkeyPat
             assert await anext(results) == 1
         assert len(seen) <= 64
         await asyncio.wait_for(local.runs.idle.wait(), 5)
+
+    locally(claim)
+
+
+def test_a_map_tells_of_many_calls_in_few_messages_of_bounded_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: list[int] = []
+    start_many = HostCalls.start_many
+
+    def counted(self: HostCalls, request: Any, payloads: Any) -> Any:
+        counts.append(len(payloads))
+        return start_many(self, request, payloads)
+
+    monkeypatch.setattr(HostCalls, "start_many", counted)
+
+    async def claim(local: LocalApp) -> None:
+        assert len([each async for each in add.map(range(100))]) == 100
+        assert counts == [100]
+        counts.clear()
+        data = bytes(200_000)
+        assert len([each async for each in size.map([data] * 50)]) == 50
+        assert counts == [20, 20, 10]
 
     locally(claim)
 
