@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from bokilog.functions.runtime.scheduler import describe_exit
+from bokilog.functions.runtime.fleet import describe_exit
 
 END_TIMEOUT_S: Final = 2.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")

@@ -1,9 +1,9 @@
 """The core of a host: which call runs where and when, and what becomes of it.
 
 Decides: whether a call is taken (known function, depth, queue bound), on which host and in which
-worker it runs, when workers are forked and end, what happens at deadlines, cancellations, lost
-workers, and when the app is loaded anew. Callers, other hosts and calls of this process are sources
-alike; workers are sources too, for the calls within their calls.
+worker it runs, what happens at deadlines, cancellations and lost workers. Which workers there are,
+of which version of the app, is `fleet.py`'s. Callers, other hosts and calls of this process are
+sources alike; workers are sources too, for the calls within their calls.
 
 Invariants: every call is answered once, unless its source is gone; a call whose worker was lost is
 started again only while `retries` allows and nothing of its stream has left; once a version of the
@@ -36,15 +36,11 @@ from bokilog.errors import BY_CODE, BokilogError, NotReady, Overloaded, RemotePr
 from bokilog.functions.runtime.agenda import Agenda
 from bokilog.functions.runtime.effects import (
     Address,
-    AppLoaded,
-    AppNotLoaded,
     CallBegan,
     CallOver,
     Disconnect,
     Effect,
-    EndTemplate,
     Event,
-    KillWorker,
     LinkDown,
     LinkUp,
     MemoryUsed,
@@ -52,11 +48,10 @@ from bokilog.functions.runtime.effects import (
     Reload,
     RetireAll,
     Send,
-    StartTemplate,
     Stopping,
     TemplateEnded,
-    WorkerEnded,
 )
+from bokilog.functions.runtime.fleet import Fleet, Key
 from bokilog.functions.runtime.messages import (
     DEPTH_MAX,
     STREAM_WINDOW,
@@ -65,13 +60,11 @@ from bokilog.functions.runtime.messages import (
     Done,
     Encoding,
     Flag,
-    Fork,
     Forked,
     FunctionRows,
     Greeted,
     Item,
     Payload,
-    Retire,
     Start,
     StartMany,
     TemplateFailed,
@@ -79,23 +72,14 @@ from bokilog.functions.runtime.messages import (
     WorkerExited,
     WorkerReady,
 )
-from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.placement import Placement
-from bokilog.functions.runtime.pool import Call, Phase, Pool, Worker, WorkerState
+from bokilog.functions.runtime.pool import Call, Phase, Pool, WorkerState
 from bokilog.functions.runtime.settings import SchedulerSettings
 from bokilog.histogram import Histogram
 
 TIMER: Final = "agenda"
-EXIT_BASE: Final = 256
-"""Added to exit codes in `WorkerExited`, so that those of signals are not negative."""
-LOADS_MAX: Final = 3
-"""Templates in a row that end without a word before that counts as a failure to load the app."""
-_SIGNALS: Final = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 # What another host answers when it has certainly not started the call.
 _REFUSALS: Final = frozenset({Overloaded.code, NotReady.code, UnknownFunction.code, AppFailed.code})
-
-Key = tuple[str, int | str]
-"""Of the agenda: what is due ("call", "worker", "pool", "template") and its number or name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +104,6 @@ class SchedulerStats:
     workers_lost: int
 
 
-class _Template:
-    __slots__ = ("functions", "number", "ready", "workers")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.ready = False
-        self.functions: FunctionRows = []
-        self.workers = 0
-        """That were asked of it and are not known to be gone."""
-
-
 class Scheduler:
     """The state of one host. Fed one event at a time.
 
@@ -142,51 +115,44 @@ class Scheduler:
 
     def __init__(self, name: str, app: str, *, settings: SchedulerSettings, seed: int) -> None:
         self._name = name
-        self._app = app
         self._settings = settings
-        self._placement = Placement(name, seed=seed)
+        self._out: list[Effect] = []
         self._agenda: Agenda[Key] = Agenda()
         self._timer_s: float | None = None
-        self._pools: dict[str, Pool] = {}
-        self._dirty: dict[str, None] = {}
-        """Pools whose size is to be looked at when the batch ends."""
-        self._workers: dict[int, Worker] = {}
+        self._placement = Placement(name, seed=seed)
+        self._fleet = Fleet(
+            app,
+            self,
+            settings=settings,
+            agenda=self._agenda,
+            out=self._out,
+            last_s=self._last_s,
+        )
         self._calls: dict[int, Call] = {}
         self._asked: dict[Address, dict[int, Call]] = {}
         """By source and its number for the call; entries leave with their answer."""
         self._greeted: dict[Address, None] = {}
         """Who is told when the functions change."""
-        self._templates: dict[int, _Template] = {}
-        self._current: _Template | None = None
-        """Whose app serves."""
-        self._loading: _Template | None = None
-        self._failed = ""
-        """Why there is no app, if its last version could not be loaded."""
-        self._failures = 0
-        self._version = 0
-        self._functions: FunctionRows = []
         self._numbers = 0
-        self._stopping = False
-        self._out: list[Effect] = []
         self._outcomes: Counter[tuple[str, str]] = Counter()
         self._took: defaultdict[str, Histogram] = defaultdict(Histogram)
         self._cold: Counter[str] = Counter()
-        self._retries = self._workers_lost = 0
+        self._retries = 0
 
     # --- what others may look at ------------------------------------------------------------------
 
     def functions(self) -> FunctionRows:
         """What can be called now."""
-        return self._functions
+        return self._fleet.functions
 
     @property
     def app(self) -> str:
         """Its name, once it is loaded; before, where it is imported from."""
-        return self._app
+        return self._fleet.app
 
     def pids(self) -> list[int]:
         """Of workers that are not known to be gone."""
-        return [worker.pid for worker in self._workers.values() if worker.pid]
+        return [worker.pid for worker in self._fleet.workers.values() if worker.pid]
 
     @property
     def calls_count(self) -> int:
@@ -195,7 +161,7 @@ class Scheduler:
 
     def greeted(self) -> Greeted:
         """What callers and hosts are told."""
-        return Greeted(self._name, self._app, self._version, self._functions)
+        return Greeted(self._name, self._fleet.app, self._fleet.version, self._fleet.functions)
 
     def call_id(self, number: int) -> str:
         """Of a call that a worker has; empty: it is over."""
@@ -206,30 +172,30 @@ class Scheduler:
         """Workers whose memory has a limit: number and pid."""
         return [
             (worker.number, worker.pid)
-            for worker in self._workers.values()
+            for worker in self._fleet.workers.values()
             if worker.pid and worker.pool.options.memory_bytes
         ]
 
     def stats(self) -> SchedulerStats:
         """What there is and was."""
         return SchedulerStats(
-            version=self._version,
-            loaded=self._current is not None,
+            version=self._fleet.version,
+            loaded=self._fleet.loaded,
             calls=len(self._calls),
-            waiting={name: pool.waiting for name, pool in self._pools.items()},
-            workers={name: len(pool.workers) for name, pool in self._pools.items()},
+            waiting={name: pool.waiting for name, pool in self._fleet.pools.items()},
+            workers={name: len(pool.workers) for name, pool in self._fleet.pools.items()},
             outcomes=dict(self._outcomes),
             took={name: (each.sum_s, list(each.counts)) for name, each in self._took.items()},
             cold=dict(self._cold),
             retries=self._retries,
-            workers_lost=self._workers_lost,
+            workers_lost=self._fleet.lost_count,
         )
 
     # --- events -----------------------------------------------------------------------------------
 
     def begin(self) -> list[Effect]:
         """The first template."""
-        self._start_template()
+        self._fleet.start_template()
         return self._take(0.0)
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
@@ -238,7 +204,7 @@ class Scheduler:
             case Received(source=source, message=message):
                 self._received(source, message, now_s)
             case BatchEnded():
-                self._size_pools(now_s)
+                self._fleet.size_pools(now_s)
             case TimerFired():
                 self._timer_s = None
                 for key in self._agenda.take(now_s):
@@ -248,13 +214,13 @@ class Scheduler:
             case LinkDown(peer=peer):
                 self._link_down(peer, now_s)
             case MemoryUsed(worker=number, used_bytes=used_bytes):
-                self._memory_used(number, used_bytes, now_s)
+                self._fleet.memory_used(number, used_bytes, now_s)
             case TemplateEnded(template=number, why=why):
-                self._template_ended(number, why, now_s)
+                self._fleet.template_ended(number, why, now_s)
             case Reload():
-                self._reload()
+                self._fleet.reload()
             case Stopping():
-                self._stopping = True
+                self._fleet.stopping = True
             case RetireAll():
                 self._retire_all(now_s)
             case _:
@@ -276,17 +242,17 @@ class Scheduler:
             case Cancel():
                 self._cancel(source, message, now_s)
             case WorkerReady() if source[0] == "worker":
-                self._worker_ready(int(source[1]), message, now_s)
+                self._fleet.worker_ready(int(source[1]), message, now_s)
             case Forked() if source[0] == "template":
-                for number, pid in zip(message.workers, message.pids, strict=False):
-                    if number in self._workers:
-                        self._workers[number].pid = pid
+                self._fleet.forked(message)
             case WorkerExited() if source[0] == "template":
-                self._worker_exited(message, now_s)
+                self._fleet.worker_exited(message, now_s)
             case TemplateReady() if source[0] == "template":
-                self._template_ready(message, now_s)
+                if self._fleet.template_ready(message, now_s):
+                    greeted = self.greeted()
+                    self._out.extend(Send(peer, greeted) for peer in self._greeted)
             case TemplateFailed() if source[0] == "template":
-                self._template_failed(message, now_s)
+                self._fleet.template_failed(message, now_s)
             case _:
                 problem = f"{type(message).__name__} from a {source[0]}"
                 self._out.append(Disconnect(source, problem))
@@ -298,7 +264,8 @@ class Scheduler:
         if next_s is not None and (self._timer_s is None or next_s < self._timer_s):
             self._timer_s = next_s
             self._out.append(SetTimer(TIMER, max(next_s - now_s, 0.0)))
-        out, self._out = self._out, []
+        out = self._out.copy()
+        self._out.clear()  # the fleet has it too
         return out
 
     # --- links ------------------------------------------------------------------------------------
@@ -311,11 +278,7 @@ class Scheduler:
             self._greeted[peer] = None
             self._out.append(Send(peer, self.greeted()))
         elif role == "worker":
-            worker = self._workers.get(int(name))
-            if worker is None:
-                self._out.append(Disconnect(peer, "nobody waits for that worker any more"))
-            else:
-                worker.linked = True
+            self._fleet.link_up(int(name))
 
     def _link_down(self, peer: Address, now_s: float) -> None:
         role, name = peer
@@ -324,16 +287,10 @@ class Scheduler:
             self._placement.down(str(name))
             self._peer_lost(str(name), now_s)
         elif role == "worker":
-            worker = self._workers.get(int(name))
-            if worker is not None:
-                # Its exit tells more, if the template still lives to say it.
-                worker.pool.remove(worker)
-                worker.linked = False
-                self._dirty[worker.function] = None
-                self._agenda.set(("worker", worker.number), now_s + self._settings.exit_wait_s)
-        self._source_gone(peer, now_s)
+            self._fleet.link_down(int(name), now_s)
+        self.source_gone(peer, now_s)
 
-    def _source_gone(self, source: Address, now_s: float) -> None:
+    def source_gone(self, source: Address, now_s: float) -> None:
         """Nobody waits for these any more; durable ones go on."""
         for call in self._asked.pop(source, {}).values():
             call.answered = True
@@ -348,7 +305,7 @@ class Scheduler:
             return
         if not call.home and not self._placement.alone:
             near = _data_host(start)
-            pool = self._pools[call.function]
+            pool = self._fleet.pools[call.function]
             waiting = pool.waiting + 1 if pool.saturated else None
             host = self._placement.choose(now_s, near=near, waiting=waiting)
             if host:
@@ -360,7 +317,7 @@ class Scheduler:
         """A part of the fan-out each, for this host and others that are free (a tree)."""
         place = 0
         shares = [("", len(many.payloads))]
-        if source[0] != "host" and many.function in self._pools:
+        if source[0] != "host" and many.function in self._fleet.pools:
             shares = self._placement.shares(now_s, len(many.payloads))
         for host, count in shares:
             taken = []
@@ -386,7 +343,7 @@ class Scheduler:
         asked: int,
     ) -> Call | None:
         """A call that may run here; else it is answered already."""
-        pool = self._pools.get(start.function)
+        pool = self._fleet.pools.get(start.function)
         problem = self._refusal(start, pool)
         if problem is not None or pool is None:
             assert problem is not None
@@ -421,23 +378,23 @@ class Scheduler:
         self._calls[call.number] = call
         self._agenda.set(("call", call.number), call.deadline_s)
         if source[0] == "worker":
-            worker = self._workers.get(int(source[1]))
+            worker = self._fleet.workers.get(int(source[1]))
             if worker is not None:
                 worker.children += 1
         return call
 
     def _refusal(self, start: Start | StartMany, pool: Pool | None) -> BokilogError | None:
-        if self._stopping:
+        if self._fleet.stopping:
             return NotReady(f"host {self._name} is about to stop")
         if start.depth > DEPTH_MAX:
             return CallTooDeep(start.function, start.depth, DEPTH_MAX)
         if pool is not None:
             return None
-        if self._current is None:
-            if self._failed:
-                return AppFailed(self._app, self._failed)
-            return NotReady(f"app {self._app} is being loaded")
-        return UnknownFunction(start.function, _hint(start.function, self._pools))
+        if not self._fleet.loaded:
+            if self._fleet.failed:
+                return AppFailed(self._fleet.app, self._fleet.failed)
+            return NotReady(f"app {self._fleet.app} is being loaded")
+        return UnknownFunction(start.function, _hint(start.function, self._fleet.pools))
 
     def _refuse(self, source: Address, asked: int, function: str, error: BokilogError) -> None:
         """An answer to what never became a call."""
@@ -446,9 +403,9 @@ class Scheduler:
 
     def _enqueue(self, call: Call, now_s: float, *, first: bool = False) -> None:
         """To its function's queue, and on to a worker if one is free."""
-        pool = self._pools.get(call.function)
+        pool = self._fleet.pools.get(call.function)
         if pool is None:  # a reload took the function away
-            error = UnknownFunction(call.function, _hint(call.function, self._pools))
+            error = UnknownFunction(call.function, _hint(call.function, self._fleet.pools))
             self._answer_error(call, error, now_s)
             return
         if not first:
@@ -461,12 +418,12 @@ class Scheduler:
         call.phase = Phase.WAITING
         call.worker, call.peer = None, ""
         pool.put(call, now_s, first=first)
-        self._dispatch(pool, now_s)
+        self.dispatch(pool, now_s)
         if call.phase is Phase.WAITING:
             # A slice would keep the whole read in memory that it came with.
             call.payload = bytes(call.payload)
 
-    def _dispatch(self, pool: Pool, now_s: float) -> None:
+    def dispatch(self, pool: Pool, now_s: float) -> None:
         for worker, call in pool.assign(now_s):
             self._agenda.set(("call", call.number), call.deadline_s + self._settings.grace_s)
             if call.cold:
@@ -480,7 +437,7 @@ class Scheduler:
                 call.payload = b""
             waited_s = now_s - call.received_s
             self._out.append(CallBegan(call.call_id, call.function, call.attempt, waited_s))
-        self._dirty[pool.function] = None
+        self._fleet.touch(pool.function)
 
     def _as_start(self, call: Call, now_s: float) -> Start:
         return Start(
@@ -536,7 +493,7 @@ class Scheduler:
 
     def _peer_lost(self, host: str, now_s: float) -> None:
         for call in [each for each in self._calls.values() if each.peer == host]:
-            self._lost(call, f"host {host} is gone", now_s)
+            self.lost(call, f"host {host} is gone", now_s)
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -558,10 +515,10 @@ class Scheduler:
         self._answer(call, done, now_s)
         if worker.state is WorkerState.READY:
             if pool.options.fresh:
-                self._retire(worker, now_s)
-            self._dispatch(pool, now_s)
+                self._fleet.retire(worker, now_s)
+            self.dispatch(pool, now_s)
         else:
-            self._end_if_stuck(worker, now_s)
+            self._fleet.end_if_stuck(worker, now_s)
 
     def _done_elsewhere(self, call: Call, done: Done, host: str, now_s: float) -> None:
         if call.peer != host:
@@ -633,7 +590,7 @@ class Scheduler:
             return
         self._agenda.drop(("call", call.number))
         if call.source[0] == "worker":
-            worker = self._workers.get(int(call.source[1]))
+            worker = self._fleet.workers.get(int(call.source[1]))
             if worker is not None:
                 worker.children -= 1
 
@@ -670,8 +627,8 @@ class Scheduler:
     def _stop(self, call: Call, reason: str, now_s: float) -> None:
         """Out of the queue at once; or its worker is told, and has a moment to end it."""
         if call.phase is Phase.WAITING:
-            self._pools[call.function].drop(call)
-            self._dirty[call.function] = None
+            self._fleet.pools[call.function].drop(call)
+            self._fleet.touch(call.function)
             self._answer_error(call, CallCancelled(call.function, reason), now_s)
         elif call.phase is Phase.RUNNING:
             call.phase = Phase.CANCELLED
@@ -685,25 +642,18 @@ class Scheduler:
 
     def _due(self, key: Key, now_s: float) -> None:
         kind, which = key
-        if kind == "call":
-            call = self._calls.get(int(which))
-            if call is not None:
-                self._call_due(call, now_s)
-        elif kind == "worker":
-            worker = self._workers.get(int(which))
-            if worker is not None:
-                self._worker_due(worker, now_s)
-        elif kind == "pool":
-            self._dirty[str(which)] = None
-            self._size_pools(now_s)
-        elif self._loading is None:
-            self._start_template()
+        if kind != "call":
+            self._fleet.due(key, now_s)
+            return
+        call = self._calls.get(int(which))
+        if call is not None:
+            self._call_due(call, now_s)
 
     def _call_due(self, call: Call, now_s: float) -> None:
         limit_s = round(call.deadline_s - call.received_s, 3)
         late = now_s >= self._last_s(call) or call.phase is Phase.WAITING
         if call.phase is Phase.WAITING:
-            self._pools[call.function].drop(call)
+            self._fleet.pools[call.function].drop(call)
             self._answer_error(call, CallTimeout(call.function, limit_s), now_s)
             return
         if not late:  # cancelled a moment ago, and it has not ended: it may until its deadline
@@ -716,147 +666,14 @@ class Scheduler:
             self._placement.over(call.peer)
             self._forget(call)
         elif call.worker is not None:
-            self._stuck(call.worker, now_s)
-
-    def _stuck(self, worker: Worker, now_s: float) -> None:
-        """It takes no more calls; what else it runs gets a little time, then it is killed."""
-        worker.pool.remove(worker)
-        self._dirty[worker.function] = None
-        self._agenda.set(("worker", worker.number), now_s + self._settings.worker_drain_s)
-        self._end_if_stuck(worker, now_s)
-
-    def _end_if_stuck(self, worker: Worker, now_s: float) -> None:
-        """A worker that ends has nothing left that anybody waits for."""
-        if worker.told or any(not call.answered for call in worker.calls.values()):
-            return
-        if worker.calls:
-            reason = f"a call of {worker.function} did not end at its deadline"
-            self._kill(worker, reason, now_s)
-        else:
-            self._retire(worker, now_s)
+            self._fleet.stuck(call.worker, now_s)
 
     # --- workers ----------------------------------------------------------------------------------
 
-    def _size_pools(self, now_s: float) -> None:
-        dirty, self._dirty = self._dirty, {}
-        for function in dirty:
-            pool = self._pools.get(function)
-            if pool is not None:
-                self._size(pool, now_s)
-
-    def _size(self, pool: Pool, now_s: float) -> None:
-        for worker in pool.surplus(now_s):
-            self._retire(worker, now_s)
-        wanted = pool.wanted(now_s, stall_s=self._settings.stall_s)
-        missing = wanted - len(pool.workers)
-        if missing > 0 and not self._stopping and now_s >= pool.not_before_s:
-            self._fork(pool, missing, now_s)
-        self._plan_size(pool, missing, now_s)
-
-    def _plan_size(self, pool: Pool, missing: int, now_s: float) -> None:
-        """When the pool is looked at again though nothing happens in it."""
-        due_s = pool.idle_until_s()
-        if pool.waiting or missing > 0:
-            soon_s = max(now_s + self._settings.stall_s, pool.not_before_s)
-            due_s = soon_s if due_s is None else min(due_s, soon_s)
-        key: Key = ("pool", pool.function)
-        if due_s is not None:
-            self._agenda.set(key, due_s)
-        else:
-            self._agenda.drop(key)
-
-    def _fork(self, pool: Pool, count: int, now_s: float) -> None:
-        template = self._current
-        if template is None or not template.ready:
-            return
-        numbers = []
-        for _ in range(count):
-            self._numbers += 1
-            worker = Worker(self._numbers, pool, template=template.number, started_s=now_s)
-            self._workers[worker.number] = worker
-            pool.add(worker)
-            due_s = now_s + self._settings.worker_start_s
-            self._agenda.set(("worker", worker.number), due_s)
-            numbers.append(worker.number)
-        template.workers += count
-        self._out.append(Send(("template", template.number), Fork(pool.function, numbers)))
-
-    def _worker_ready(self, number: int, ready: WorkerReady, now_s: float) -> None:
-        worker = self._workers.get(number)
-        if worker is None or worker.state is not WorkerState.STARTING:
-            return  # what nobody waits for was disconnected when it greeted
-        worker.pid = ready.pid
-        self._agenda.drop(("worker", worker.number))
-        worker.pool.ready(worker, now_s)
-        self._dispatch(worker.pool, now_s)
-
-    def _retire(self, worker: Worker, now_s: float) -> None:
-        """It finishes what it has, then ends."""
-        worker.pool.remove(worker)
-        worker.told = True
-        self._dirty[worker.function] = None
-        self._out.append(Send(("worker", worker.number), Retire(worker.number)))
-        last_s = max((self._last_s(call) for call in worker.calls.values()), default=now_s)
-        self._agenda.set(("worker", worker.number), last_s + self._settings.worker_drain_s)
-
-    def _worker_due(self, worker: Worker, now_s: float) -> None:
-        reason = "it did not end when it was told to"
-        if worker.state is WorkerState.STARTING:
-            reason = "it did not get ready in time"
-        elif not worker.linked:
-            reason = "its connection ended"
-            if worker.template not in self._templates:
-                # Nobody would tell us of its end; its number may be another process's by now.
-                self._gone(worker, reason, now_s)
-                return
-        elif not worker.told:
-            reason = f"a call of {worker.function} did not end at its deadline"
-        self._kill(worker, reason, now_s)
-
-    def _kill(self, worker: Worker, reason: str, now_s: float) -> None:
-        self._out.append(KillWorker(worker.number, worker.pid, reason))
-        self._gone(worker, reason, now_s)
-
-    def _memory_used(self, number: int, used_bytes: int, now_s: float) -> None:
-        worker = self._workers.get(number)
-        if worker is None:
-            return
-        limit_bytes = worker.pool.options.memory_bytes
-        if limit_bytes and used_bytes > limit_bytes:
-            taken, limit = used_bytes / (1 << 20), limit_bytes / (1 << 20)
-            reason = f"it took {taken:.1f} MiB of memory of its own, the limit is {limit:.1f} MiB"
-            self._kill(worker, reason, now_s)
-
-    def _worker_exited(self, exited: WorkerExited, now_s: float) -> None:
-        worker = self._workers.get(exited.worker)
-        if worker is not None:
-            self._gone(worker, describe_exit(exited.status - EXIT_BASE), now_s)
-
-    def _gone(self, worker: Worker, reason: str, now_s: float) -> None:
-        """Its process is no more, or soon: its calls go elsewhere or are told."""
-        del self._workers[worker.number]
-        self._agenda.drop(("worker", worker.number))
-        pool, never_ready = worker.pool, worker.state is WorkerState.STARTING
-        pool.remove(worker)
-        self._dirty[worker.function] = None
-        if never_ready:
-            pool.failures += 1
-            pool.not_before_s = now_s + self._back_off_s(pool.failures)
-        if not worker.told:
-            self._workers_lost += 1
-            self._out.append(WorkerEnded(worker.number, worker.function, reason))
-        calls = list(worker.calls.values())
-        worker.calls.clear()
-        # The last is put in front first: so they start again in the order in which they came.
-        for call in reversed(calls):
-            self._lost(call, reason, now_s)
-        self._source_gone(("worker", worker.number), now_s)
-        self._leave_template(worker.template)
-
-    def _lost(self, call: Call, reason: str, now_s: float) -> None:
+    def lost(self, call: Call, reason: str, now_s: float) -> None:
         """Whoever ran it is gone."""
         call.worker = None
-        pool = self._pools.get(call.function)
+        pool = self._fleet.pools.get(call.function)
         again = (
             pool is not None
             and call.attempt < pool.options.retries
@@ -878,156 +695,37 @@ class Scheduler:
         self._agenda.set(("call", call.number), call.deadline_s)
         self._enqueue(call, now_s, first=True)
 
-    def _back_off_s(self, failures: int) -> float:
-        settings = self._settings
-        return float(
-            min(settings.back_off_s_min * 2 ** min(failures - 1, 16), settings.back_off_s_max)
-        )
-
-    # --- templates and versions -------------------------------------------------------------------
-
-    def _start_template(self) -> None:
-        self._numbers += 1
-        self._loading = template = _Template(self._numbers)
-        self._templates[template.number] = template
-        self._out.append(StartTemplate(template.number))
-
-    def _reload(self) -> None:
-        """The version that is being loaded, if any, is old before it serves."""
-        if self._stopping:
-            return
-        if self._loading is not None:
-            self._out.append(EndTemplate(self._loading.number))
-            del self._templates[self._loading.number]
-        self._failures = 0
-        self._agenda.drop(("template", 0))
-        self._start_template()
-
-    def _template_ready(self, ready: TemplateReady, now_s: float) -> None:
-        template = self._templates.get(ready.template)
-        if template is None or template is not self._loading:
-            return
-        template.ready, template.functions = True, ready.functions
-        self._loading, older, self._current = None, self._current, template
-        self._failed, self._failures = "", 0
-        self._app = ready.app
-        self._version += 1
-        self._functions = ready.functions
-        self._replace_pools(now_s)
-        if older is not None and older.number in self._templates and not older.workers:
-            self._end_template(older)
-        files = tuple(str(each) for each in ready.files)
-        self._out.append(AppLoaded(self._version, self._functions, ready.parts, files))
-        greeted = self.greeted()
-        self._out.extend(Send(peer, greeted) for peer in self._greeted)
-
-    def _replace_pools(self, now_s: float) -> None:
-        """Workers of the version before finish what they run; what waits is for the new ones."""
-        older, self._pools = self._pools, {}
-        for row in self._functions:
-            name, plain = str(row[0]), row[1]
-            assert isinstance(plain, dict)
-            before = older.get(name)
-            options = FunctionOptions.from_plain(plain)
-            load = before.load if before is not None else None
-            self._pools[name] = Pool(name, options, load=load)
-            self._dirty[name] = None
-        waiting = [call for pool in older.values() for call in pool.take_all()]
-        for pool in older.values():
-            for worker in list(pool.workers.values()):
-                if worker.state is WorkerState.READY:
-                    self._retire(worker, now_s)
-                else:  # it says that it is ready, and ends
-                    self._forget_starting(worker)
-        for call in waiting:
-            pool_now = self._pools.get(call.function)
-            if pool_now is None:
-                self._enqueue(call, now_s)
-            else:
-                pool_now.put(call, now_s)
-
-    def _forget_starting(self, worker: Worker) -> None:
-        worker.pool.remove(worker)
-        del self._workers[worker.number]
-        self._agenda.drop(("worker", worker.number))
-        self._leave_template(worker.template)
-
-    def _template_failed(self, failed: TemplateFailed, now_s: float) -> None:
-        template = self._templates.get(failed.template)
-        if template is None or template is not self._loading:
-            return
-        self._loading = None
-        del self._templates[template.number]
-        serving = self._current is not None
-        if not serving:
-            self._failed = failed.trace
-        if self._current is not None and not self._current.ready:
-            # The one that serves has no template any more either, so nobody can fork.
-            self._failures += 1
-            self._agenda.set(("template", 0), now_s + self._back_off_s(self._failures))
-        files = tuple(str(each) for each in failed.files)
-        self._out.append(EndTemplate(template.number))
-        self._out.append(AppNotLoaded(failed.trace, files, serving))
-
-    def _template_ended(self, number: int, why: str, now_s: float) -> None:
-        """Of itself: its workers go on, but nobody is there to fork more."""
-        template = self._templates.pop(number, None)
-        if template is None or self._stopping:
-            return
-        template.ready = False
-        for worker in [each for each in self._workers.values() if each.template == number]:
-            if worker.state is WorkerState.STARTING and not worker.pid:
-                self._forget_starting(worker)
-        if template is self._loading:
-            self._loading = None
-            if self._current is None:
-                self._failed = f"its template ended: {why}"
-        elif template is not self._current:
-            return
-        self._failures += 1
-        if self._failures == LOADS_MAX and (self._current is None or not self._current.ready):
-            trace = f"its template ended {LOADS_MAX} times before the app was loaded: {why}\n"
-            self._out.append(AppNotLoaded(trace, (), self._current is not None))
-        self._agenda.set(("template", 0), now_s + self._back_off_s(self._failures))
-
-    def _leave_template(self, number: int) -> None:
-        template = self._templates.get(number)
-        if template is None:
-            return
-        template.workers -= 1
-        if template is not self._current and template.ready and not template.workers:
-            self._end_template(template)
-
-    def _end_template(self, template: _Template) -> None:
-        del self._templates[template.number]
-        self._out.append(EndTemplate(template.number))
-
     # --- the end ----------------------------------------------------------------------------------
 
     def _retire_all(self, now_s: float) -> None:
-        self._stopping = True
+        self._fleet.stopping = True
         for call in list(self._calls.values()):
             if call.phase is Phase.WAITING:
-                self._pools[call.function].drop(call)
+                self._fleet.pools[call.function].drop(call)
                 error = NotReady(f"host {self._name} stops")
                 self._answer_error(call, error, now_s)
             else:
                 self._answer_early(call, WorkerLost(call.function, "its host stops"), now_s)
-        for worker in list(self._workers.values()):
-            if not worker.told:
-                self._retire(worker, now_s)
+        self._fleet.retire_all(now_s)
+
+    # --- what the fleet tells (Owner: also `dispatch`, `lost`, `source_gone`) ---------------------
+
+    def homeless(self, call: Call, now_s: float) -> None:
+        """It waited for a function that the app has not any more."""
+        error = UnknownFunction(call.function, _hint(call.function, self._fleet.pools))
+        self._answer_error(call, error, now_s)
 
     # --- invariants -------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Assert the invariants."""
-        for pool in self._pools.values():
+        for pool in self._fleet.pools.values():
             pool.check()
             assert pool.waiting <= pool.options.queue_limit + (
                 max(pool.workers_max, len(pool.workers)) * pool.concurrency
             ) + sum(call.attempt > 0 for call in self._calls.values())
             for worker in pool.workers.values():
-                assert self._workers[worker.number] is worker
+                assert self._fleet.workers[worker.number] is worker
         for source, calls in self._asked.items():
             for asked, call in calls.items():
                 assert call.source == source and call.asked == asked and not call.answered
@@ -1039,8 +737,8 @@ class Scheduler:
             assert call.phase is not Phase.OVER
             if call.phase is not Phase.WAITING and not call.peer:
                 assert call.worker is not None and call.worker.calls[call.number] is call
-                assert self._workers[call.worker.number] is call.worker
-        for worker in self._workers.values():
+                assert self._fleet.workers[call.worker.number] is call.worker
+        for worker in self._fleet.workers.values():
             children = sum(c.source == ("worker", worker.number) for c in self._calls.values())
             assert worker.children == children
 
@@ -1057,17 +755,6 @@ def id_in_many(first: str, place: int) -> str:
         return first
     base, _, before = first.partition(".")
     return f"{base}.{(int(before) if before.isdigit() else 0) + place}"
-
-
-def describe_exit(code: int) -> str:
-    """How a process ended, for people."""
-    if code >= 0:
-        return f"it ended with exit code {code}"
-    return f"it was killed by signal {-code}{_named(-code)}"
-
-
-def _named(number: int) -> str:
-    return f" ({_SIGNALS[number]})" if number in _SIGNALS else ""
 
 
 def _runner(call: Call) -> Address:

@@ -167,7 +167,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def worker_ready(self) -> None:
         number = min(self.starting)
         function = self.starting.pop(number)
-        if number in self.sim.core._workers:
+        if number in self.sim.core._fleet.workers:
             self.ready[number] = function
         self.takes(self.sim.ready(number))
 
@@ -249,7 +249,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def template_ready(self) -> None:
         self.takes(self.sim.load(FUNCTIONS))
         # Workers of the version before that were not ready are told so when they greet.
-        known = self.sim.core._workers
+        known = self.sim.core._fleet.workers
         self.starting = {n: f for n, f in self.starting.items() if n in known}
 
     @rule(delay_s=sampled_from([0.02, 0.3, 2.0, 30.0]))

@@ -74,7 +74,7 @@ def test_a_warm_worker_gets_the_next_call_at_once_with_what_is_left_of_the_time(
 
 def test_the_worker_that_was_idle_last_is_taken_first() -> None:
     sim = one_worker(min_workers=2)
-    first, second = sorted(each.number for each in sim.core._workers.values())
+    first, second = sorted(each.number for each in sim.core._fleet.workers.values())
     sim.ready(first, second)
     assert receivers(sim.ask(start(1)), Start) == [("worker", second)]
     assert receivers(sim.ask(start(2)), Start) == [("worker", first)]
@@ -223,7 +223,7 @@ def test_a_worker_that_takes_too_much_memory_is_ended_and_its_calls_are_told() -
 
 def test_idle_workers_end_down_to_the_least() -> None:
     sim = one_worker(min_workers=1, idle_s=2.0)
-    sim.ready(*sim.core._workers)
+    sim.ready(*sim.core._fleet.workers)
     effects = sim.ask(start(1), start(2))
     others = sim.forks(effects)
     effects += sim.ready(*others)
@@ -231,7 +231,7 @@ def test_idle_workers_end_down_to_the_least() -> None:
     for to, begun in zip(workers, sent(effects, Start), strict=True):
         sim.tell(to, done(begun.call))
     assert len(sent(sim.wait(2.5), Retire)) == len(others)
-    assert len(sim.core._pools["f"].workers) == 1
+    assert len(sim.core._fleet.pools["f"].workers) == 1
 
 
 def test_a_pool_scales_to_zero_and_back() -> None:
@@ -266,7 +266,7 @@ def test_workers_are_added_while_calls_wait_whatever_the_averages_say() -> None:
     for _ in range(10):
         sim.ready(*sim.forks(effects))
         effects = sim.wait(0.1)
-    assert len(sim.core._pools["f"].workers) == 4
+    assert len(sim.core._fleet.pools["f"].workers) == 4
 
 
 def test_recursion_through_one_function_does_not_wait_for_itself() -> None:

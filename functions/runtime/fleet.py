@@ -1,0 +1,457 @@
+"""The templates and workers of a host: which version of the app serves, and who runs its calls.
+
+Decides when templates and workers are started, told to end and killed; which pools there are after
+a load of the app; what a worker's end means for the next start (back-off). What its end means for
+its calls is the scheduler's to say (`Owner`).
+
+Invariants: pools are those of the version that serves, and only its workers are in them; a worker
+that was told to end gets no call; a template is ended once it serves no more and its workers are
+gone. Does not know callers, other hosts, deadlines of calls but when they have run out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from bokilog.functions.runtime.agenda import Agenda
+from bokilog.functions.runtime.effects import (
+    Address,
+    AppLoaded,
+    AppNotLoaded,
+    Disconnect,
+    Effect,
+    EndTemplate,
+    KillWorker,
+    Send,
+    StartTemplate,
+    WorkerEnded,
+)
+from bokilog.functions.runtime.messages import (
+    Fork,
+    Forked,
+    FunctionRows,
+    Retire,
+    TemplateFailed,
+    TemplateReady,
+    WorkerExited,
+    WorkerReady,
+)
+from bokilog.functions.runtime.options import FunctionOptions
+from bokilog.functions.runtime.pool import Call, Pool, Worker, WorkerState
+from bokilog.functions.runtime.settings import SchedulerSettings
+
+EXIT_BASE: Final = 256
+"""Added to exit codes in `WorkerExited`, so that those of signals are not negative."""
+LOADS_MAX: Final = 3
+"""Templates in a row that end without a word before that counts as a failure to load the app."""
+_SIGNALS: Final = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
+
+Key = tuple[str, int | str]
+"""Of the agenda: what is due ("call", "worker", "pool", "template") and its number or name."""
+
+
+class Owner(Protocol):
+    """Whoever decides about calls."""
+
+    def dispatch(self, pool: Pool, now_s: float) -> None:
+        """A worker of the pool takes calls now."""
+
+    def lost(self, call: Call, reason: str, now_s: float) -> None:
+        """The worker that ran it is gone."""
+
+    def source_gone(self, source: Address, now_s: float) -> None:
+        """A worker that made calls is."""
+
+    def homeless(self, call: Call, now_s: float) -> None:
+        """It waited for a function that the app has not any more."""
+
+
+class _Template:
+    __slots__ = ("functions", "number", "ready", "workers")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ready = False
+        self.functions: FunctionRows = []
+        self.workers = 0
+        """That were asked of it and are not known to be gone."""
+
+
+class Fleet:
+    """All templates and workers of one host.
+
+    Args:
+        app: what templates import, as `module:app`.
+        agenda: shared with whoever decides about calls; the keys "worker", "pool" and "template"
+            are this class's.
+        out: takes the effects.
+        last_s: until when a call may run.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        owner: Owner,
+        *,
+        settings: SchedulerSettings,
+        agenda: Agenda[Key],
+        out: list[Effect],
+        last_s: Callable[[Call], float],
+    ) -> None:
+        self.app = app
+        """Its name, once it is loaded; before, where it is imported from."""
+        self.pools: dict[str, Pool] = {}
+        self.workers: dict[int, Worker] = {}
+        """All that are not known to be gone, those of earlier versions included."""
+        self.version = 0
+        self.functions: FunctionRows = []
+        self.failed = ""
+        """Why there is no app, if its last version could not be loaded."""
+        self.stopping = False
+        self.lost_count = 0
+        self._owner = owner
+        self._settings = settings
+        self._agenda = agenda
+        self._out = out
+        self._last_s = last_s
+        self._dirty: dict[str, None] = {}
+        """Pools whose size is to be looked at when the batch ends."""
+        self._templates: dict[int, _Template] = {}
+        self._current: _Template | None = None
+        """Whose app serves."""
+        self._loading: _Template | None = None
+        self._failures = 0
+        self._numbers = 0
+
+    @property
+    def loaded(self) -> bool:
+        """Some version of the app serves."""
+        return self._current is not None
+
+    def touch(self, function: str) -> None:
+        """Something happened to a pool: its size is looked at when the batch ends."""
+        self._dirty[function] = None
+
+    # --- links ------------------------------------------------------------------------------------
+
+    def link_up(self, number: int) -> None:
+        """A worker has greeted."""
+        worker = self.workers.get(number)
+        if worker is None:
+            peer: Address = ("worker", number)
+            self._out.append(Disconnect(peer, "nobody waits for that worker any more"))
+        else:
+            worker.linked = True
+
+    def link_down(self, number: int, now_s: float) -> None:
+        """A worker's connection is gone. Its exit tells more, if its template lives to say it."""
+        worker = self.workers.get(number)
+        if worker is not None:
+            worker.pool.remove(worker)
+            worker.linked = False
+            self.touch(worker.function)
+            self._agenda.set(("worker", number), now_s + self._settings.exit_wait_s)
+
+    def due(self, key: Key, now_s: float) -> None:
+        """The time of a worker, a pool or a template has come."""
+        kind, which = key
+        if kind == "worker":
+            worker = self.workers.get(int(which))
+            if worker is not None:
+                self._worker_due(worker, now_s)
+        elif kind == "pool":
+            self.touch(str(which))
+            self.size_pools(now_s)
+        elif self._loading is None:
+            self.start_template()
+
+    def forked(self, forked: Forked) -> None:
+        """Workers run, and these are their processes."""
+        for number, pid in zip(forked.workers, forked.pids, strict=False):
+            if number in self.workers:
+                self.workers[number].pid = pid
+
+    def retire_all(self, now_s: float) -> None:
+        """Every worker is to end."""
+        for worker in list(self.workers.values()):
+            if not worker.told:
+                self.retire(worker, now_s)
+
+    # --- workers ----------------------------------------------------------------------------------
+
+    def worker_ready(self, number: int, ready: WorkerReady, now_s: float) -> None:
+        """It takes calls now."""
+        worker = self.workers.get(number)
+        if worker is None or worker.state is not WorkerState.STARTING:
+            return  # what nobody waits for was disconnected when it greeted
+        worker.pid = ready.pid
+        self._agenda.drop(("worker", worker.number))
+        worker.pool.ready(worker, now_s)
+        self._owner.dispatch(worker.pool, now_s)
+
+    def retire(self, worker: Worker, now_s: float) -> None:
+        """It finishes what it has, then ends."""
+        worker.pool.remove(worker)
+        worker.told = True
+        self.touch(worker.function)
+        self._out.append(Send(("worker", worker.number), Retire(worker.number)))
+        last_s = max((self._last_s(call) for call in worker.calls.values()), default=now_s)
+        self._agenda.set(("worker", worker.number), last_s + self._settings.worker_drain_s)
+
+    def stuck(self, worker: Worker, now_s: float) -> None:
+        """It takes no more calls; what else it runs gets a little time, then it is killed."""
+        worker.pool.remove(worker)
+        self.touch(worker.function)
+        self._agenda.set(("worker", worker.number), now_s + self._settings.worker_drain_s)
+        self.end_if_stuck(worker, now_s)
+
+    def end_if_stuck(self, worker: Worker, now_s: float) -> None:
+        """A worker that ends has nothing left that anybody waits for."""
+        if worker.told or any(not call.answered for call in worker.calls.values()):
+            return
+        if worker.calls:
+            reason = f"a call of {worker.function} did not end at its deadline"
+            self._kill(worker, reason, now_s)
+        else:
+            self.retire(worker, now_s)
+
+    def _worker_due(self, worker: Worker, now_s: float) -> None:
+        reason = "it did not end when it was told to"
+        if worker.state is WorkerState.STARTING:
+            reason = "it did not get ready in time"
+        elif not worker.linked:
+            reason = "its connection ended"
+            if worker.template not in self._templates:
+                # Nobody would tell us of its end; its number may be another process's by now.
+                self._gone(worker, reason, now_s)
+                return
+        elif not worker.told:
+            reason = f"a call of {worker.function} did not end at its deadline"
+        self._kill(worker, reason, now_s)
+
+    def _kill(self, worker: Worker, reason: str, now_s: float) -> None:
+        self._out.append(KillWorker(worker.number, worker.pid, reason))
+        self._gone(worker, reason, now_s)
+
+    def memory_used(self, number: int, used_bytes: int, now_s: float) -> None:
+        """So much memory of its own a worker has."""
+        worker = self.workers.get(number)
+        if worker is None:
+            return
+        limit_bytes = worker.pool.options.memory_bytes
+        if limit_bytes and used_bytes > limit_bytes:
+            taken, limit = used_bytes / (1 << 20), limit_bytes / (1 << 20)
+            reason = f"it took {taken:.1f} MiB of memory of its own, the limit is {limit:.1f} MiB"
+            self._kill(worker, reason, now_s)
+
+    def worker_exited(self, exited: WorkerExited, now_s: float) -> None:
+        """Its process is gone."""
+        worker = self.workers.get(exited.worker)
+        if worker is not None:
+            self._gone(worker, describe_exit(exited.status - EXIT_BASE), now_s)
+
+    def _gone(self, worker: Worker, reason: str, now_s: float) -> None:
+        """Its process is no more, or soon: its calls go elsewhere or are told."""
+        del self.workers[worker.number]
+        self._agenda.drop(("worker", worker.number))
+        pool, never_ready = worker.pool, worker.state is WorkerState.STARTING
+        pool.remove(worker)
+        self.touch(worker.function)
+        if never_ready:
+            pool.failures += 1
+            pool.not_before_s = now_s + self._back_off_s(pool.failures)
+        if not worker.told:
+            self.lost_count += 1
+            self._out.append(WorkerEnded(worker.number, worker.function, reason))
+        calls = list(worker.calls.values())
+        worker.calls.clear()
+        # The last is put in front first: so they start again in the order in which they came.
+        for call in reversed(calls):
+            self._owner.lost(call, reason, now_s)
+        self._owner.source_gone(("worker", worker.number), now_s)
+        self._leave_template(worker.template)
+
+    def _back_off_s(self, failures: int) -> float:
+        settings = self._settings
+        return float(
+            min(settings.back_off_s_min * 2 ** min(failures - 1, 16), settings.back_off_s_max)
+        )
+
+    # --- how many there are -----------------------------------------------------------------------
+
+    def size_pools(self, now_s: float) -> None:
+        """The batch has ended: pools in which something happened get the size they need."""
+        dirty, self._dirty = self._dirty, {}
+        for function in dirty:
+            pool = self.pools.get(function)
+            if pool is not None:
+                self._size(pool, now_s)
+
+    def _size(self, pool: Pool, now_s: float) -> None:
+        for worker in pool.surplus(now_s):
+            self.retire(worker, now_s)
+        wanted = pool.wanted(now_s, stall_s=self._settings.stall_s)
+        missing = wanted - len(pool.workers)
+        if missing > 0 and not self.stopping and now_s >= pool.not_before_s:
+            self._fork(pool, missing, now_s)
+        self._plan_size(pool, missing, now_s)
+
+    def _plan_size(self, pool: Pool, missing: int, now_s: float) -> None:
+        """When the pool is looked at again though nothing happens in it."""
+        due_s = pool.idle_until_s()
+        if pool.waiting or missing > 0:
+            soon_s = max(now_s + self._settings.stall_s, pool.not_before_s)
+            due_s = soon_s if due_s is None else min(due_s, soon_s)
+        key: Key = ("pool", pool.function)
+        if due_s is not None:
+            self._agenda.set(key, due_s)
+        else:
+            self._agenda.drop(key)
+
+    def _fork(self, pool: Pool, count: int, now_s: float) -> None:
+        template = self._current
+        if template is None or not template.ready:
+            return
+        numbers = []
+        for _ in range(count):
+            self._numbers += 1
+            worker = Worker(self._numbers, pool, template=template.number, started_s=now_s)
+            self.workers[worker.number] = worker
+            pool.add(worker)
+            due_s = now_s + self._settings.worker_start_s
+            self._agenda.set(("worker", worker.number), due_s)
+            numbers.append(worker.number)
+        template.workers += count
+        self._out.append(Send(("template", template.number), Fork(pool.function, numbers)))
+
+    # --- templates and versions -------------------------------------------------------------------
+
+    def start_template(self) -> None:
+        """Load the app."""
+        self._numbers += 1
+        self._loading = template = _Template(self._numbers)
+        self._templates[template.number] = template
+        self._out.append(StartTemplate(template.number))
+
+    def reload(self) -> None:
+        """The version that is being loaded, if any, is old before it serves."""
+        if self.stopping:
+            return
+        if self._loading is not None:
+            self._out.append(EndTemplate(self._loading.number))
+            del self._templates[self._loading.number]
+        self._failures = 0
+        self._agenda.drop(("template", 0))
+        self.start_template()
+
+    def template_ready(self, ready: TemplateReady, now_s: float) -> bool:
+        """A version of the app can be forked; whether it is the one that serves now."""
+        template = self._templates.get(ready.template)
+        if template is None or template is not self._loading:
+            return False
+        template.ready, template.functions = True, ready.functions
+        self._loading, older, self._current = None, self._current, template
+        self.failed, self._failures = "", 0
+        self.app = ready.app
+        self.version += 1
+        self.functions = ready.functions
+        self._replace_pools(now_s)
+        if older is not None and older.number in self._templates and not older.workers:
+            self._end_template(older)
+        files = tuple(str(each) for each in ready.files)
+        self._out.append(AppLoaded(self.version, self.functions, ready.parts, files))
+        return True
+
+    def _replace_pools(self, now_s: float) -> None:
+        """Workers of the version before finish what they run; what waits is for the new ones."""
+        older, self.pools = self.pools, {}
+        for row in self.functions:
+            name, plain = str(row[0]), row[1]
+            assert isinstance(plain, dict)
+            before = older.get(name)
+            options = FunctionOptions.from_plain(plain)
+            load = before.load if before is not None else None
+            self.pools[name] = Pool(name, options, load=load)
+            self.touch(name)
+        waiting = [call for pool in older.values() for call in pool.take_all()]
+        for pool in older.values():
+            for worker in list(pool.workers.values()):
+                if worker.state is WorkerState.READY:
+                    self.retire(worker, now_s)
+                else:  # it says that it is ready, and ends
+                    self._forget_starting(worker)
+        for call in waiting:
+            pool_now = self.pools.get(call.function)
+            if pool_now is None:
+                self._owner.homeless(call, now_s)
+            else:
+                pool_now.put(call, now_s)
+
+    def _forget_starting(self, worker: Worker) -> None:
+        worker.pool.remove(worker)
+        del self.workers[worker.number]
+        self._agenda.drop(("worker", worker.number))
+        self._leave_template(worker.template)
+
+    def template_failed(self, failed: TemplateFailed, now_s: float) -> None:
+        """The app cannot be loaded; the version before goes on."""
+        template = self._templates.get(failed.template)
+        if template is None or template is not self._loading:
+            return
+        self._loading = None
+        del self._templates[template.number]
+        serving = self._current is not None
+        if not serving:
+            self.failed = failed.trace
+        if self._current is not None and not self._current.ready:
+            # The one that serves has no template any more either, so nobody can fork.
+            self._failures += 1
+            self._agenda.set(("template", 0), now_s + self._back_off_s(self._failures))
+        files = tuple(str(each) for each in failed.files)
+        self._out.append(EndTemplate(template.number))
+        self._out.append(AppNotLoaded(failed.trace, files, serving))
+
+    def template_ended(self, number: int, why: str, now_s: float) -> None:
+        """Of itself: its workers go on, but nobody is there to fork more."""
+        template = self._templates.pop(number, None)
+        if template is None or self.stopping:
+            return
+        template.ready = False
+        for worker in [each for each in self.workers.values() if each.template == number]:
+            if worker.state is WorkerState.STARTING and not worker.pid:
+                self._forget_starting(worker)
+        if template is self._loading:
+            self._loading = None
+            if self._current is None:
+                self.failed = f"its template ended: {why}"
+        elif template is not self._current:
+            return
+        self._failures += 1
+        if self._failures == LOADS_MAX and (self._current is None or not self._current.ready):
+            trace = f"its template ended {LOADS_MAX} times before the app was loaded: {why}\n"
+            self._out.append(AppNotLoaded(trace, (), self._current is not None))
+        self._agenda.set(("template", 0), now_s + self._back_off_s(self._failures))
+
+    def _leave_template(self, number: int) -> None:
+        template = self._templates.get(number)
+        if template is None:
+            return
+        template.workers -= 1
+        if template is not self._current and template.ready and not template.workers:
+            self._end_template(template)
+
+    def _end_template(self, template: _Template) -> None:
+        del self._templates[template.number]
+        self._out.append(EndTemplate(template.number))
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    return f"it was killed by signal {-code}{_named(-code)}"
+
+
+def _named(number: int) -> str:
+    return f" ({_SIGNALS[number]})" if number in _SIGNALS else ""
