@@ -33,7 +33,7 @@ from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request, error
 from bokilog.functions.runtime.context import Context, LoopBridge, Place, current
 from bokilog.functions.runtime.messages import DEPTH_MAX, Done, Encoding, Flag
 from bokilog.functions.runtime.options import FunctionOptions
-from bokilog.functions.runtime.streaming import SLICE_BYTES, MapResults, Stream
+from bokilog.functions.runtime.streaming import SLICE_BYTES, MapResults, Stream, Window
 from bokilog.functions.runtime.values import Values
 
 P = ParamSpec("P")
@@ -43,6 +43,8 @@ R = TypeVar("R")
 """What it comes to: the result, or what it yields."""
 R_co = TypeVar("R_co", covariant=True)
 
+CONCURRENCY_ASYNC: Final = 100
+"""Calls at once per worker of an async function that says nothing else."""
 PICKLED: Final = "$pickled"
 """The function that every app has: it runs another one, which came along in its arguments."""
 _CALLS_HOME: Final = "bokilog.functions.calls.api"
@@ -241,6 +243,12 @@ class Function(Generic[P, L, R]):
         return self._context_name
 
     @property
+    def concurrency(self) -> int:
+        """Calls at once per worker."""
+        is_async = self.is_async or self.yields
+        return self.options.max_concurrency or (CONCURRENCY_ASYNC if is_async else 1)
+
+    @property
     def help_line(self) -> str:
         """What the first line of its docstring says."""
         return (inspect.getdoc(self.body) or "").partition("\n")[0]
@@ -249,8 +257,7 @@ class Function(Generic[P, L, R]):
     def row(self) -> list[object]:
         """[name, options, signature, help line], as hosts tell one another."""
         plain = self.options.to_plain()
-        if not plain["max_concurrency"]:  # only here it is known what the default is
-            plain["max_concurrency"] = 100 if self.is_async or self.yields else 1
+        plain["max_concurrency"] = self.concurrency  # only here it is known what the default is
         return [self.name, plain, self.values.signature, self.help_line]
 
     def with_context(
@@ -396,6 +403,9 @@ class Function(Generic[P, L, R]):
             start=start,
             result=result,
             calls=caller.calls,
+            window=Window(
+                2 * self.concurrency * self.options.max_workers, timeout_s=self._timeout_s
+            ),
             ordered=ordered,
             shown=self.name if progress else None,
             total=total,

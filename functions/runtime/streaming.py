@@ -15,6 +15,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
+from bokilog.errors import Overloaded, from_wire
 from bokilog.framing import Buffer
 from bokilog.functions.runtime.caller import HostCalls, OpenCall
 from bokilog.functions.runtime.messages import STREAM_WINDOW, Done, Item
@@ -129,6 +130,31 @@ class Stream(Generic[R]):
         self._leave()
 
 
+class Window:
+    """How many calls of one map are under way: as many as do not wait for long.
+
+    It begins with what one host runs at once, twice over, grows with every call that was begun
+    soon, and shrinks with those that waited for a good part of their time, or were refused.
+    """
+
+    __slots__ = ("_patience_us", "size")
+
+    def __init__(self, first: int, *, timeout_s: float) -> None:
+        self.size = max(1, min(first, OUTSTANDING_MAX))
+        self._patience_us = timeout_s * 1e6 / 8
+
+    def over(self, queued_us: int) -> None:
+        """A call is over that had waited for so long."""
+        if queued_us <= self._patience_us:
+            self.size = min(self.size + 1, OUTSTANDING_MAX)
+        elif queued_us > 2 * self._patience_us:
+            self.size = max(1, self.size - max(1, self.size // 8))
+
+    def refused(self) -> None:
+        """There was no room for a call."""
+        self.size = max(1, self.size // 2)
+
+
 class MapResults(Generic[R]):
     """The results of one `map`: iterate it once.
 
@@ -146,7 +172,7 @@ class MapResults(Generic[R]):
         "_read",
         "_result",
         "_start",
-        "_total",
+        "_window",
     )
 
     def __init__(
@@ -156,6 +182,7 @@ class MapResults(Generic[R]):
         start: Callable[[Sequence[Sequence[object]]], Awaitable[list[OpenCall]]],
         result: Callable[[Done], Awaitable[R]],
         calls: HostCalls,
+        window: Window,
         ordered: bool,
         shown: str | None,
         total: int | None,
@@ -164,10 +191,10 @@ class MapResults(Generic[R]):
         self._start = start
         self._result = result
         self._calls = calls
+        self._window = window
         self._ordered = ordered
-        self._total = total
-        self._open: deque[OpenCall] = deque()
-        """Under way or not yet asked for, in order."""
+        self._open: dict[OpenCall, Sequence[object]] = {}
+        """Under way or not yet asked for, in order, with their arguments."""
         self._finished: asyncio.Queue[OpenCall] = asyncio.Queue()
         """Not yet asked for, as they came; bounded by what is open."""
         self._read = False
@@ -191,29 +218,45 @@ class MapResults(Generic[R]):
         return result
 
     async def _next(self) -> R:
-        # Half a window is kept under way while the next slices are started.
-        if not self._read and len(self._open) <= OUTSTANDING_MAX // 2:
-            await self._fill()
-        if not self._open:
-            raise StopAsyncIteration
-        if self._ordered:
-            opened = self._open.popleft()
-            return await self._result(await self._calls.wait(opened))
-        opened = await self._finished.get()
-        self._open.remove(opened)
-        return await self._result(opened.done.result())
+        while True:
+            # Half a window is kept under way while the next slices are started.
+            if not self._read and len(self._open) <= self._window.size // 2:
+                await self._fill()
+            if not self._open:
+                raise StopAsyncIteration
+            opened = next(iter(self._open)) if self._ordered else await self._finished.get()
+            done = await opened.done
+            no_room = _no_room(done)
+            if no_room is None:
+                del self._open[opened]
+                self._window.over(done.queued_us)
+                return await self._result(done)
+            await self._start_again(opened, no_room)
+
+    async def _start_again(self, refused: OpenCall, no_room: Overloaded) -> None:
+        """Nothing of the call has happened: it is started once more, in its place."""
+        self._window.refused()
+        await asyncio.sleep(no_room.retry_after_s)
+        (opened,) = self._watched(await self._start([self._open[refused]]))
+        self._open = {
+            (opened if each is refused else each): arguments
+            for each, arguments in self._open.items()
+        }
 
     async def _fill(self) -> None:
-        while len(self._open) < OUTSTANDING_MAX:
-            arguments = list(islice(self._arguments, SLICE_CALLS))
+        while (room := self._window.size - len(self._open)) > 0:
+            arguments = list(islice(self._arguments, min(room, SLICE_CALLS)))
             if not arguments:
                 self._read = True
                 return
-            opened = await self._start(arguments)
-            self._open.extend(opened)
-            if not self._ordered:
-                for each in opened:
-                    each.done.add_done_callback(partial(self._came, each))
+            opened = self._watched(await self._start(arguments))
+            self._open.update(zip(opened, arguments, strict=True))
+
+    def _watched(self, opened: list[OpenCall]) -> list[OpenCall]:
+        if not self._ordered:
+            for each in opened:
+                each.done.add_done_callback(partial(self._came, each))
+        return opened
 
     def _came(self, opened: OpenCall, done: asyncio.Future[Done]) -> None:
         self._finished.put_nowait(opened)
@@ -240,6 +283,11 @@ class MapResults(Generic[R]):
         trace: TracebackType | None,
     ) -> None:
         self._leave()
+
+
+def _no_room(done: Done) -> Overloaded | None:
+    error = from_wire(done.error) if done.error else None
+    return error if isinstance(error, Overloaded) else None
 
 
 class Bar:

@@ -16,10 +16,11 @@ import bokilog
 from bokilog import App, Context
 from bokilog.errors import BokilogError
 from bokilog.functions.runtime import streaming
-from bokilog.functions.runtime.caller import HostCalls
+from bokilog.functions.runtime.caller import HostCalls, failed
 from bokilog.functions.runtime.local import LocalApp
 from bokilog.functions.runtime.messages import DEPTH_MAX, STREAM_WINDOW, Encoding, Start
 from bokilog.functions.runtime.run_call import Runs
+from bokilog.functions.runtime.streaming import Window
 
 app = App("runs")
 seen: list[Any] = []
@@ -348,6 +349,54 @@ def test_a_map_of_iterables_without_end_is_bounded(monkeypatch: pytest.MonkeyPat
         await asyncio.wait_for(local.runs.idle.wait(), 5)
 
     locally(claim)
+
+
+def test_a_map_goes_as_fast_as_calls_begin_soon() -> None:
+    window = Window(10, timeout_s=8.0)
+    for _ in range(10):
+        window.over(queued_us=1_000)
+    assert window.size == 20
+    window.over(queued_us=1_500_000)
+    assert window.size == 20
+    window.over(queued_us=3_000_000)
+    assert window.size == 18
+    for _ in range(10):
+        window.refused()
+    assert window.size == 1
+    window.over(queued_us=3_000_000)
+    assert window.size == 1
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_calls_of_a_map_that_found_no_room_are_started_again(ordered: bool) -> None:
+    async def claim(local: LocalApp) -> None:
+        refused: set[bytes] = set()
+        on_start = local.runs.on_start
+
+        def sometimes(start: Start) -> None:
+            if len(refused) < 20 and bytes(start.payload) not in refused:
+                refused.add(bytes(start.payload))
+                local._to_caller(failed(start.call, bokilog.Overloaded(0.0, "the call")))
+            else:
+                on_start(start)
+
+        local.runs = Intercepted(local.runs, sometimes)  # type: ignore[assignment]
+        came = [each async for each in add.map(range(100), ordered=ordered)]
+        assert (came if ordered else sorted(came)) == list(range(1, 101))
+        assert len(refused) == 20
+
+    locally(claim)
+
+
+class Intercepted:
+    """Runs, but for what `on_start` does."""
+
+    def __init__(self, runs: Runs, on_start: Callable[[Start], None]) -> None:
+        self._runs = runs
+        self.on_start = on_start
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runs, name)
 
 
 def test_a_map_tells_of_many_calls_in_few_messages_of_bounded_size(
