@@ -118,12 +118,14 @@ class ClientLog:
         *,
         session: AnySession | None = None,
         system_tags: bool = False,
+        kind: type[ClientLogBook[T]] = ClientLogBook,
     ) -> ClientLogBook[T]:
-        """`book`, once the codec is known; None: the data is bytes as they are."""
+        """`book`, once the codec is known; None: the data is bytes as they are. `kind` is the class
+        of what is returned."""
         check_book_name(name)
         if session is not None and not isinstance(session, Session):
             raise InvalidToken(repr(session), "is of another log's session")
-        return ClientLogBook(
+        return kind(
             self.client,
             self.client.core.book(name),
             session if session is not None else self.client.default_session,

@@ -91,6 +91,8 @@ class App:
         """By name."""
         self.inits: list[Init] = []
         """What runs once, before any call."""
+        self.worker_inits: list[Init] = []
+        """What runs once in each worker, after its fork."""
         self.connection: ProcessCaller | None = None
         """What carries calls from outside of calls."""
         self._declare(_run_pickled, FunctionOptions(max_concurrency=1), name=PICKLED)
@@ -155,6 +157,25 @@ class App:
         """This process runs its calls: functions that are sent along and refer to an app of this
         name refer to this one."""
         _here[self.name] = self
+
+    def worker_init(self, hook: Callable[[], R]) -> Callable[[], R]:
+        """Run `hook` (sync or async) once in each worker, after its fork and before its calls.
+
+        The place for what cannot be shared by a fork: connections, pools, threads, exporters of
+        traces. What it raises ends the worker.
+        """
+        if inspect.signature(hook).parameters:
+            problem = "takes arguments: what runs at the start has none"
+            raise InvalidSettings("worker_init", getattr(hook, "__name__", repr(hook)), problem)
+        self.worker_inits.append(hook)
+        return hook
+
+    async def run_worker_inits(self) -> None:
+        """Run what each worker runs once."""
+        for hook in self.worker_inits:
+            outcome = hook()
+            if inspect.isawaitable(outcome):
+                await outcome
 
     async def run_inits(self) -> None:
         """Run the hooks, in the order in which they were declared."""

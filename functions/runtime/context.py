@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bokilog.client.codecs import Codec
     from bokilog.client.logbook import ClientLogBook
     from bokilog.client.sync import LogBook as BlockingLogBook
+    from bokilog.functions.runtime.tracing import Spans
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,6 +48,8 @@ class Place:
     """Waits for the connection to the node's engine; None: there is no log here."""
     log: ClientLog | None = None
     """That connection, once it stands."""
+    spans: Spans | None = None
+    """What makes spans of calls and appends; None: they are not traced."""
     before_spawn: Callable[[], Awaitable[None]] | None = None
     """What has to be there before durable calls are accepted; None: that is others' business."""
 
@@ -192,6 +195,14 @@ class Context:
         from bokilog.client.codecs import codec_for
 
         found = codec_for(type, codec)
+        if self._place.spans is not None:
+            return self.log.typed_book(
+                name,
+                found,
+                session=self.session,
+                system_tags=system_tags,
+                kind=self._place.spans.book_kind,
+            )
         return self.log.typed_book(name, found, session=self.session, system_tags=system_tags)
 
     # --- as a caller of other functions ---

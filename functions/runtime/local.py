@@ -32,6 +32,7 @@ from bokilog.functions.runtime.messages import (
 )
 from bokilog.functions.runtime.process_caller import ProcessCaller
 from bokilog.functions.runtime.run_call import Runs
+from bokilog.functions.runtime.tracing import spans
 
 _DURABLE_HOME: Final = "bokilog.functions.calls.node"
 THREADS_MAX: Final = 2 * DEPTH_MAX
@@ -56,6 +57,10 @@ class Runnable(Protocol):
 
     def run_inits(self) -> Awaitable[None]:
         """What runs once before any call."""
+        ...
+
+    def run_worker_inits(self) -> Awaitable[None]:
+        """What runs once in each worker."""
         ...
 
 
@@ -109,6 +114,8 @@ class LocalApp:
         self.caller = ProcessCaller(self._place, known=frozenset(app.functions))
         app.run_here()
         await app.run_inits()
+        await app.run_worker_inits()
+        self._place.spans = spans()
         self._before, app.connection = app.connection, self.caller
         return self
 

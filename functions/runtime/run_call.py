@@ -210,7 +210,7 @@ class Runs:
             if run.reason is not None:
                 raise run.reason
             run.begun = True
-            encoding, payload = await self._result(run, function)
+            encoding, payload = await self._traced(run, function)
             told: WireError = []
         except BaseException as error:
             # SystemExit and its like too: a function that raises them ends its call, not others'.
@@ -227,6 +227,13 @@ class Runs:
             self._send(failed(start.call, ResultUnusable(start.function, f"is too large: {error}")))
         if not self._runs:
             self.idle.set()
+
+    async def _traced(self, run: Run, function: AnyFunction) -> tuple[int, bytes]:
+        spans = self._place.spans
+        if spans is None:
+            return await self._result(run, function)
+        with spans.of_call(run.start, self._place.app) as run.context.trace:
+            return await self._result(run, function)
 
     async def _result(self, run: Run, function: AnyFunction) -> tuple[int, bytes]:
         start, values = run.start, function.values
