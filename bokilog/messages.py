@@ -1039,8 +1039,8 @@ def _aux_bytes(value: object) -> bytes:
 
 
 def _position(value: object) -> Position:
-    term, count = row(value, 2)
-    return Position(Term(natural(term)), natural(count))
+    natural_term, natural_count = naturals(row(value, 2))
+    return Position(Term(natural_term), natural_count)
 
 
 def _shard(value: object) -> Shard:

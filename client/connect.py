@@ -231,6 +231,11 @@ class NetworkPort:
         """Why each seed could not be reached, or was lost; empty if none has failed yet."""
         return "; ".join(self._errors.values())
 
+    def flush(self) -> None:
+        """Write what is queued now."""
+        if self._link is not None:
+            self._link.flush()
+
     def leave(self) -> None:
         """Nothing is under way on the connection any more, so nothing is lost with it."""
         if self._link is not None:

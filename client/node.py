@@ -201,6 +201,8 @@ class Client:
             wait_until_s=wait_until_s,
         )
         self.core.ask(request, self._loop.time())
+        if len(self.core.requests) == 1:  # with more under way, those of this turn leave together
+            self._flush_port()
         self._set_timer()
         return waiter
 
@@ -240,14 +242,19 @@ class Client:
         timeout_s: float,
         wait_until_s: float = 0.0,
     ) -> ReadReply:
-        """`answer` for reads."""
-        reply = await self.answer(
+        """`answer` for reads, which are the most: without a coroutine of its own in between."""
+        waiter = self.ask(
             read,
             session,
             deadline_s=deadline_s,
             timeout_s=timeout_s,
             wait_until_s=wait_until_s,
         )
+        try:
+            reply = await waiter
+        except asyncio.CancelledError:
+            self.forget(read)
+            raise
         if not isinstance(reply, ReadReply):
             raise RemoteProtocolError(f"a read was answered by {type(reply).__name__}")
         return reply
@@ -376,7 +383,12 @@ class Client:
     def _flush(self) -> None:
         self._flush_due = False
         self.core.flush(self._loop.time())
+        self._flush_port()
         self._set_timer()
+
+    def _flush_port(self) -> None:
+        if self.core.port is not None:
+            self.core.port.flush()
 
     def _set_timer(self) -> None:
         wake_s = self.core.wake_s

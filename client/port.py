@@ -31,6 +31,10 @@ class Port(Protocol):
         """Hand over a message; False while there is no engine, and then nothing was kept."""
         ...
 
+    def flush(self) -> None:
+        """What was sent so far leaves now, and not only when this turn of the loop is over."""
+        ...
+
     def leave(self) -> None:
         """End the connection to this engine and go to the next one; `on_down` follows."""
         ...

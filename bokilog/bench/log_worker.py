@@ -50,6 +50,10 @@ class CountingPort:
         self.sent_count += 1
         return self._port.send(message)
 
+    def flush(self) -> None:
+        """As the port."""
+        self._port.flush()
+
     def leave(self) -> None:
         """As the port."""
         self._port.leave()

@@ -98,6 +98,7 @@ class Driver(Generic[EventT, EffectT]):
         "_perform",
         "_rounds",
         "_rounds_max",
+        "_running",
         "_scheduler",
         "_stopped",
         "_tick_due",
@@ -129,7 +130,7 @@ class Driver(Generic[EventT, EffectT]):
         self._timers: dict[Hashable, Cancellable] = {}
         # Timers that went off and whose event still stands in the inbox.
         self._fired: dict[Hashable, TimerFired] = {}
-        self._stopped = False
+        self._stopped = self._running = False
         self._ticks = self._rounds = self._events = self._dropped = 0
 
     @property
@@ -146,6 +147,15 @@ class Driver(Generic[EventT, EffectT]):
         if not self._tick_due:
             self._tick_due = True
             self._scheduler.call_soon(self._tick)
+
+    def run(self) -> None:
+        """Handle what was delivered now, instead of in the loop's next turn; nothing from inside a
+        tick, which goes on until the inbox is empty anyway.
+
+        For whoever delivers at the end of a turn: nothing would be gathered by waiting.
+        """
+        if self._inbox and not self._running:
+            self._tick()
 
     def stop(self) -> None:
         """Handle no further event and let no timer fire; what is in the inbox is dropped, counted.
@@ -173,13 +183,19 @@ class Driver(Generic[EventT, EffectT]):
     def _tick(self) -> None:
         if self._stopped:
             return
+        if not self._inbox:  # `run` was before
+            self._tick_due = False
+            return
         self._ticks += 1
+        self._running = True
         try:
             self._run_rounds()
         except Exception as error:
             self.stop()
             self._on_bug(error)
             return
+        finally:
+            self._running = False
         self._tick_due = bool(self._inbox)
         if self._tick_due:
             self._scheduler.call_soon(self._tick)

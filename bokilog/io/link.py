@@ -203,14 +203,18 @@ class Link(asyncio.BufferedProtocol):
         Raises:
             LocalProtocolError: the message is over a limit of the wire; nothing was queued.
         """
+        if not self._flush_due and self._loss is None:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_in_turn)
+        return self.queue(kind, head, attachments)
+
+    def queue(self, kind: int, head: Buffer, attachments: Sequence[Buffer] = ()) -> bool:
+        """`send` for an owner that calls `flush` itself before its turn of the loop is over."""
         if self._loss is not None:
             self._refused += 1
             return False
         self._out_bytes += append_message(self._out, kind, head, attachments)
         self._messages_out += 1
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush_in_turn)
         if self._out_bytes > self._room_bytes:
             return self._make_room()
         return True

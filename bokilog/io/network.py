@@ -112,13 +112,14 @@ class Network:
         peer.start()
 
     def send(self, to: Address, message: Message) -> bool:
-        """Queue a message; False, and counted, if no link to the peer stands."""
+        """Queue a message for the next `flush`; False, and counted, if no link to the peer
+        stands."""
         link = self._links.get(to)
         if link is None:
             self.unsent_count += 1
             return False
         self._touched[link] = None
-        return _send(link, message)
+        return link.queue(*encode(message))
 
     def flush(self) -> None:
         """Write what was queued since the last flush, without waiting for the loop's next turn."""

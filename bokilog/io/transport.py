@@ -375,6 +375,13 @@ class Peer:
             return False
         return self._link.send(kind, head, attachments)
 
+    def queue(self, kind: int, head: Buffer, attachments: Sequence[Buffer] = ()) -> bool:
+        """As `Link.queue`; False, and counted, while there is no connection."""
+        if self._link is None:
+            self._refused += 1
+            return False
+        return self._link.queue(kind, head, attachments)
+
     def flush(self) -> None:
         """As `Link.flush`."""
         if self._link is not None:

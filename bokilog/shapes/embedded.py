@@ -332,6 +332,10 @@ class EmbeddedNode:
         self._deliver(ENGINE, Received(CLIENT, message))
         return True
 
+    def run(self) -> None:
+        """Everything that the client sent is handled before this returns."""
+        self._driver.run()
+
     # --- running ----------------------------------------------------------------------------------
 
     def _deliver(self, core: str, event: Event) -> None:
@@ -422,6 +426,10 @@ class EmbeddedPort:
 
     def send(self, message: Message) -> bool:
         return self._node.send(message)
+
+    def flush(self) -> None:
+        """Nothing is on its way to be gathered with: a turn of the loop is saved."""
+        self._node.run()
 
     def leave(self) -> None:
         """There is no other engine, and this one does not ask for it."""

@@ -56,6 +56,9 @@ class SimPort:
             message = message._replace(payload=[b"".join(message.payload)])
         return self._wire.send(self, message)
 
+    def flush(self) -> None:
+        pass  # the simulated network takes each message at once
+
     def leave(self) -> None:
         raise AssertionError("engines of this simulation do not leave")
 

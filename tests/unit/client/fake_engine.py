@@ -118,6 +118,9 @@ class FakeEngine:
             self._schedule()
         return True
 
+    def flush(self) -> None:
+        pass  # it answers in the next turn of the loop
+
     def leave(self) -> None:
         self.disconnect("the engine is about to stop")
 

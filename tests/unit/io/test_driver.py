@@ -317,3 +317,25 @@ def test_clocks_move_as_told() -> None:
     system = SystemClock()
     assert system.now_s() <= system.now_s()
     assert system.wall_ms() > 1_600_000_000_000
+
+
+def test_what_was_delivered_last_in_a_turn_can_be_handled_at_once() -> None:
+    rig = Rig()
+    rig.driver.deliver("a")
+    rig.driver.run()
+    assert rig.log == ["a", "ended", "commit"]
+    assert rig.run() == [], "the turn that was asked for finds nothing left"
+    assert rig.driver.stats().ticks == 1
+    assert rig.run("b") == ["b", "ended", "commit"]
+
+
+def test_nothing_is_handled_within_an_effect() -> None:
+    rig = Rig({"a": ["1"]})
+
+    def deliver(effect: str) -> None:
+        rig.driver.deliver("b")
+        rig.driver.run()
+        rig.log.append("performed")
+
+    rig.on_perform = deliver
+    assert rig.run("a") == ["a", "-> 1", "performed", "ended", "b", "ended", "commit"]
