@@ -15,6 +15,7 @@ from bokilog.cold import (
 from bokilog.effects import ColdDone, Effect, Event, StartCold, TimerFired
 from bokilog.ids import NodeId
 from bokilog.messages import IndexReport
+from bokilog.metalog import Entry
 from bokilog.storage_nodes.cold import Cold
 from tests.protocol.storage_rig import OTHER, PEER, SPACE, StorageRig, cut, frame
 
@@ -33,6 +34,7 @@ class ColdRig(StorageRig):
         self.objects: dict[str, bytes] = {}
         self.listed: tuple[ColdSegment, ...] = ()
         """What is synced."""
+        self.published: list[Entry] = []
         self.jobs: list[ColdJob] = []
         """What the core asked for, and has no answer to."""
         self._hot_bytes, self._after_s, self._ranges_bytes = hot_bytes, after_s, cache_bytes
@@ -56,9 +58,17 @@ class ColdRig(StorageRig):
         self.jobs += [each.job for each in effects if isinstance(each, StartCold)]
         return effects
 
+    def order(self, *entries: Entry, first: int | None = None, term: int = 1) -> list[Effect]:
+        self.published += entries
+        return super().order(*entries, first=first, term=term)
+
     def restart(self) -> None:
+        """The primary publishes again what the stored fold has not."""
         self.jobs = []
         super().restart()
+        rest = self.published[self.index.position.count :]
+        if rest:
+            super().order(*rest)
 
     def fill(self, frames: int) -> None:
         """So many frames of one record each, ordered."""
