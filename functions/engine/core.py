@@ -322,7 +322,7 @@ class EngineCore:
             return []
         producer = self.producers[message.space]
         if message.deleted:
-            producer.books_deleted(message.deleted)
+            producer.books_deleted(message.deleted, message.position)
         if message.verdicts:
             effects += producer.verdicts(message.verdicts)
         for row in message.answers:

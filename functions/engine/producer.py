@@ -123,7 +123,9 @@ class SpaceProducer:
         self._unordered: deque[Taken] = deque()
         self._awaited = AwaitedVerdicts(number)
         self._next: dict[Address, int] = {}
-        self._deleted: set[int] = set()
+        self._deleted: dict[int, int] = {}
+        """LogBooks, with the count of the entry that deleted them, or a bound of it: what is
+        ordered before it is not void, however early this engine hears of it."""
         self._read_only = ""
         self._follows_all = False
         """The primary was asked for every entry of the term, to find the opening."""
@@ -329,7 +331,7 @@ class SpaceProducer:
         """
         for place, entry in enumerate(run.entries, 1):
             if isinstance(entry, DeleteBook):
-                self._deleted.add(entry.book)
+                self._delete(entry.book, run.first + place)
             elif (
                 isinstance(entry, OpenShard)
                 and entry.number == self.number
@@ -338,9 +340,16 @@ class SpaceProducer:
             ):
                 effects += self._open(entry, Position(run.term, run.first + place))
 
-    def books_deleted(self, books: list[int]) -> None:
-        """What an index replica says of deletions (P5)."""
-        self._deleted.update(books)
+    def books_deleted(self, books: list[int], position: Position) -> None:
+        """What an index replica says of deletions up to its position (P5).
+
+        Those up to there that come after an entry of the primary's, it sends after that entry.
+        """
+        for book in books:
+            self._delete(book, position.count)
+
+    def _delete(self, book: int, count: int) -> None:
+        self._deleted[book] = min(count, self._deleted.get(book, count))
 
     def _cut(self, position: Position, cut: Cut, effects: list[Effect]) -> bool:
         """Orders what the cut covers of the shard; False: entries before it are missing."""
@@ -428,14 +437,15 @@ class SpaceProducer:
             effects.append(Send(taken.client, message))
 
     def _void_deleted(self, taken: Taken, effects: list[Effect]) -> None:
-        """Units of a deleted LogBook are void wherever they are ordered (P5); the client is told
-        first of all.
+        """Units of a LogBook are void wherever they are ordered after its deletion (P5); the client
+        is told first of all.
         """
-        books, units = taken.columns.books, taken.columns.units
+        books, units, at = taken.columns.books, taken.columns.units, taken.position.count
+        known = self._deleted.get
         if isinstance(books, int):
-            void = list(range(units)) if books in self._deleted else []
+            void = list(range(units)) if known(books, at) < at else []
         else:
-            void = [unit for unit, book in enumerate(books) if book in self._deleted]
+            void = [unit for unit, book in enumerate(books) if known(book, at) < at]
         if void:
             self._decided(taken, [[unit, VERDICT_BOOK_DELETED, 0, 0] for unit in void], effects)
 

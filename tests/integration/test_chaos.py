@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from bokilog.io.addresses import connect_unix, listen_unix
 from bokilog.record import Record
 from tests.chaos.client import Line
+from tests.chaos.namespaces import Namespaces, missing
 from tests.chaos.order import read_order
 from tests.chaos.rounds import SPACE, Round
 from tests.chaos.saturate import saturate
@@ -53,6 +55,31 @@ def test_load_that_saturates_the_machine_changes_no_view(tmp_path: Path) -> None
     found = saturate(tmp_path / "cluster", minutes=0.05, say=print)
     assert found.ok, found.line()
     assert found.acked > 0
+
+
+def test_in_network_namespaces_packets_get_lost_and_come_after_all(tmp_path: Path) -> None:
+    """Of a route that is dropped nothing arrives, in one direction; TCP sends it again."""
+    if why_not := missing():
+        pytest.skip(why_not)
+    target = tmp_path / "b.sock"
+    listening = listen_unix(str(target), backlog=4)
+    listening.setblocking(True)
+    with Namespaces(tmp_path / "net", {"b": [f"unix:{target}"]}, ["a"]) as namespaces, listening:
+        dialled = connect_unix(namespaces.via("b", 0).removeprefix("unix:").format(dialler="a"))
+        accepted, _ = listening.accept()
+        with dialled, accepted:
+            dialled.setblocking(True)
+            accepted.settimeout(10.0)
+            dialled.sendall(b"one")
+            assert accepted.recv(16) == b"one"
+            namespaces.drop("a", "b")
+            dialled.sendall(b"two")
+            accepted.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                accepted.recv(16)
+            namespaces.deliver("a", "b")
+            accepted.settimeout(10.0)
+            assert accepted.recv(16) == b"two"
 
 
 def _move_an_ack(lines: list[tuple[str, Line]]) -> list[tuple[str, Line]]:

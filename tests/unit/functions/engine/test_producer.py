@@ -380,6 +380,22 @@ def test_p5_units_of_a_deleted_logbook_are_void_wherever_they_are_ordered() -> N
     ]
 
 
+def test_p5_units_that_are_ordered_before_the_deletion_are_not_void_however_early_it_is_known() -> (
+    None
+):
+    """Told that they are, the client would send them once more to the next LogBook of that name.
+    Found by the simulator."""
+    sim = Sim().start()
+    for number in range(2):
+        sim.get(CLIENT, append(number, "a", books=8))
+    deleted = DeleteBook(1000, 8, Proposer(1, 1))
+    assert sim.get(PRIMARY, run(1, cut(10, (0, 1)), deleted)) == [ordered(0, 10, 2)]
+    sim = Sim().start()
+    sim.get(CLIENT, append(0, "a", books=8))
+    sim.get(STORAGE[0], stream(3)._replace(deleted=[8]))
+    assert sim.get(PRIMARY, run(1, cut(10, (0, 1)), deleted)) == [ordered(0, 10, 2)]
+
+
 def test_p5_deletions_of_older_terms_are_known_from_the_follow_and_the_index() -> None:
     sim = Sim()
     sim.up(PRIMARY, CLIENT, STORAGE[0], BULK[0])
