@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalCluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     with LocalCluster(
         tmp_path_factory.mktemp("durable"),
         function_nodes=2,
@@ -45,7 +45,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalClus
         app="durable_app:app",
         app_dir=Path(__file__).parent / "apps",
     ) as running:
-        yield running  # type: ignore[misc]
+        yield running
 
 
 async def steps(log: ClientLog) -> list[object]:
@@ -59,13 +59,12 @@ async def work(log: ClientLog, number: int) -> Call:
 async def test_calls_survive_kill_9_of_every_host(cluster: LocalCluster) -> None:
     async with bokilog.connect(cluster.url) as log:
         calls = []
+        restarts = cluster.restarts("host-2")
         for number in range(CALLS_COUNT):
             calls.append(await work(log, number))
             await asyncio.sleep(0.01)
             if number in (20, 40):
-                node = f"host-{number // 20}"
-                restarts = cluster.restarts(node)
-                cluster.kill(node)
+                cluster.kill(f"host-{number // 20}")
         results = await asyncio.gather(*(each.result(60) for each in calls))
         assert results == [number**2 for number in range(CALLS_COUNT)]
         await asyncio.to_thread(cluster.wait_ready, "host-2", restarts=restarts + 1)
