@@ -422,6 +422,8 @@ class EngineCore:
                 return []
 
     def _end_batch(self) -> list[Effect]:
+        if not self.reader.due:
+            return self.requests.end_batch()
         rows: dict[int, list[list[int]]] = {}
         if self.reader.verdicts_due:
             rows = {space: each.awaited_verdicts() for space, each in self.producers.items()}

@@ -532,6 +532,14 @@ class Reader:
         return effects
 
     @property
+    def due(self) -> bool:
+        """Whether `end_batch` has anything to ask for; at the end of most batches it has not."""
+        for space in self._spaces.values():  # noqa: SIM110  # a generator costs three times this
+            if space.follow_due or space.verdicts_due:
+                return True
+        return False
+
+    @property
     def verdicts_due(self) -> bool:
         """Whether some replica will be asked for verdicts at the end of the batch."""
         return any(space.verdicts_due for space in self._spaces.values())
