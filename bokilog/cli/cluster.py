@@ -64,6 +64,11 @@ directory_option = click.option(
     help="The folder that the app is imported from, with --app (the current one).",
 )
 @click.option("--http-port", type=int, help="Of the first HTTP gateway, with an app (new: 7380).")
+@click.option(
+    "--metrics-port",
+    type=int,
+    help="Serve metrics for Prometheus from there on, a port per node; 0: not (new: 0).",
+)
 @click.option("--detach", "in_background", is_flag=True, help="Return once it is up.")
 @click.option(
     "--timeout-s",
@@ -84,6 +89,7 @@ def up(
     app: str | None,
     app_dir: Path | None,
     http_port: int | None,
+    metrics_port: int | None,
     in_background: bool,
     timeout_s: float,
 ) -> None:
@@ -107,6 +113,7 @@ def up(
             app=app,
             app_dir=app_dir,
             http_port=http_port,
+            metrics_port=metrics_port,
             say=say,
         )
         settings = cluster.layout.settings

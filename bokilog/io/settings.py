@@ -98,6 +98,9 @@ class ClusterSettings:
     """The folder that the app is imported from."""
     http_port: int = 7380
     """The first host's HTTP gateway listens here, the next ones on the ports that follow."""
+    metrics_port: int = 0
+    """Sequencers, storage nodes and engines serve their metrics from this port on, one each; hosts
+    have theirs at their gateway. 0: nowhere."""
 
     def __post_init__(self) -> None:
         check_setting("log_bytes_max", self.log_bytes_max, least=4 << 10)
@@ -108,6 +111,7 @@ class ClusterSettings:
         check_setting("function_nodes", self.function_nodes, least=1, most=64)
         check_setting("port", self.port, least=1, most=PORT_MAX + 1 - self.function_nodes)
         check_setting("sync_delay_ms", self.sync_delay_ms, least=0, most=10_000)
+        check_setting("metrics_port", self.metrics_port, least=0, most=PORT_MAX - 256)
         check_setting("http_port", self.http_port, least=1, most=PORT_MAX + 1 - self.function_nodes)
 
 

@@ -115,6 +115,13 @@ class Layout:
         return range(first, first + self.settings.function_nodes)
 
     @property
+    def metrics_ports(self) -> dict[NodeId, int]:
+        """Where Prometheus finds each node that has a port for that."""
+        first = self.settings.metrics_port
+        nodes = [node.id for node in self.nodes if node.role != "host"] if first else []
+        return {node: first + number for number, node in enumerate(nodes)}
+
+    @property
     def http_ports(self) -> range:
         """The ports of the hosts' gateways; none without an app."""
         first = self.settings.http_port
@@ -150,6 +157,7 @@ def lay_out(
     app: str | None = None,
     app_dir: Path | str | None = None,
     http_port: int | None = None,
+    metrics_port: int | None = None,
     fill: Fill | None = None,
     change: Change | None = None,
 ) -> Layout:
@@ -168,6 +176,7 @@ def lay_out(
         app: `module:app`, whose functions every function node runs; empty: none.
         app_dir: the folder that it is imported from; None with an app: the current one.
         http_port: of the first host's gateway.
+        metrics_port: of the first node's metrics; the others' follow. 0: none has any.
         fill: puts data into a new cluster's directory before its first view is stored, and says
             where its log spaces stand; a cluster that has a view is refused then.
         change: makes the views say so, when there are to be other numbers of sequencers or storage
@@ -189,6 +198,7 @@ def lay_out(
         "app": app,
         "app_dir": str(Path(app_dir or ".").absolute()) if app else None,
         "http_port": http_port,
+        "metrics_port": metrics_port,
     }
     settings = _cluster_settings(directory, said, fixed=change is None)
     if settings.sequencers % 2 == 0:
@@ -289,6 +299,9 @@ def _to_toml(head: str, layout: Layout) -> bytes:
         if node.data_dir is not None:
             lines.append(f"data_dir = {_toml(str(node.data_dir.relative_to(layout.directory)))}")
         lines += _addresses(node, layout)
+        if node.id in layout.metrics_ports:
+            address = f"tcp:{HOST}:{layout.metrics_ports[node.id]}"
+            lines.append(f"metrics_address = {_toml(address)}")
     return ("\n".join(lines) + "\n").encode()
 
 

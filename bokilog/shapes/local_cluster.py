@@ -45,7 +45,7 @@ class LocalCluster:
     Args:
         directory: of the cluster; what it holds is kept and used.
         storage_nodes, sequencers, function_nodes, port, sync, sync_delay_ms, views_url, app,
-            app_dir, http_port: as in `lay_out`.
+            app_dir, http_port, metrics_port: as in `lay_out`.
         command: how a process is started; for tests.
         say: gets a line per event, for people; None: they are only logged.
 
@@ -66,6 +66,7 @@ class LocalCluster:
         app: str | None = None,
         app_dir: Path | str | None = None,
         http_port: int | None = None,
+        metrics_port: int | None = None,
         command: Command = node_command,
         say: Say | None = None,
     ) -> None:
@@ -81,6 +82,7 @@ class LocalCluster:
             app=app,
             app_dir=app_dir,
             http_port=http_port,
+            metrics_port=metrics_port,
             change=change_nodes,
         )
         self._say = say

@@ -191,7 +191,8 @@ class Supervisor:
         try:
             self._await_orphans(timeout_s)
             self._owns_state = True
-            check_ports((*self.layout.ports, *self.layout.http_ports))
+            metrics = self.layout.metrics_ports.values()
+            check_ports((*self.layout.ports, *self.layout.http_ports, *metrics))
             deadline_s = time.monotonic() + timeout_s
             for child in self._children.values():
                 self._spawn(child)

@@ -239,6 +239,21 @@ def test_with_an_app_every_engine_has_a_host_which_is_no_node_of_the_view(tmp_pa
     assert settings.gateway.http_port == 7501
 
 
+def test_each_node_has_a_port_for_its_metrics_if_there_is_one_for_the_first(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path, metrics_port=7400)
+    ports = list(layout.metrics_ports.values())
+    assert ports == list(range(7400, 7400 + len(layout.nodes)))
+    settings = read_settings(
+        SequencerSettings,
+        section="sequencer",
+        node="sequencer-1",
+        file=layout.settings_file,
+        environment={},
+    )
+    assert settings.metrics_address == "tcp:127.0.0.1:7400"
+    assert lay_out(tmp_path, metrics_port=0).metrics_ports == {}
+
+
 def test_the_next_start_may_have_another_app_or_none(tmp_path: Path) -> None:
     first = lay_out(tmp_path, app="shop:app", app_dir=tmp_path)
     assert lay_out(tmp_path) == first
