@@ -61,6 +61,7 @@ class Connections:
         self.app = ""
         """By name, once it is loaded; until then hosts of any app are taken."""
         self.refused_count = 0
+        self._closing = False
         self._name = name
         self._deliver = deliver
         self._aside = aside
@@ -136,6 +137,13 @@ class Connections:
             self._lost(link)
             link.abort()
 
+    async def send_callers_away(self) -> None:
+        """Write what callers and hosts are still to get, then take none of them any more."""
+        self._closing = True
+        here = [(name, link) for name, link in self._links.items() if name[0] in _ROLES_ELSEWHERE]
+        for _, link in here:
+            await link.aclose()
+
     async def aclose(self) -> None:
         """Writes what is queued, closes everything."""
         for peer in list(self._peers.values()):
@@ -158,6 +166,8 @@ class Connections:
         if greeting.version != CALLS_VERSION:
             problem = f"its calls are of version {greeting.version}, this host's of {CALLS_VERSION}"
             raise RemoteProtocolError(problem)
+        if self._closing and greeting.role in _ROLES_ELSEWHERE:
+            raise RemoteProtocolError("this host is about to stop")
         if greeting.role not in roles:
             problem = f"a greeting of role {greeting.role!r}, here it is one of {', '.join(roles)}"
             raise RemoteProtocolError(problem)

@@ -109,6 +109,9 @@ class Fleet:
         self.failed = ""
         """Why there is no app, if its last version could not be loaded."""
         self.stopping = False
+        """No more templates; workers are forked as long as calls are left that need them."""
+        self.retired = False
+        """Nothing is begun any more."""
         self.lost_count = 0
         self._owner = owner
         self._settings = settings
@@ -173,7 +176,8 @@ class Fleet:
                 self.workers[number].pid = pid
 
     def retire_all(self, now_s: float) -> None:
-        """Every worker is to end."""
+        """Every worker is to end, and there are no more."""
+        self.stopping = self.retired = True
         for worker in list(self.workers.values()):
             if not worker.told:
                 self.retire(worker, now_s)
@@ -293,7 +297,7 @@ class Fleet:
             self.retire(worker, now_s)
         wanted = pool.wanted(now_s, stall_s=self._settings.stall_s)
         missing = wanted - len(pool.workers)
-        if missing > 0 and not self.stopping and now_s >= pool.not_before_s:
+        if missing > 0 and not self.retired and now_s >= pool.not_before_s:
             self._fork(pool, missing, now_s)
         self._plan_size(pool, missing, now_s)
 

@@ -280,22 +280,22 @@ class Host:
         self._deliver(Stopping())
 
     async def drain(self) -> None:
-        """No new calls; those under way get `drain_calls_s`."""
+        """New calls go to other hosts; those under way get `drain_calls_s`."""
         self.refuse_calls()
+        await self._leave()
         deadline_s = self._loop.time() + self.settings.drain_calls_s
         while self._core.calls_count and self._loop.time() < deadline_s and self.bug is None:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)  # the core has no event to await
+        await self._connections.send_callers_away()
 
     async def aclose(self) -> None:
         """End everything that was started here."""
+        self._deliver(RetireAll())
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._membership is not None:
-            await self._membership.leave(timeout_s=LEAVE_S)
-        self._deliver(RetireAll())
-        await asyncio.sleep(0)
+        await self._leave()
         await asyncio.sleep(0)
         pids = self._core.pids()
         self._connections.flush()
@@ -307,6 +307,11 @@ class Host:
             call.done.cancel()
         if self.log is not None:
             await self.log.aclose()
+
+    async def _leave(self) -> None:
+        membership, self._membership = self._membership, None
+        if membership is not None:
+            await membership.leave(timeout_s=LEAVE_S)
 
     async def _end_workers(self, pids: list[int]) -> None:
         """They leave by themselves; the template, their parent, still lives, so that a number is

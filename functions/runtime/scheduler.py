@@ -78,6 +78,8 @@ from bokilog.functions.runtime.settings import SchedulerSettings
 from bokilog.histogram import Histogram
 
 TIMER: Final = "agenda"
+_ANY: Final = 1 << 30
+"""More calls than another host has: any that answers is better than this one."""
 # What another host answers when it has certainly not started the call.
 _REFUSALS: Final = frozenset({Overloaded.code, NotReady.code, UnknownFunction.code, AppFailed.code})
 
@@ -303,6 +305,9 @@ class Scheduler:
         call = self._taken(source, start, start.payload, now_s, asked=start.call)
         if call is None:
             return
+        if self._fleet.stopping and source[0] != "worker":
+            self._send_away(call, now_s)
+            return
         if not call.home and not self._placement.alone:
             near = _data_host(start)
             pool = self._fleet.pools[call.function]
@@ -313,11 +318,28 @@ class Scheduler:
                 return
         self._enqueue(call, now_s)
 
+    def _start_here(self, call: Call, now_s: float) -> None:
+        if self._fleet.stopping and call.source[0] != "worker":
+            self._send_away(call, now_s)
+        else:
+            self._enqueue(call, now_s)
+
+    def _send_away(self, call: Call, now_s: float) -> None:
+        """This host is about to stop: to another one, if there is one that has room."""
+        host = self._placement.choose(now_s, near="", waiting=_ANY)
+        if host:
+            self._pass_on(call, host, now_s)
+        else:
+            error = NotReady(f"host {self._name} is about to stop")
+            self._answer_error(call, error, now_s)
+
     def _start_many(self, source: Address, many: StartMany, now_s: float) -> None:
         """A part of the fan-out each, for this host and others that are free (a tree)."""
         place = 0
         shares = [("", len(many.payloads))]
-        if source[0] != "host" and many.function in self._fleet.pools:
+        if self._fleet.stopping and source[0] != "worker":
+            shares = [(self._placement.choose(now_s, near="", waiting=_ANY), len(many.payloads))]
+        elif source[0] != "host" and many.function in self._fleet.pools:
             shares = self._placement.shares(now_s, len(many.payloads))
         for host, count in shares:
             taken = []
@@ -331,7 +353,7 @@ class Scheduler:
                 self._pass_many(taken, host, now_s)
             else:
                 for call in taken:
-                    self._enqueue(call, now_s)
+                    self._start_here(call, now_s)
 
     def _taken(
         self,
@@ -344,7 +366,7 @@ class Scheduler:
     ) -> Call | None:
         """A call that may run here; else it is answered already."""
         pool = self._fleet.pools.get(start.function)
-        problem = self._refusal(start, pool)
+        problem = self._refusal(source, start, pool)
         if problem is not None or pool is None:
             assert problem is not None
             self._refuse(source, asked, start.function, problem)
@@ -383,8 +405,11 @@ class Scheduler:
                 worker.children += 1
         return call
 
-    def _refusal(self, start: Start | StartMany, pool: Pool | None) -> BokilogError | None:
-        if self._fleet.stopping:
+    def _refusal(
+        self, source: Address, start: Start | StartMany, pool: Pool | None
+    ) -> BokilogError | None:
+        alone = source[0] == "host" or (source[0] != "worker" and self._placement.alone)
+        if self._fleet.retired or (self._fleet.stopping and alone):
             return NotReady(f"host {self._name} is about to stop")
         if start.depth > DEPTH_MAX:
             return CallTooDeep(start.function, start.depth, DEPTH_MAX)
@@ -698,7 +723,6 @@ class Scheduler:
     # --- the end ----------------------------------------------------------------------------------
 
     def _retire_all(self, now_s: float) -> None:
-        self._fleet.stopping = True
         for call in list(self._calls.values()):
             if call.phase is Phase.WAITING:
                 self._fleet.pools[call.function].drop(call)

@@ -65,6 +65,29 @@ def test_hosts_and_engines_are_killed_while_calls_run(tmp_path: Path) -> None:
     assert gone(descendants() - before)
 
 
+def test_callers_see_no_errors_while_hosts_are_restarted_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    async def work(cluster: LocalCluster) -> int:
+        answered = 0
+        async with small_app.app.connect(cluster.url):
+            words = ["restart", "host-1", "host-2", "--dir", str(tmp_path)]
+            restart = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "bokilog.cli.main", *words), stdout=subprocess.DEVNULL
+            )
+            over = asyncio.create_task(restart.wait())
+            while not over.done():
+                assert await small_app.twice.remote(3) == 12
+                answered += 1
+                await asyncio.sleep(0.005)
+            assert over.result() == 0
+        return answered
+
+    with with_app(tmp_path) as cluster:
+        assert asyncio.run(work(cluster)) > 20
+        assert [cluster.restarts(f"host-{number}") for number in (1, 2)] == [1, 1]
+
+
 def test_calls_come_in_over_http_and_by_the_command_line(tmp_path: Path) -> None:
     with with_app(tmp_path) as cluster:
         request = Request(f"{cluster.layout.http_url}/f/double", data=b"[21]", method="POST")

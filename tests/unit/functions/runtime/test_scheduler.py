@@ -435,6 +435,18 @@ def test_a_host_that_stops_takes_no_calls_and_tells_those_that_are_left() -> Non
     assert sent(effects, Retire) == [Retire(worker)]
 
 
+def test_a_host_that_stops_sends_new_calls_to_others_and_lets_running_ones_make_calls() -> None:
+    sim = Sim({"f": FunctionOptions(max_workers=1), "g": FunctionOptions()})
+    worker, _ = sim.run(start(1))
+    sim.give(LinkUp(("peer", "host-2")), Stopping())
+    assert receivers(sim.ask(start(2)), Start) == [("peer", "host-2")]
+    many = StartMany(3, "f", 0, 0, 0, 0, "id", "", "", [b"x"] * 40)
+    assert receivers(sim.ask(many), StartMany) == [("peer", "host-2")]
+    assert codes(sim.ask(start(1), source=("host", 9)), ("host", 9)) == {1: NotReady.code}
+    effects = sim.ask(start(1, "g", depth=1), source=("worker", worker))
+    assert len(sim.forks(effects)) == 1
+
+
 def test_ten_thousand_calls_wait_in_order() -> None:
     sim = one_worker(max_workers=2, queue_limit=10_000)
     effects = sim.ask(StartMany(1, "f", 0, 0, 0, 0, "id", "", "", [b"x"] * 10_000))
