@@ -335,14 +335,14 @@ class Client:
         """A deletion was read: whoever made it may not have got to telling the log space (P5)."""
         if number not in self._deletions and len(self._deletions) < 10_000:
             self._deletions.add(number)
-            self._start(routing.delete_again(self, number))
+            self._start(lambda: routing.delete_again(self, number))
 
     def deletion_told(self, number: int) -> None:
         """The log space of a deleted LogBook knows."""
         self._deletions.add(number)
 
     def _find(self, book: Book) -> None:
-        self._start(self._find_or_create(book))
+        self._start(lambda: self._find_or_create(book))
 
     async def _find_or_create(self, book: Book) -> None:
         created = Created(book.name, "sync", KEY_HORIZON_S)
@@ -365,10 +365,10 @@ class Client:
             return
         if route.number not in self._reminded and len(self._reminded) < 10_000:
             self._reminded.add(route.number)
-            self._start(routing.retain_again(self, route))
+            self._start(lambda: routing.retain_again(self, route))
 
-    def _start(self, work: Awaitable[None]) -> None:
-        task = self._loop.create_task(_awaited(work))
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
+        task = self._loop.create_task(_done(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -456,9 +456,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _awaited(work: Awaitable[None]) -> None:
+async def _done(work: Callable[[], Awaitable[None]]) -> None:
+    """Made here, where it is awaited: a task that is cancelled before it begins leaves none over."""
     try:
-        await work
+        await work()
     except BokilogError:
         pass  # who started it was told; a deletion not repeated now is repeated by the next reader
 
