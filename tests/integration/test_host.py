@@ -126,6 +126,16 @@ def test_an_endless_loop_is_ended_at_its_deadline(function: str) -> None:
     run(work)
 
 
+def test_every_call_of_a_fresh_function_has_a_process_of_its_own() -> None:
+    async def work(at: Hosting) -> None:
+        calls = [at.start("fresh_pid") for _ in range(8)]
+        pids = [unpack((await call.done).payload) for call in calls]
+        assert len(set(pids)) == 8
+        await until(lambda: not at.host.worker_pids())
+
+    run(work)
+
+
 @linux_only
 def test_a_memory_hog_is_ended_and_says_so() -> None:
     async def work(at: Hosting) -> None:

@@ -66,6 +66,11 @@ def hog(s: float) -> int:
     return len(kept)
 
 
+@app.function(fresh=True, max_workers=3)
+def fresh_pid() -> int:
+    return os.getpid()
+
+
 @app.function
 def leave(code: int) -> None:
     os._exit(code)
