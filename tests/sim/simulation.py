@@ -109,6 +109,7 @@ class Simulation:
         self._demand("every replica stands at the end", lambda: self.cluster.together)
         self._demand("every replica has all records", lambda: not self._copying())
         self._demand("every follow is at the end", lambda: not any(self._behind()))
+        self._demand("replicas of the last view are there, too", self._all_there)
         auditor.die()
 
     def _demand(self, what: str, holds: Callable[[], bool]) -> None:
@@ -136,6 +137,10 @@ class Simulation:
             for node in cluster.replicas(space)
         ]
         return any(each is None or each._backfill.busy for each in replicas)
+
+    def _all_there(self) -> bool:
+        """Meanwhile a spare may have taken the place of a replica that was slow to come back."""
+        return self.cluster.together and not self._copying()
 
     def _auditor(self) -> SimClient:
         """A new client: appends once to each LogBook, and reads all of it."""
