@@ -457,7 +457,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 async def _done(work: Callable[[], Awaitable[None]]) -> None:
-    """Made here, where it is awaited: a task that is cancelled before it begins leaves none over."""
+    """Made where it is awaited: a task that is cancelled before it begins leaves none over."""
     try:
         await work()
     except BokilogError:
