@@ -60,6 +60,7 @@ from bokilog.functions.runtime.references import fetch
 from bokilog.functions.runtime.runner import CallRunner
 
 MSGPACK: Final = "application/msgpack"
+_HINT: Final = ": GET /functions lists what there is"
 _ENCODING_OF: Final[Mapping[str, Encoding]] = {
     JSON: Encoding.JSON,
     MSGPACK: Encoding.MSGPACK,
@@ -109,6 +110,7 @@ class CallApi:
         rows = [
             {"name": name, "signature": signature, "help": help_line, "options": options}
             for name, options, signature, help_line in self._runner.functions()
+            if not str(name).startswith("$")
         ]
         return answer_json({"app": self._app, "functions": rows})
 
@@ -160,6 +162,8 @@ class CallApi:
 
     async def _start(self, request: web.Request) -> Start:
         name = request.match_info["name"]
+        if name.startswith("$"):  # the app's own way of sending code, for its programs only
+            raise UnknownFunction(name, _HINT)
         headers = request.headers
         body = await read_body(request, self._settings)
         content = request.content_type if "Content-Type" in headers else ""
@@ -185,7 +189,7 @@ class CallApi:
         for name, options, _, _ in self._runner.functions():
             if name == function and isinstance(options, dict):
                 return FunctionOptions.from_plain(options)
-        raise UnknownFunction(function, ": GET /functions lists what there is")
+        raise UnknownFunction(function, _HINT)
 
     async def _spawn(self, start: Start, key: str | None, *, stream: bool = False) -> Call:
         return await spawn(

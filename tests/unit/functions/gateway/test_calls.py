@@ -184,10 +184,14 @@ async def test_unknown_functions_and_calls_are_not_accepted(serve: Serve) -> Non
             assert answer.status == 400
 
 
-async def test_functions_are_listed(serve: Serve) -> None:
-    async with serve({"echo": echo}) as served, served.http.get("/functions") as answer:
-        (row,) = (await answer.json())["functions"]
-        assert (row["name"], row["signature"]) == ("echo", "(x: int) -> int")
+async def test_functions_are_listed_but_not_those_of_the_app_itself(serve: Serve) -> None:
+    async with serve({"echo": echo, "$pickled": echo}) as served:
+        async with served.http.get("/functions") as answer:
+            (row,) = (await answer.json())["functions"]
+            assert (row["name"], row["signature"]) == ("echo", "(x: int) -> int")
+        async with served.http.post("/f/$pickled", data=b"code") as answer:
+            assert answer.status == 404
+        assert served.runner.started == []
 
 
 async def test_a_stream_goes_on_at_another_gateway(serve: Serve) -> None:
