@@ -45,6 +45,8 @@ EXIT_BASE: Final = 256
 """Added to exit codes in `WorkerExited`, so that those of signals are not negative."""
 LOADS_MAX: Final = 3
 """Templates in a row that end without a word before that counts as a failure to load the app."""
+SIZE_EVERY_S: Final = 0.02
+"""While no call waits, a pool's size is looked at this often at most."""
 _SIGNALS: Final = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 
 Key = tuple[str, int | str]
@@ -120,6 +122,8 @@ class Fleet:
         self._last_s = last_s
         self._dirty: dict[str, None] = {}
         """Pools whose size is to be looked at when the batch ends."""
+        self._used: dict[str, None] = {}
+        """Others in which calls began or ended in this batch."""
         self._templates: dict[int, _Template] = {}
         self._current: _Template | None = None
         """Whose app serves."""
@@ -135,6 +139,10 @@ class Fleet:
     def touch(self, function: str) -> None:
         """Something happened to a pool: its size is looked at when the batch ends."""
         self._dirty[function] = None
+
+    def used(self, function: str) -> None:
+        """Calls of a pool began or ended: as long as none waits, its size need not follow each."""
+        self._used[function] = None
 
     # --- links ------------------------------------------------------------------------------------
 
@@ -287,12 +295,22 @@ class Fleet:
     def size_pools(self, now_s: float) -> None:
         """The batch has ended: pools in which something happened get the size they need."""
         dirty, self._dirty = self._dirty, {}
+        used, self._used = self._used, {}
         for function in dirty:
             pool = self.pools.get(function)
             if pool is not None:
                 self._size(pool, now_s)
+        for function in used:
+            pool = self.pools.get(function)
+            if pool is None or function in dirty:
+                continue
+            if pool.waiting or now_s - pool.sized_s >= SIZE_EVERY_S:
+                self._size(pool, now_s)
+            elif ("pool", function) not in self._agenda:  # its workers may be idle from now on
+                self._agenda.set(("pool", function), now_s + SIZE_EVERY_S)
 
     def _size(self, pool: Pool, now_s: float) -> None:
+        pool.sized_s = now_s
         for worker in pool.surplus(now_s):
             self.retire(worker, now_s)
         wanted = pool.wanted(now_s, stall_s=self._settings.stall_s)

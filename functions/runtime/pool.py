@@ -172,6 +172,7 @@ class Pool:
         "load",
         "not_before_s",
         "options",
+        "sized_s",
         "waiting_since_s",
         "workers",
     )
@@ -189,6 +190,8 @@ class Pool:
         """Workers in a row that ended before they were ready."""
         self.not_before_s = 0.0
         """No worker is started before, since the last ones failed."""
+        self.sized_s = 0.0
+        """When somebody looked at how many workers there should be."""
         self.waiting_since_s: float | None = None
         """Since when some call has waited without one being started."""
         self._queue: OrderedDict[int, Call] = OrderedDict()

@@ -462,7 +462,7 @@ class Scheduler:
                 call.payload = b""
             waited_s = now_s - call.received_s
             self._out.append(CallBegan(call.call_id, call.function, call.attempt, waited_s))
-        self._fleet.touch(pool.function)
+        self._fleet.used(pool.function)
 
     def _as_start(self, call: Call, now_s: float) -> Start:
         return Start(

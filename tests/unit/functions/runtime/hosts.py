@@ -74,7 +74,12 @@ class Sim:
         for event in (*events, BatchEnded(0)):
             out += self._took(self.core.handle(event, self.now_s))
             self.core.check()
+        self._idle_workers_have_an_end()
         return out
+
+    def _idle_workers_have_an_end(self) -> None:
+        for name, pool in self.core._fleet.pools.items():
+            assert pool.idle_until_s() is None or ("pool", name) in self.core._agenda
 
     def _took(self, effects: list[Effect]) -> list[Effect]:
         self.effects += effects
