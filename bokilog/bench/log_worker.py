@@ -138,7 +138,7 @@ class LogWorker:
         """Open the directory or connect to the URL of `place`; empty: in memory."""
         await self.close(order)
         before_s = perf_counter()
-        if order.place.startswith("bokilog://"):
+        if order.place.startswith("bokilog"):
             log = await bokilog.connect(order.place)
         else:
             from bokilog.shapes.embedded import EmbeddedSettings

@@ -53,6 +53,11 @@ class Cluster:
         ports = running.layout.ports
         self.urls: tuple[str, ...] = tuple(f"bokilog://{HOST}:{port}" for port in ports)
         """One per engine."""
+        engines = (node for node in running.layout.nodes if node.role == "engine")
+        self.node_urls: tuple[str, ...] = tuple(
+            f"bokilog+unix://{node.addresses[0].removeprefix('unix:')}" for node in engines
+        )
+        """The same for programs on the engine's own machine, as its workers have them."""
         self.quorum = running.layout.settings.storage_nodes // 2 + 1
 
     def pids(self) -> Mapping[str, int]:

@@ -246,7 +246,8 @@ def _node_reads(
         return Reads(name, reader, Order(do="read_once"), prepare=prepare, cpu_of=running.pids)
 
     return [
-        contender("engine", running.urls[0], warm=True),
+        contender("engine", running.node_urls[0], warm=True),
+        contender("engine-over-tcp", running.urls[0], warm=True),
         contender("storage", running.urls[1], warm=False),
     ]
 
@@ -277,7 +278,7 @@ def read_bars(
             others=p50s(samples[machine.UNIX]),
             bar=READ_ENGINE_BAR,
             relation="at most",
-            note="of two processes with an event loop each, as a client and an engine are",
+            note="from the engine's memory, where a worker of its node finds most of them",
         )
 
 

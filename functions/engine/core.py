@@ -50,7 +50,6 @@ from bokilog.functions.engine.cache import RecordCache
 from bokilog.functions.engine.links import Links
 from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.producer import SpaceProducer
-from bokilog.functions.engine.published import Published
 from bokilog.functions.engine.reader import Reader
 from bokilog.functions.engine.requests import TIMER, PrimaryRequests
 from bokilog.functions.engine.settings import EngineSettings
@@ -154,7 +153,7 @@ class EngineCore:
             links=self._links,
             cache=self._cache,
             ids=ids,
-            published=Published(shared, self._cache) if shared is not None else None,
+            shared=shared,
         )
         self.requests = PrimaryRequests(
             number=incarnation, links=self._links, ids=ids, retry_s=settings.retry_s

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from bokilog.facts import Facts
 from bokilog.functions.engine.cache import CachedRecord, RecordCache
 from bokilog.shared_records import SharedWriter
 
@@ -30,11 +31,12 @@ UNUSED_MAX: Final = 4_096
 class Published:
     """What of an engine's records is published."""
 
-    __slots__ = ("_books", "_cache", "_order", "_unused", "_uses", "_writer")
+    __slots__ = ("_books", "_cache", "_facts", "_order", "_unused", "_uses", "_writer")
 
-    def __init__(self, writer: SharedWriter, cache: RecordCache) -> None:
+    def __init__(self, writer: SharedWriter, cache: RecordCache, facts: Facts) -> None:
         self._writer = writer
         self._cache = cache
+        self._facts = facts
         self._books: dict[int, dict[int, int]] = {}
         """LogBook -> seqnum -> log space, of every entry; a LogBook that is here takes part."""
         self._order: deque[tuple[int, int]] = deque()
@@ -53,9 +55,10 @@ class Published:
             last = seqnum
         for seqnum in range(last + 1, last + 1 + AHEAD_COUNT if last else 0):
             ahead = self._cache.find_visible(space, book, seqnum)
-            # With tags it may be gone by trims of all of them, which only facts could tell.
-            if ahead is None or ahead.tags is not None:
+            if ahead is None:
                 break
+            if ahead.tags is not None and seqnum < self._facts.tags_trimmed_until(book):
+                continue  # perhaps all its tags are trimmed: then it is gone
             self._publish(space, book, seqnum, ahead, entries)
         self._unused = 0
 

@@ -56,6 +56,7 @@ from bokilog.messages import (
     SeqnumAt,
     SetAux,
 )
+from bokilog.shared_records import SharedWriter
 from bokilog.view import View
 
 SPREAD_SEQNUMS = 4096
@@ -110,7 +111,7 @@ class Reader:
         links: Links,
         cache: RecordCache,
         ids: Iterator[int],
-        published: Published | None = None,
+        shared: SharedWriter | None = None,
     ) -> None:
         self.facts = Facts(settings.facts_bytes)
         self.local_count = 0
@@ -124,7 +125,7 @@ class Reader:
         self._number = number
         self._links = links
         self._cache = cache
-        self._published = published
+        self._published = Published(shared, cache, self.facts) if shared is not None else None
         self._ids = ids
         self._spaces: dict[int, IndexFollower] = {}
         self._anew: set[int] = set()

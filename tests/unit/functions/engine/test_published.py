@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bokilog.facts import Facts
 from bokilog.functions.engine import published as published_module
 from bokilog.functions.engine.cache import CachedRecord, RecordCache
 from bokilog.functions.engine.published import Published
@@ -18,7 +19,8 @@ class Rig:
     def __init__(self) -> None:
         memory = memoryview(bytearray(BYTES_MIN))
         self.cache = RecordCache(1 << 20)
-        self.published = Published(SharedWriter(memory, 1), self.cache)
+        self.facts = Facts(1 << 20)
+        self.published = Published(SharedWriter(memory, 1), self.cache, self.facts)
         self.reader = SharedReader(memory)
 
     def cached(self, *seqnums: int, book: int = BOOK, tags: str | None = None) -> None:
@@ -51,9 +53,21 @@ def test_the_stream_adds_to_logbooks_that_were_asked_for() -> None:
     rig.published.streamed(SPACE, BOOK, [1])
     assert rig.found(1) == []
     rig.answer(1)
-    assert rig.found(1, 2) == [1], "with tags nobody knows whether the next one is still there"
-    rig.published.streamed(SPACE, BOOK, [2, 3, 99])
-    assert rig.found(1, 2, 3, 4) == [1, 2, 3]
+    rig.published.streamed(SPACE, BOOK, [5, 99])
+    assert rig.found(1, 2, 3, 4, 5) == [1, 2, 3, 4]
+    rig.cached(5, tags="t")
+    rig.published.streamed(SPACE, BOOK, [5])
+    assert rig.found(5) == [5]
+
+
+def test_what_trims_of_tags_may_have_taken_is_not_published() -> None:
+    rig = Rig()
+    rig.facts.learn(BOOK, "t", 1, 9, [1, 2, 3, 4])
+    rig.facts.trim(BOOK, "t", 4)
+    rig.cached(1)
+    rig.cached(2, 3, 4, tags="t")
+    rig.answer(1)
+    assert rig.found(1, 2, 3, 4) == [1, 4]
 
 
 def test_trims_aux_data_and_deletions_take_back() -> None:
@@ -76,8 +90,8 @@ def test_trims_aux_data_and_deletions_take_back() -> None:
 def test_what_is_published_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published_module, "ENTRIES_MAX", 3)
     rig = Rig()
-    rig.cached(1, 2, 3, 4, 5, tags="t")
     for seqnum in range(1, 6):
+        rig.cached(seqnum)
         rig.answer(seqnum)
     assert rig.found(1, 2, 3, 4, 5) == [3, 4, 5]
 
@@ -85,8 +99,9 @@ def test_what_is_published_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody_looks_so_nothing_more_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published_module, "UNUSED_MAX", 2)
     rig = Rig()
-    rig.cached(*range(1, 10), tags="t")
+    rig.cached(1)
     rig.answer(1)
+    rig.cached(*range(2, 10))
     for seqnum in range(2, 8):
         rig.published.streamed(SPACE, BOOK, [seqnum])
     assert rig.found(2, 3, 4, 5, 6, 7) == [2, 3]
