@@ -403,9 +403,7 @@ class Function(Generic[P, L, R]):
             start=start,
             result=result,
             calls=caller.calls,
-            window=Window(
-                2 * self.concurrency * self.options.max_workers, timeout_s=self._timeout_s
-            ),
+            window=self._window(),
             ordered=ordered,
             shown=self.name if progress else None,
             total=total,
@@ -458,6 +456,11 @@ class Function(Generic[P, L, R]):
         return other
 
     # --- the ways of all calls ---
+
+    def _window(self) -> Window:
+        at_once = self.concurrency * self.options.max_workers
+        most = at_once + max(at_once, self.options.queue_limit // 2)
+        return Window(2 * at_once, most, timeout_s=self._timeout_s)
 
     @property
     def _timeout_s(self) -> float:

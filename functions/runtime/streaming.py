@@ -134,19 +134,21 @@ class Window:
     """How many calls of one map are under way: as many as do not wait for long.
 
     It begins with what one host runs at once, twice over, grows with every call that was begun
-    soon, and shrinks with those that waited for a good part of their time, or were refused.
+    soon, up to half of a host's queue, and shrinks with those that waited for a good part of their
+    time, or were refused.
     """
 
-    __slots__ = ("_patience_us", "size")
+    __slots__ = ("_most", "_patience_us", "size")
 
-    def __init__(self, first: int, *, timeout_s: float) -> None:
-        self.size = max(1, min(first, OUTSTANDING_MAX))
+    def __init__(self, first: int, most: int, *, timeout_s: float) -> None:
+        self._most = max(1, min(most, OUTSTANDING_MAX))
+        self.size = max(1, min(first, self._most))
         self._patience_us = timeout_s * 1e6 / 8
 
     def over(self, queued_us: int) -> None:
         """A call is over that had waited for so long."""
         if queued_us <= self._patience_us:
-            self.size = min(self.size + 1, OUTSTANDING_MAX)
+            self.size = min(self.size + 1, self._most)
         elif queued_us > 2 * self._patience_us:
             self.size = max(1, self.size - max(1, self.size // 8))
 
@@ -225,23 +227,27 @@ class MapResults(Generic[R]):
             if not self._open:
                 raise StopAsyncIteration
             opened = next(iter(self._open)) if self._ordered else await self._finished.get()
+            if opened not in self._open:
+                continue  # it was refused, and is started again under another number
             done = await opened.done
             no_room = _no_room(done)
             if no_room is None:
                 del self._open[opened]
                 self._window.over(done.queued_us)
                 return await self._result(done)
-            await self._start_again(opened, no_room)
+            await self._start_again(opened, no_room.retry_after_s)
 
-    async def _start_again(self, refused: OpenCall, no_room: Overloaded) -> None:
-        """Nothing of the call has happened: it is started once more, in its place."""
+    async def _start_again(self, first: OpenCall, delay_s: float) -> None:
+        """Nothing of refused calls has happened: they are started once more, in their places; this
+        one certainly, the others as far as there may be room."""
         self._window.refused()
-        await asyncio.sleep(no_room.retry_after_s)
-        (opened,) = self._watched(await self._start([self._open[refused]]))
-        self._open = {
-            (opened if each is refused else each): arguments
-            for each, arguments in self._open.items()
-        }
+        await asyncio.sleep(delay_s)
+        over = (each for each in self._open if each is not first and each.done.done())
+        others = (each for each in over if _no_room(each.done.result()))
+        refused = [first, *islice(others, self._window.size // 2)]
+        opened = self._watched(await self._start([self._open[each] for each in refused]))
+        instead = dict(zip(refused, opened, strict=True))
+        self._open = {instead.get(each, each): said for each, said in self._open.items()}
 
     async def _fill(self) -> None:
         while (room := self._window.size - len(self._open)) > 0:

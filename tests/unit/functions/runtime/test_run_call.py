@@ -352,8 +352,8 @@ def test_a_map_of_iterables_without_end_is_bounded(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_map_goes_as_fast_as_calls_begin_soon() -> None:
-    window = Window(10, timeout_s=8.0)
-    for _ in range(10):
+    window = Window(10, 20, timeout_s=8.0)
+    for _ in range(15):
         window.over(queued_us=1_000)
     assert window.size == 20
     window.over(queued_us=1_500_000)
@@ -374,7 +374,7 @@ def test_calls_of_a_map_that_found_no_room_are_started_again(ordered: bool) -> N
         on_start = local.runs.on_start
 
         def sometimes(start: Start) -> None:
-            if len(refused) < 20 and bytes(start.payload) not in refused:
+            if len(refused) < 60 and bytes(start.payload) not in refused:
                 refused.add(bytes(start.payload))
                 local._to_caller(failed(start.call, bokilog.Overloaded(0.0, "the call")))
             else:
@@ -383,7 +383,7 @@ def test_calls_of_a_map_that_found_no_room_are_started_again(ordered: bool) -> N
         local.runs = Intercepted(local.runs, sometimes)  # type: ignore[assignment]
         came = [each async for each in add.map(range(100), ordered=ordered)]
         assert (came if ordered else sorted(came)) == list(range(1, 101))
-        assert len(refused) == 20
+        assert len(refused) == 60
 
     locally(claim)
 
