@@ -18,6 +18,8 @@ from bokilog.functions.runtime.messages import (
     Greeting,
     Item,
     Output,
+    Outputs,
+    OutputsRequest,
     Retire,
     Start,
     StartMany,
@@ -73,6 +75,8 @@ EXAMPLES: tuple[tuple[CallMessage, int, str, str], ...] = (
     (Fork("price", [7, 8]), 173, "92a57072696365920708", ""),
     (Forked([7, 8], [99, 100]), 174, "92920708926364", ""),
     (WorkerExited(7, 99, 247), 175, "930763ccf7", ""),
+    (OutputsRequest("c1"), 176, "91a26331", ""),
+    (Outputs("c1", [[1, "hi"]]), 177, "92a26331919201a26869", ""),
 )
 
 
