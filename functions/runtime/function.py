@@ -459,8 +459,9 @@ class Function(Generic[P, L, R]):
 
     def _window(self) -> Window:
         at_once = self.concurrency * self.options.max_workers
-        most = at_once + max(at_once, self.options.queue_limit // 2)
-        return Window(2 * at_once, most, timeout_s=self._timeout_s)
+        room = self.options.queue_limit // 2
+        first = max(self.concurrency, min(2 * at_once, room))
+        return Window(first, at_once + room, timeout_s=self._timeout_s)
 
     @property
     def _timeout_s(self) -> float:

@@ -133,9 +133,9 @@ class Stream(Generic[R]):
 class Window:
     """How many calls of one map are under way: as many as do not wait for long.
 
-    It begins with what one host runs at once, twice over, grows with every call that was begun
-    soon, up to half of a host's queue, and shrinks with those that waited for a good part of their
-    time, or were refused.
+    It begins with no more than half of a host's queue, grows with every call that was begun
+    soon, up to what a host runs at once beside that half, and shrinks with those that waited for a
+    good part of their time, or were refused.
     """
 
     __slots__ = ("_most", "_patience_us", "size")
