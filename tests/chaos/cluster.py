@@ -61,6 +61,8 @@ class ProxiedCluster:
         nodes = [node for node in layout.nodes if node.role != "engine"]
         self.sequencers = tuple(node.id for node in nodes if node.role == "sequencer")
         self.storage = tuple(node.id for node in nodes if node.role == "storage")
+        self.victim = self.storage[sum(directory.name.encode()) % len(self.storage)]
+        """The storage node whose disk may be lost."""
         self.engines = tuple(node.id for node in layout.nodes if node.role == "engine")
         self.clients = tuple(clients)
         self.namespaces: Namespaces | None = None

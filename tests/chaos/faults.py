@@ -144,8 +144,9 @@ class Nemesis:
 
     async def _wipe(self) -> None:
         """A storage node dies and comes back with an empty disk: one per round, since W-1 disks may
-        be lost at once, and a round ends once all are whole again."""
-        node = self._rng.choice(self._cluster.storage)
+        be lost at once, and a round ends once all are whole again. In one directory always the same
+        node: what nobody can read any more is not copied back, and the check reads that too."""
+        node = self._cluster.victim
         ready = self._cluster.local.is_ready(node)
         recently = time.monotonic() - self._killed_s.get(node, 0.0) <= SERVED_S_MIN
         if self.done["wipe"] or not ready or recently:
