@@ -112,10 +112,10 @@ def user_files(folder: str, failure: BaseException | None = None) -> list[object
             trace = trace.tb_next
         files.append(getattr(failure, "filename", None))  # of a SyntaxError
         failure = failure.__cause__
-    found = set()
+    found: set[object] = set()
     for file in files:
         if isinstance(file, str) and file.endswith(".py"):
             path = Path(file).resolve()
             if path.is_relative_to(root) and "site-packages" not in path.parts:
                 found.add(str(path))
-    return sorted(found)
+    return sorted(found, key=str)
