@@ -32,6 +32,7 @@ from bokilog.functions.gateway.requests import (
     SESSION,
     Handler,
     answer_json,
+    is_text,
     read_body,
     read_object,
     refuse,
@@ -282,6 +283,8 @@ def _entry(said: object) -> Entry:
     if not isinstance(tags, list):
         raise refuse(400, "tags is not a list")
     if isinstance(data, str):
+        if not is_text(data):
+            raise refuse(400, "data holds half of a surrogate pair: say bytes as data_base64")
         return Entry(data.encode(), tags=tags)
     if not isinstance(encoded, str):
         raise refuse(400, "data is not a text: say bytes as data_base64")

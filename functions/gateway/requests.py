@@ -64,6 +64,7 @@ def guarded(handler: Handler, settings: GatewaySettings) -> Handler:
     async def guard(request: web.Request) -> web.StreamResponse:
         try:
             _check_origin(request)
+            _check_text(request)
             return await handler(request)
         except Refused as refused:
             return answer_problem(refused.problem)
@@ -76,11 +77,34 @@ def guarded(handler: Handler, settings: GatewaySettings) -> Handler:
 def _check_origin(request: web.Request) -> None:
     headers = request.headers
     host = headers.get("Host", "")
-    if host and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    if host and not is_loopback(_host_in(f"//{host}")):
         raise refuse(403, f"this gateway is not {host!r}: it serves its own machine only")
     origin = headers.get("Origin")
-    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+    if origin is not None and not is_loopback(_host_in(origin)):
         raise refuse(403, f"requests of pages from {origin!r} are not served")
+
+
+def _host_in(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # a bracket without its other half, and the like
+        return ""
+
+
+def _check_text(request: web.Request) -> None:
+    """Bytes that are no UTF-8 come as halves of surrogate pairs, which no message can carry."""
+    for name, value in request.headers.items():
+        if not value.isascii() and not is_text(value):
+            raise refuse(400, f"the header {name} is not UTF-8")
+
+
+def is_text(said: str) -> bool:
+    """Whether a text can be sent: it has no half of a surrogate pair."""
+    try:
+        said.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def read_body(request: web.Request, settings: GatewaySettings) -> bytes:

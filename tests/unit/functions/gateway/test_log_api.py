@@ -178,11 +178,26 @@ async def test_a_bad_session_is_refused(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}], ids=str
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "[::1"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://[::1"},
+    ],
+    ids=str,
 )
 async def test_pages_of_other_sites_get_nothing(serve: Serve, headers: dict[str, str]) -> None:
     async with serve() as served, served.http.get("/books", headers=headers) as answer:
         assert answer.status == 403
+
+
+async def test_text_that_is_no_text_is_refused(serve: Serve) -> None:
+    async with serve() as served:
+        headers, body = {"Content-Type": "application/json"}, b'{"data": "\\ud800"}'
+        async with served.http.post("/books/b/records", data=body, headers=headers) as answer:
+            assert answer.status == 400
+            assert "data_base64" in (await answer.json())["detail"]
 
 
 @pytest.mark.parametrize("chunked", [True, None])
