@@ -508,7 +508,13 @@ _WIRE_TYPES: Mapping[str, tuple[type, ...]] = {
 
 def to_wire(error: BokilogError) -> list[object]:
     """The error as `[code, attribute, ...]`: plain ints, floats, strings and None."""
-    return [error.code, *error.args]
+    told = (_sendable(each) if isinstance(each, str) else each for each in error.args)
+    return [error.code, *told]
+
+
+def _sendable(text: str) -> str:
+    """An error quotes what was wrong, also half of a surrogate pair, which no message can carry."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def from_wire(parts: Sequence[object]) -> BokilogError:

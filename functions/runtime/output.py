@@ -77,6 +77,9 @@ class Captured:
             self._room.pop(NO_CALL, None)
         for (call, stream), pieces in pending.items():
             text = "".join(pieces)
+            if not text.isascii():
+                # Names of files that are no UTF-8 have halves of surrogate pairs; messages cannot.
+                text = text.encode(errors="backslashreplace").decode()
             for start in range(0, len(text), PIECE_CHARACTERS_MAX):
                 self._send(call, stream, text[start : start + PIECE_CHARACTERS_MAX])
 

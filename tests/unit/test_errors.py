@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from bokilog import call_errors, errors
+from bokilog.codec import pack, unpack
 from bokilog.errors import BY_CODE, BokilogError, RemoteProtocolError, from_wire, to_wire
 
 # A code is a promise to every process that runs another version: add lines, never change one.
@@ -91,6 +92,12 @@ def test_every_error_has_a_code_or_is_a_family() -> None:
     defined = {value for value in everything if isinstance(value, type)}
     taxonomy = {value for value in defined if issubclass(value, BokilogError)}
     assert taxonomy == {BokilogError, *FAMILIES, *BY_CODE.values()}
+
+
+def test_an_error_that_quotes_half_a_surrogate_pair_can_be_sent() -> None:
+    parts = to_wire(call_errors.InvalidArguments("f", "na\u00efve \ud800", "is not known"))
+    assert parts[2] == "na\u00efve \\ud800"
+    assert from_wire(unpack(pack(parts))).args == tuple(parts[1:])
 
 
 @LEAVES

@@ -50,6 +50,13 @@ def test_each_call_has_its_own_lines_and_one_wake_takes_them_all() -> None:
     assert sink.woken == 2
 
 
+def test_names_of_files_that_are_no_utf_8_can_be_printed() -> None:
+    sink = Sink()
+    sink.write_for(1, "na\u00efve \udcff")
+    sink.captured.flush()
+    assert sink.sent == [(1, 1, "na\u00efve \\udcff")]
+
+
 def test_a_call_that_is_over_has_sent_what_it_wrote() -> None:
     sink = Sink()
     sink.captured.forget(1)
