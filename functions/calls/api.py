@@ -67,7 +67,7 @@ from bokilog.functions.runtime.caller import error_of
 from bokilog.functions.runtime.messages import Done, Encoding, Flag
 from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.logbook import Log, LogBook
-from bokilog.record import Buffer, Record
+from bokilog.record import Buffer, Record, check_key
 
 WAIT_S: Final = 60.0
 """Of one blocking read; a waiter without a limit asks again after it."""
@@ -157,6 +157,7 @@ async def spawn(
         decode: what `Call.result` makes of (encoding, payload); None: plain values.
 
     Raises:
+        InvalidKey: definite; the key is empty, too long or no text.
         KeyReused: definite; the key is known with other arguments.
         AppendUnknown: indefinite; it may yet be accepted, unless a key settles that.
         Others as `LogBook.append`.
@@ -164,6 +165,7 @@ async def spawn(
     If cancelled, the call may still be accepted.
     """
     chosen = options or _DEFAULTS
+    check_key(key)
     call_id = os.urandom(8).hex() if key is None else keyed_call_id(function, key)
     book: LogBook = log.book(book_name(app), session=session)
     data = bytes(payload)

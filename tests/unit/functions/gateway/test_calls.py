@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -170,6 +171,31 @@ async def test_a_call_can_be_cancelled(serve: Serve) -> None:
             assert (await answer.json())["state"] == "cancelled"
         async with served.http.get(f"{where}/result") as answer:
             assert answer.status == 409
+
+
+@pytest.mark.parametrize("name", ["Bokilog-Session", "Idempotency-Key", "traceparent"])
+async def test_a_header_that_is_no_utf_8_is_refused_before_it_reaches_the_host(
+    serve: Serve, name: str
+) -> None:
+    async with serve({"echo": echo}) as served:
+        url = urlsplit(served.gateway.url)
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        head = f"POST /f/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n{name}: ".encode()
+        writer.write(head + b"\xff\r\nConnection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert f"the header {name} is not UTF-8".encode() in answer
+        assert served.runner.started == []
+
+
+@pytest.mark.parametrize("key", ["", "k" * 257])
+async def test_a_key_that_is_none_is_refused(serve: Serve, key: str) -> None:
+    async with serve({"echo": echo}) as served:
+        headers = {"Idempotency-Key": key}
+        async with served.http.post("/f/echo", headers=headers) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["title"] == "InvalidKey"
 
 
 async def test_unknown_functions_and_calls_are_not_accepted(serve: Serve) -> None:
