@@ -36,7 +36,7 @@ from bokilog.errors import (
     to_wire,
 )
 from bokilog.frame import ITEM_FRAME, Frame
-from bokilog.ids import START, SYSTEM_BOOK, NodeId, Position, Shard, Term
+from bokilog.ids import START, NodeId, Position, Shard, Term
 from bokilog.journal import Journal, Location
 from bokilog.messages import (
     Answer,
@@ -50,7 +50,6 @@ from bokilog.messages import (
     FollowMetalog,
     FramesSent,
     IndexReport,
-    Propose,
     Read,
     RequestFailed,
     Runs,
@@ -81,18 +80,19 @@ from bokilog.storage_nodes.agreement import Agreement
 from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill, give_stored
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.cold_reads import ColdRequest, VerdictsWanted
-from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Compactor, Moved
-from bokilog.storage_nodes.expiry import Expiry
-from bokilog.storage_nodes.index import Index, Row
+from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Moved
+from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.loading import Loading, Step
 from bokilog.storage_nodes.losses import Losses
 from bokilog.storage_nodes.missing import mark_missing
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
+from bokilog.storage_nodes.releases import Releases
 from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
-from bokilog.storage_nodes.scrub import SCRUB_BYTES_S, Scrubber
+from bokilog.storage_nodes.scrub import SCRUB_BYTES_S
 from bokilog.storage_nodes.snapshots import Snapshots
 from bokilog.storage_nodes.streams import Streams
+from bokilog.storage_nodes.upkeep import Upkeep
 from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
 from bokilog.view import End, LogSpace
 
@@ -110,8 +110,6 @@ RUNS_KEPT = 8_192
 an operating system may not have written yet."""
 RUNS_GIVEN = 256
 """Of them, in one answer."""
-KEEP_RECORDS_MAX = 200
-"""Records of the system LogBook copied per turn out of a segment that moves away."""
 ENTRIES_WAITING_MAX = 100_000
 """Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
 
@@ -196,24 +194,20 @@ class Replica:
         self._checkpoint_due = False
         self._early_aux: dict[int, SetAux] = {}
         """By seqnum, of records that this fold has not come to."""
-        self._stored_by: dict[str, int] = {}
         self._folded_by: dict[str, int] = {}
-        self._expiry = Expiry()
-        self._compactor = Compactor(compaction_bytes_s)
-        self._scrubber = Scrubber(scrub_bytes_s if space.durability != "memory" else 0)
-        self._copies: list[Moved] = []
-        """Staged by compaction, and frames that peers sent in place of damaged ones."""
-        self._copying: dict[int, list[Moved]] = {}
-        """The same, committed, by token."""
-        self._segments_known = False
+        self._upkeep = Upkeep(
+            journal=journal,
+            index=index,
+            reader=self._reader,
+            cold=self._cold,
+            compaction_bytes_s=compaction_bytes_s,
+            scrub_bytes_s=scrub_bytes_s if space.durability != "memory" else 0,
+        )
+        self._releases = Releases(node, journal=journal, cold=self._cold)
         self._fresh = not index.stored_position.count
         """It began with nothing, and has not come to where a peer stands."""
         self._rebuilt = False
         """It took the place of another one: what was folded is folded again."""
-        self._backups: set[int] = set()
-        """Connections that take a backup: until they end nothing is let go (P21)."""
-        self._broken_backups: set[int] = set()
-        """Those for which something was let go all the same."""
         self._ended: dict[Term, End] = {}
         for number, opened in index.open_shards.items():
             shard = Shard(space.id, index.position.term, number)
@@ -320,7 +314,8 @@ class Replica:
         """
         self._streams, self._waiting = before._streams, before._waiting
         self._repair.peers_up |= before._repair.peers_up
-        self._stored_by, self._runs = before._stored_by, before._runs
+        self._releases.succeed(before._releases)
+        self._runs = before._runs
         self.read_only = before.read_only
         self._rebuilt = True
 
@@ -461,8 +456,8 @@ class Replica:
                 moved = self._pending.advance(self._pending.shard(shard))
                 if moved and not self._report_written:
                     self._changed.add(shard)
-        for copied in [known for known in self._copying if known <= token]:
-            self._relocate(self._copying.pop(copied))
+        if self._upkeep.committing:
+            self._upkeep.persisted(token)
         for filled in [known for known in self._filling if known <= token]:
             for move in self._filling.pop(filled):
                 location = self._journal.resolve(move.new)
@@ -478,8 +473,7 @@ class Replica:
         self.read_only = reason
         for shard, start in self._committing.pop(token, []):
             self._pending.forget(shard, start)
-        self._copies, self._copying = [], {}
-        self._compactor.failed()
+        self._upkeep.persist_failed()
         self._filled, self._filling = [], {}
         self._backfill.failed()
         return []
@@ -542,6 +536,7 @@ class Replica:
         self._early_aux.clear()
         self.index.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
         self._reader = self._new_reader(lost_until=entry.first_seqnum)
+        self._upkeep.stand_on(index, self._reader)
         self._follower.position = self.index.position
         self._entries.clear()
 
@@ -765,13 +760,13 @@ class Replica:
         effects: list[Effect] = []
         if self._entries:
             effects += self._fold()
-        if self._staged or self._copies or self._filled:
+        if self._staged or self._upkeep.copies or self._filled:
             self._committing[token] = self._staged
             self._last_token = token
             if self._report_written:
                 self._changed.update(shard for shard, _ in self._staged)
-            if self._copies:
-                self._copying[token], self._copies = self._copies, []
+            if self._upkeep.copies:
+                self._upkeep.commit(token)
             if self._filled:
                 self._filling[token], self._filled = self._filled, []
             self._staged = []
@@ -850,11 +845,9 @@ class Replica:
     def link_down(self, source: Address) -> list[Effect]:
         self._streams.drop(source)
         effects = [*self._waiting.drop(source), *self._cold.reads.drop(source)]
-        if isinstance(source, int) and source in self._backups | self._broken_backups:
-            self._backups.discard(source)
-            self._broken_backups.discard(source)
+        if isinstance(source, int) and self._releases.backup_ends(source):
             self._snapshots.drop(source)
-            return [*effects, *self._release()]
+            self._release()
         return effects
 
     # --- reads ------------------------------------------------------------------------------------
@@ -871,7 +864,7 @@ class Replica:
             return self._wait_for_bytes(source, read, reply)
         if isinstance(reply, BokilogError):
             if isinstance(reply, CorruptRecord):
-                self._suspect(reply.seqnum)
+                self._upkeep.suspect(reply.seqnum)
             return [Send(source, RequestFailed(read.request, to_wire(reply), position))]
         if reply.seqnums or not read.wait_ms:
             return [Send(source, reply)]
@@ -972,121 +965,46 @@ class Replica:
             case BookState():
                 return self.book_state(source, request)
 
-    # --- retention --------------------------------------------------------------------------------
+    # --- upkeep -----------------------------------------------------------------------------------
 
     def retention_timer(self, now_s: float) -> tuple[list[Effect], bool]:
         """Trims that retention asks for; and whether to look again soon."""
-        if not self.index.retained or self.node not in self.space.replicas:
+        if not self.index.retained or not self.is_member or self._loading.writing:
             return [], False
-        if self._loading.writing:
-            return [], False
-        rank = self.space.replicas.index(self.node)
-        trims, behind = self._expiry.look(self.index, self._reader, rank=rank, now_s=now_s)
-        primary, number = self.space.primary, self.space.id
-        return [Send(primary, Propose(0, number, trim)) for trim in trims], behind
-
-    # --- compaction -------------------------------------------------------------------------------
+        return self._upkeep.retention(self.space, self.node, now_s=now_s)
 
     def compact(self, now_s: float) -> bool:
         """A bounded part of copying live frames out of a segment that is mostly dead; whether to
         look again soon (P21)."""
         if self.read_only or self._journal.read_only is not None or not self._may_release():
             return False
-        copies = self._compactor.turn(
-            self.index,
-            before=self.replay_from,
-            sizes=self._segment_sizes,
-            cold=self._cold.sizes,
-            is_live=self._reader.is_live,
-            read=self._reader.whole_frame,
-            now_s=now_s,
-        )
-        for first_seqnum, frame in copies:
-            row = self.index.locate(first_seqnum)
-            assert row is not None, f"the frame at {first_seqnum} was read just now"
-            try:
-                self._copy(row, frame)
-            except ReadOnly:
-                self._copies = []
-                self._compactor.failed()
-                return False
-        miss = self._compactor.miss
-        if miss is not None and self._cold.reads.fails(miss.segment):
-            self._compactor.leave()
-        return self._compactor.busy or bool(copies)
+        return self._upkeep.compact(before=self.replay_from, now_s=now_s)
 
     @property
     def copies_staged(self) -> bool:
         """Whether frames were journalled again that nothing else may commit."""
-        return bool(self._copies)
-
-    def _copy(self, row: Row, frame: Frame, *, kept: bool = False) -> None:
-        """Journals a frame again; it is read from there once that is durable."""
-        location = self._journal.append(ITEM_FRAME, frame.buffers())
-        self.index.segments.frame(location.segment)
-        books = frame.columns.books
-        self._copies.append(Moved(row.first_seqnum, row.location, location, books, kept=kept))
-
-    def _relocate(self, moves: list[Moved]) -> None:
-        """Copies are durable: from here on they are what is read."""
-        for move in moves:
-            row = self.index.locate(move.first_seqnum)
-            if row is not None and row.location == move.old:
-                new = self._journal.resolve(move.new)
-                self.index.relocate(move.first_seqnum, new, books=move.books)
-            if move.repairs:
-                self._reader.forget(move.first_seqnum)
-                self._scrubber.repaired(move.first_seqnum)
-                self._compactor.repaired(move.old.segment)
-        self._compactor.moved(sum(not (move.repairs or move.kept) for move in moves))
-
-    def _segment_sizes(self) -> dict[int, int]:
-        return {
-            each.number: each.until
-            for each in self._journal.segments()
-            if not each.open and not self._cold.is_chosen(each.number)
-        }
-
-    # --- cold segments ----------------------------------------------------------------------------
+        return bool(self._upkeep.copies)
 
     def move_cold(self, now_s: float) -> list[Effect]:
         """Sends old segments to the object store, and lets those go that lie there (P21, P31)."""
-        if self._cold.idle:
-            return []
-        effects, there = self._cold.turn(
-            self.index,
-            self._journal.segments(),
+        return self._upkeep.move_cold(
             before=self.replay_from,
-            is_taken=self._compactor.has,
-            keep=self._keep_at_hand,
-            short=bool(self.read_only),
+            full=bool(self.read_only),
             may_move=not self._loading.writing and self._journal.read_only is None,
             now_s=now_s,
         )
-        for segment in there:
-            self._journal.release(segment)
-        if self._compactor.miss is not None:
-            effects += self._cold.reads.prefetch(self._compactor.miss)
-        return effects
 
-    def _keep_at_hand(self, segment: int, cursor: int) -> int | None:
-        """Copies records of the system LogBook out of a segment that moves, some at a time."""
-        last = self.index.segments.books_of(segment).get(SYSTEM_BOOK, 0)
-        seqnums = self.index.seqnums(SYSTEM_BOOK, None, cursor, last + 1, limit=KEEP_RECORDS_MAX)
-        done = -1
-        for seqnum in seqnums:
-            row = self.index.locate(seqnum)
-            if row is None or row.location.segment != segment or row.first_seqnum == done:
-                continue
-            frame = self._reader.whole_frame(row)
-            if frame is None:
-                continue  # then the segment does not move
-            try:
-                self._copy(row, frame, kept=True)
-            except ReadOnly:
-                return seqnum
-            done = row.first_seqnum
-        return seqnums[-1] + 1 if len(seqnums) == KEEP_RECORDS_MAX else None
+    def scrub(self, now_s: float) -> list[Effect]:
+        """Reads some frames, whether their bytes are as they were; asks a peer for one that is not
+        (P30)."""
+        if self._loading.writing:
+            return []
+        return self._upkeep.scrub(self.space, self._peers(), full=bool(self.read_only), now_s=now_s)
+
+    def mend(self, source: Address, frame: Frame) -> bool:
+        """A frame in place of a damaged one, if it is that: staged as a copy is."""
+        row = self._upkeep.scrubber.answered(source, frame, self.index)
+        return row is not None and self._upkeep.mend(row, frame)
 
     def cold_done(
         self,
@@ -1132,52 +1050,6 @@ class Replica:
             return [Send(source, RequestFailed(number, to_wire(error), self.index.position))]
         return []
 
-    def _suspect(self, seqnum: int) -> None:
-        """A cold frame is not what was put there: a peer's takes its place (P30)."""
-        row = self.index.locate(seqnum)
-        if row is not None and self._reader.lies_cold(row):
-            self._scrubber.suspect(row.first_seqnum)
-
-    # --- scrubbing --------------------------------------------------------------------------------
-
-    def scrub(self, now_s: float) -> list[Effect]:
-        """Reads some frames, whether their bytes are as they were; asks a peer for one that is not
-        (P30)."""
-        if self._loading.writing:
-            return []
-        reader = self._reader
-        self._scrubber.turn(
-            self.index,
-            whole=lambda row: reader.whole_frame(row) is not None,
-            elsewhere=reader.lies_cold,
-            identity=reader.identity_of,
-            now_s=now_s,
-        )
-        if self.read_only or not self._scrubber.waiting_count:
-            return []
-        peers = sorted(self._repair.peers_up.intersection(self.space.replicas) - {self.node})
-        asked = self._scrubber.ask(self.index, peers, now_s)
-        if asked is None:
-            return []
-        peer, row = asked
-        first, nobodys = row.first_seqnum, Shard(self.space.id, Term(0), 0)
-        return [Send(peer, FetchFrames(nobodys, 0, 1, first, first + row.records))]
-
-    def mend(self, source: Address, frame: Frame) -> bool:
-        """A frame in place of a damaged one, if it is that: staged as a copy is."""
-        row = self._scrubber.answered(source, frame, self.index)
-        if row is None or any(each.first_seqnum == row.first_seqnum for each in self._copies):
-            return False
-        try:
-            location = self._journal.append(ITEM_FRAME, frame.buffers())
-        except ReadOnly:
-            return False  # asked for again
-        self.index.segments.frame(location.segment)
-        books = frame.columns.books
-        moved = Moved(row.first_seqnum, row.location, location, books, repairs=True)
-        self._copies.append(moved)
-        return True
-
     # --- storing the fold, letting segments go ----------------------------------------------------
 
     def _freeze(self) -> list[Effect]:
@@ -1203,15 +1075,21 @@ class Replica:
             # It may start over at any entry, and there is nothing to store. Who decides that has to
             # hear of it in every term (P20).
             return self._tell_all()
-        for segment in self._compactor.frozen():
-            self.index.segments.emptied(segment)
+        self._upkeep.freeze()
         self._backfill.freeze()
         if not self.index.freeze(replay_hint=self.replay_hint()):
-            return self._release() if self.read_only else []
+            self._release_if_full()
+            return []
         if waits:
             self._freeze_token = self._last_token
-            return self._release() if self.read_only else []
+            self._release_if_full()
+            return []
         return [Checkpoint(self.space.id)]
+
+    def _release_if_full(self) -> None:
+        """What waits for room may wait for this."""
+        if self.read_only:
+            self._release()
 
     def replay_hint(self, *, quiet: bool = False) -> bytes:
         """Where the next start begins to read the journal: the oldest frame that is not folded.
@@ -1227,7 +1105,7 @@ class Replica:
     @property
     def everything_durable(self) -> bool:
         """Whether a checkpoint of the present position is ahead of no frame (P19)."""
-        under_way = self._committing or self._staged or self._copies or self._filled
+        under_way = self._committing or self._staged or self._upkeep.copies or self._filled
         return not under_way and not self._loading.writing
 
     def checkpoint_timer(self) -> list[Effect]:
@@ -1237,10 +1115,11 @@ class Replica:
     def checkpoint_stored(self) -> list[Effect]:
         """The fold is on disk up to the frozen position: peers and the primary may know (P21)."""
         self.index.checkpoint_done()
-        for segment in self._compactor.stored():
-            self._cold.dead(segment)
-            self._journal.release(segment)
-        return [*self._tell_all(), *self._snapshots.checkpoint_stored(), *self._release()]
+        for segment in self._upkeep.stored():
+            self._releases.let_go(segment)
+        effects = [*self._tell_all(), *self._snapshots.checkpoint_stored()]
+        self._release()
+        return effects
 
     def _tell_all(self) -> list[Effect]:
         """Where the fold stands, to whoever may let something go for it."""
@@ -1280,7 +1159,7 @@ class Replica:
         return [*self._end_fold(), *self._loading.ask(self._peers())]
 
     def peer_stored(self, peer: str, message: IndexReport) -> list[Effect]:
-        self._stored_by[peer] = message.stored.count
+        self._releases.peer_stored(peer, message.stored.count)
         self._folded_by[peer] = message.folded.count
         if 0 < message.folded.count <= self.index.position.count:
             self._fresh = False
@@ -1289,37 +1168,20 @@ class Replica:
         if new and behind > self._load_entries and peer in self.space.replicas:
             reason = f"{behind:,} entries are missing here"
             return self._load(reason, at_least=message.stored.count)
-        return self._release()
-
-    def _release(self) -> list[Effect]:
-        """Segments that no reader, no fold and no peer needs any more are recycled (P21)."""
-        if not self._may_release():
-            return []
-        if not self._segments_known:
-            # Nothing leads to those that a crash left between two steps of compaction.
-            self._segments_known = True
-            for number in [*(each.number for each in self._journal.segments()), *self._cold.kept()]:
-                if number not in self.index.segments:
-                    self.index.segments.frame(number)
-        for segment in self.index.segments.dead(self.index, before=self.replay_from):
-            self._cold.dead(segment)
-            self._journal.release(segment)
+        self._release()
         return []
 
-    def _may_release(self) -> bool:
-        """Whether a write quorum of replicas has stored its fold as far as this one (P21).
+    def _release(self) -> None:
+        """Segments that no reader, no fold and no peer needs any more are recycled (P21)."""
+        if self._may_release():
+            self._releases.begin(self.index, before=self.replay_from)
 
-        One that is further behind loads the fold of a peer, so it holds nothing up.
-        """
+    def _may_release(self) -> bool:
+        """Whether there is a fold on disk, and replicas enough that have stored theirs (P21)."""
         stored = self.index.stored_position.count
         if self._loading.writing or (self._loading.loaded_count and not stored):
             return False
-        if self._backups and not self.read_only:
-            return False
-        self._broken_backups |= self._backups  # on a full disk backups fail, so that appends do not
-        self._backups.clear()
-        others = [self._stored_by.get(peer, 0) for peer in self.space.replicas if peer != self.node]
-        return sum(each >= stored for each in others) >= self.space.write_quorum - 1
+        return self._releases.may_begin(stored, self.space, full=bool(self.read_only))
 
     def _report(self) -> IndexReport:
         return IndexReport(
@@ -1360,7 +1222,7 @@ class Replica:
     def _begin_backup(self, source: int, message: FetchSnapshot) -> list[Effect]:
         """A backup is of the present position, so it waits for a checkpoint; until its connection
         ends, the frames that the snapshot names stay here, live or not."""
-        self._backups.add(source)
+        self._releases.backup_begins(source)
         if not self.index.frozen and self.index.stored_position == self.index.position:
             return [*self._snapshots.give(source, message)]
         self._snapshots.wait(source, message)
@@ -1385,7 +1247,7 @@ class Replica:
 
     def _may_load(self, position: Position) -> bool:
         """Whether a fold of that position may take the place of this one now."""
-        busy = self.index.frozen or self._freeze_token is not None or self._copies or self._copying
+        busy = self.index.frozen or self._freeze_token is not None or self._upkeep.busy
         following = self._ended.get(Term(position.term + 1))
         if busy or (following is not None and position.count > following.position.count):
             return False
@@ -1410,6 +1272,7 @@ class Replica:
             self._agreement.forget()
         position = self.index.position
         self._reader = self._new_reader(self._first_known())
+        self._upkeep.stand_on(self.index, self._reader)
         self._follower = MetalogFollower(self.space.id, position)
         for term, end in sorted(self._ended.items()):
             if term > position.term:
@@ -1424,7 +1287,7 @@ class Replica:
         self._streams.jump(position, trims_of=self.index.trims_of, deleted=deleted)
         self._repair.timer()
         self._repair.catching_up = False
-        self._compactor.failed()
+        self._upkeep.fold_ended()
         self._backfill.begin()
         self._checkpoint_due, self._fresh = True, False
         effects = [*self._begin_term(), *self._losses.take_back(to=self.space.primary)]
@@ -1444,10 +1307,10 @@ class Replica:
         """A peer has loaded a fold, and lacks frames that it names."""
         if self._loading.writing:
             return []
-        if source in self._broken_backups:
+        if self._releases.has_broken_backup(source):
             start = message.first_seqnum
             return [Send(source, StoredSent(self.space.id, start, start, START, []))]
-        dead_too = source in self._backups
+        dead_too = self._releases.has_backup(source)
         try:
             return [*give_stored(source, message, self.index, self._reader, dead_too=dead_too)]
         except ColdMiss as miss:
@@ -1513,20 +1376,14 @@ class Replica:
             "indexes_loaded": self.loaded_count,
             "records_lost": self._backfill.lost_records,
             "chained_hash": f"{self.index.chained_hash:016x}",
-            "segments": len(self._journal.segments()),
-            "backups": len(self._backups),
-            "segments_compacted": self._compactor.emptied_count,
-            "compacted_bytes": self._compactor.copied_bytes,
-            "scrubbed_bytes": self._scrubber.scrubbed_bytes,
-            "frames_damaged": self._scrubber.damaged_count,
-            "frames_repaired": self._scrubber.repaired_count,
+            **self._releases.facts(),
+            **self._upkeep.facts(),
             "free_bytes": self._journal.free_bytes(),
             **self._cold.facts(),
         }
 
     def check(self) -> None:
         self._pending.check()
-        self._compactor.check()
-        self._cold.check()
+        self._upkeep.check()
         self.index.check()
         assert self.index.position <= self._follower.position

@@ -90,6 +90,7 @@ def test_p21_the_segment_of_garbage_alone_goes_after_a_restart() -> None:
     for place in range(4):
         rig.order(cut(place + 1, place, place + 1, number=NEW))
     rig.order(Trim(3000, BOOK, None, 5, ME))
-    rig.replica._stored_by = dict.fromkeys(rig.replica.space.replicas, 1_000_000)
+    for peer in rig.replica.space.replicas:
+        rig.replica._releases.peer_stored(peer, 1_000_000)
     rig.checkpoint()
     assert garbage not in [segment.number for segment in rig.journal.segments()]

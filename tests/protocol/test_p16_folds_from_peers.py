@@ -358,7 +358,7 @@ def test_p16_two_nodes_that_wait_for_the_same_frames_load_the_fold_of_the_third(
     trio.away(OTHER)
     trio.append(2, 12, size_bytes=1800)
     trio.order(Trim(5000, BOOK, None, 12, ME))
-    trio[PEER].replica._stored_by[OTHER] = 99  # before it was away, as far as this test goes
+    trio[PEER].replica._releases.peer_stored(OTHER, 99)  # before it was away, in this test
     trio.checkpoint(PEER)
     trio.checkpoint(PEER)
     assert trio[PEER].journal.segments()[0].number > 1

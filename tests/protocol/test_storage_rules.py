@@ -375,7 +375,7 @@ def test_p21_a_segment_goes_once_a_quorum_stored_its_fold_and_its_records_are_tr
     rig.checkpoint()
     stored_by(PEER, OTHER)
     assert len(rig.journal.segments()) == segments, "its records are not trimmed"
-    rig.replica._stored_by.clear()
+    rig.replica._releases._stored_by.clear()
     rig.order(Trim(5000, BOOK, None, 12, ME))
     rig.checkpoint()
     assert len(rig.journal.segments()) == segments, "no other replica has stored its fold"
