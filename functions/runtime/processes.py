@@ -47,10 +47,10 @@ class Templates:
         self._tasks[number] = asyncio.create_task(self._live(number), name=f"template-{number}")
 
     def end(self, number: int) -> None:
-        """Have one end soon."""
+        """Have one end soon, and with it whatever its workers have started and left behind."""
         process = self._processes.get(number)
         if process is not None:
-            _signal(process.pid, signal.SIGTERM)
+            _signal_group(process.pid, signal.SIGTERM)
             loop = asyncio.get_running_loop()
             loop.call_later(END_TIMEOUT_S, self._kill, number, process.pid)
 
@@ -98,7 +98,7 @@ class Templates:
     def _kill(self, number: int, pid: int) -> None:
         process = self._processes.get(number)
         if process is not None and process.pid == pid:
-            _signal(pid, signal.SIGKILL)
+            _signal_group(pid, signal.SIGKILL)
 
 
 def template_command(
@@ -126,6 +126,15 @@ def anonymous_bytes(pid: int) -> int | None:
     except (OSError, ValueError):
         return None
     return (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    """To a template and its workers' own children; it has not been waited for, so that its number
+    is still the group's."""
+    try:
+        os.killpg(leader, number)
+    except (ProcessLookupError, PermissionError):
+        _signal(leader, number)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -307,6 +307,9 @@ class Template:
             self._reap()
         for pid in self._workers:
             os.kill(pid, signal.SIGKILL)
+        if os.getpgrp() == os.getpid():
+            # What functions have started and left behind goes too, and so does this process.
+            os.killpg(0, signal.SIGKILL)
 
     def _send(self, message: CallMessage) -> None:
         if not self._gone:

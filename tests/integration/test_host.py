@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from bokilog.errors import InvalidSettings, from_wire
 from bokilog.functions.runtime.call_outputs import CallOutputs
 from bokilog.functions.runtime.messages import Flag
 from bokilog.shapes.served import serve_log
-from tests.integration.hosting import Hosting, hosting, run, until
+from tests.integration.hosting import Hosting, hosting, is_there, run, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -134,6 +135,20 @@ def test_every_call_of_a_fresh_function_has_a_process_of_its_own() -> None:
         await until(lambda: not at.host.worker_pids())
 
     run(work)
+
+
+@linux_only
+def test_what_a_function_starts_and_leaves_behind_ends_with_its_host() -> None:
+    async def work(at: Hosting) -> int:
+        pid = await at.call("leave_behind")
+        assert isinstance(pid, int) and is_there(pid)
+        return pid
+
+    pid = run(work)
+    deadline_s = time.monotonic() + 5.0
+    while is_there(pid) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not is_there(pid)
 
 
 @linux_only
