@@ -36,10 +36,8 @@ from tests.integration.function_host import (
 pytestmark = pytest.mark.slow
 
 APP = """
-    import asyncio, os, random, socket, sys, threading, time
-
-    import functions  # the user's own, beside this file
-    from bokilog import App, Context
+    import asyncio, os, random, socket, sys, threading, time, functions
+    from bokilog import App, Context  # and `functions` is the user's own, beside this file
 
     app = App("shop")
     left, right = socket.socketpair()

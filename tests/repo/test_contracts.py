@@ -41,7 +41,7 @@ SHELLS = {
         *("connections", "host", "membership", "process_settings", "processes", "settings"),
     },
     "bokilog/client": {
-        *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "sync"),
+        *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "opening", "sync"),
         "routing",
     },
 }
