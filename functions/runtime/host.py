@@ -357,10 +357,11 @@ class Host:
             case AppNotLoaded():
                 self._not_loaded(effect)
             case WorkerEnded():
-                logger.warning("worker %d of %s: %s", *effect)
                 self._first_memory.pop(effect.worker, None)
                 if self._watcher is not None:
                     self._watcher.worker_ended(effect)
+                else:
+                    logger.warning("worker %d of %s: %s", *effect)
             case SetTimer():
                 raise AssertionError("the driver keeps the timers")
             case _:
@@ -400,14 +401,15 @@ class Host:
             self._watcher.loaded(loaded)
 
     def _not_loaded(self, failed: AppNotLoaded) -> None:
-        kept = "the version before goes on" if failed.serving else "there is none to serve"
-        logger.error("%s cannot be loaded (%s):\n%s", self.settings.app, kept, failed.trace)
         self._failed = failed.trace
         if failed.files:
             self._watch.watch(failed.files)
         self._settled.set()
         if self._watcher is not None:
             self._watcher.not_loaded(failed)
+            return  # who is shown it need not find it in the log as well
+        kept = "the version before goes on" if failed.serving else "there is none to serve"
+        logger.error("%s cannot be loaded (%s):\n%s", self.settings.app, kept, failed.trace)
 
     def _template_command(self, number: int) -> list[str]:
         return template_command(
