@@ -23,23 +23,18 @@ from itertools import islice
 from typing import NamedTuple
 
 from bokilog.codec import pack, unpack
-from bokilog.cold import ColdMiss, ColdOutcome, FetchRange, Remove, StoreList, Upload
+from bokilog.cold import ColdOutcome, FetchRange, Remove, StoreList, Upload
 from bokilog.cut import CutSpan, first_seqnums, record_count
-from bokilog.effects import Address, CancelTimer, Checkpoint, Commit, Effect, Send, SetTimer
+from bokilog.effects import Address, Checkpoint, Commit, Effect, Send, SetTimer
 from bokilog.errors import (
-    BokilogError,
     CorruptJournal,
-    CorruptRecord,
-    NotReady,
     ReadOnly,
     RemoteProtocolError,
-    to_wire,
 )
 from bokilog.frame import ITEM_FRAME, Frame
 from bokilog.ids import START, NodeId, Position, Shard, Term
 from bokilog.journal import Journal, Location
 from bokilog.messages import (
-    Answer,
     BookState,
     FetchFrames,
     FetchRuns,
@@ -51,7 +46,6 @@ from bokilog.messages import (
     FramesSent,
     IndexReport,
     Read,
-    RequestFailed,
     Runs,
     SeqnumAt,
     SetAux,
@@ -77,9 +71,9 @@ from bokilog.metalog import (
     Trim,
 )
 from bokilog.storage_nodes.agreement import Agreement
-from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill, give_stored
+from bokilog.storage_nodes.answers import Answers
+from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill
 from bokilog.storage_nodes.cold import Cold
-from bokilog.storage_nodes.cold_reads import ColdRequest, VerdictsWanted
 from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Moved
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.loading import Loading, Step
@@ -88,21 +82,17 @@ from bokilog.storage_nodes.missing import mark_missing
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.releases import Releases
-from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair, give
+from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair
 from bokilog.storage_nodes.scrub import SCRUB_BYTES_S
 from bokilog.storage_nodes.snapshots import Snapshots
 from bokilog.storage_nodes.streams import Streams
 from bokilog.storage_nodes.upkeep import Upkeep
-from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
 from bokilog.view import End, LogSpace
 
 FOLD_RECORDS = 20_000
 """Records folded before messages get their turn again."""
 LOAD_ENTRIES = 1_000
 """A replica that has stored nothing folds so many entries rather than load a peer's fold."""
-EARLY_AUX_MAX = 256
-"""Aux data kept for records that are not folded here yet, of at most 64 KiB each; beyond it the
-oldest is lost, as aux data may be, so that seqnums that never come keep nobody out."""
 ALONE_S = 1.0
 """How often the only replica says what holds its fold up."""
 RUNS_KEPT = 8_192
@@ -188,12 +178,8 @@ class Replica:
         self._last_token = 0
         self._changed: set[Shard] = set()
         self._streams = Streams(space.id)
-        self._waiting = WaitingRoom(space.id)
-        self._books_touched: set[int] = set()
         self._freeze_token: int | None = None
         self._checkpoint_due = False
-        self._early_aux: dict[int, SetAux] = {}
-        """By seqnum, of records that this fold has not come to."""
         self._folded_by: dict[str, int] = {}
         self._upkeep = Upkeep(
             journal=journal,
@@ -204,6 +190,18 @@ class Replica:
             scrub_bytes_s=scrub_bytes_s if space.durability != "memory" else 0,
         )
         self._releases = Releases(node, journal=journal, cold=self._cold)
+        self._answers = Answers(
+            node=node,
+            space=space.id,
+            index=index,
+            reader=self._reader,
+            loading=self._loading,
+            pending=self._pending,
+            cold=self._cold.reads,
+            streams=self._streams,
+            releases=self._releases,
+            suspect=self._upkeep.suspect,
+        )
         self._fresh = not index.stored_position.count
         """It began with nothing, and has not come to where a peer stands."""
         self._rebuilt = False
@@ -312,7 +310,8 @@ class Replica:
 
         It holds frames, whatever its fold says: nobody must start over because of it (P20).
         """
-        self._streams, self._waiting = before._streams, before._waiting
+        self._streams = before._streams
+        self._answers.succeed(before._answers)
         self._repair.peers_up |= before._repair.peers_up
         self._releases.succeed(before._releases)
         self._runs = before._runs
@@ -391,12 +390,7 @@ class Replica:
 
     def fetch(self, source: Address, message: FetchFrames) -> list[Effect]:
         """A peer lacks ordered frames."""
-        if self._loading.writing:
-            return [Send(source, FramesSent(self.space.id, 0))]
-        try:
-            return give(source, message, pending=self._pending, reader=self._reader)
-        except ColdMiss as miss:
-            return self._wait_for_bytes(source, message, miss)
+        return self._answers.fetch(source, message)
 
     def frames_sent(self, source: Address, message: FramesSent) -> list[Effect]:
         """A peer has answered; its frames are here, or it has none to give."""
@@ -533,10 +527,9 @@ class Replica:
         self.index = index
         self._snapshots, self._loading = Snapshots(index), Loading(self.node, index)
         self._backfill = Backfill(self.node, index, bytes_s=self._backfill_bytes_s)
-        self._early_aux.clear()
+        self._answers.early_aux.clear()
         self.index.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
-        self._reader = self._new_reader(lost_until=entry.first_seqnum)
-        self._upkeep.stand_on(index, self._reader)
+        self._read_with(self._new_reader(lost_until=entry.first_seqnum))
         self._follower.position = self.index.position
         self._entries.clear()
 
@@ -548,6 +541,12 @@ class Replica:
             lost_until=lost_until,
             cold=self._cold.reads,
         )
+
+    def _read_with(self, reader: Reader) -> None:
+        """Another fold took the place of the one before."""
+        self._reader = reader
+        self._upkeep.stand_on(self.index, reader)
+        self._answers.stand_on(self.index, reader, self._loading)
 
     def _take_entries(self, entries: list[tuple[Position, Entry]]) -> None:
         self._entries.extend(entries)
@@ -679,9 +678,9 @@ class Replica:
 
     def _note_books(self, books: int | list[int]) -> None:
         if isinstance(books, int):
-            self._books_touched.add(books)
+            self._answers.books_touched.add(books)
         else:
-            self._books_touched.update(books)
+            self._answers.books_touched.update(books)
 
     def _fold_entry(self, position: Position, entry: Entry) -> None:
         result = self.index.apply(position, entry)
@@ -691,10 +690,10 @@ class Replica:
             self._pending.shard(Shard(self.space.id, position.term, entry.number))
         elif isinstance(entry, Trim):
             self._streams.trim(entry.book, entry.tag, self.index.trim_until(entry.book, entry.tag))
-            self._books_touched.add(entry.book)
+            self._answers.books_touched.add(entry.book)
         elif isinstance(entry, DeleteBook):
             self._streams.deleted(entry.book)
-            self._books_touched.add(entry.book)
+            self._answers.books_touched.add(entry.book)
         if isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags | Retain):
             self._streams.answer(entry.proposer, result)
 
@@ -775,12 +774,12 @@ class Replica:
             effects += self._progress()
         if self._loading.writing:
             return effects
-        if self._early_aux:
-            self._take_early_aux()
+        if self._answers.early_aux:
+            self._answers.take_early_aux()
         if self._backfill.busy:
             self._backfill.folded()
         effects += self._streams.messages(self.index.position, self.index.tail)
-        effects += self._wake()
+        effects += self._answers.wake()
         effects += self._freeze()
         return effects
 
@@ -801,169 +800,37 @@ class Replica:
         )
         return [Send(self.space.primary, message)]
 
-    # --- index followers --------------------------------------------------------------------------
+    # --- what others ask --------------------------------------------------------------------------
 
     def follow(self, source: Address, message: FollowIndex) -> list[Effect]:
-        """An engine follows the index, or more LogBooks of it; verdicts it lacks are worked out
-        again (P23)."""
-        if self._loading.writing:  # told once there is a fold
-            self._streams.follow(source, number=message.number, books=message.books, position=START)
-            return []
-        follower, new = self._streams.follow(
-            source, number=message.number, books=message.books, position=self.index.position
-        )
-        follower.deleted += sorted(self.index.deleted_books)
-        for book in sorted(new):
-            follower.trims += self.index.trims_of(book)
-        effects: list[Effect] = []
-        for wanted in message.verdicts:
-            effects += self._tell_verdicts(source, VerdictsWanted(*wanted))
-        return effects
+        """An engine follows the index, or more LogBooks of it."""
+        return self._answers.follow(source, message)
 
-    def _tell_verdicts(self, source: Address, wanted: VerdictsWanted) -> list[Effect]:
-        term, number, first, first_seqnum = wanted
-        follower = self._streams.follower(source)
-        if follower is None or self._loading.writing:
-            return []
-        try:
-            found = self._verdicts_again(Shard(self.space.id, Term(term), number), first_seqnum)
-        except ColdMiss as miss:
-            return self._wait_for_bytes(source, wanted, miss)
-        if found is not None:
-            follower.verdicts.append([term, number, first, found])
-        return []
+    def read(self, source: Address, read: Read) -> list[Effect]:
+        """Answers, or waits for the read's position, then for a record if it may (P27, P28)."""
+        return self._answers.read(source, read)
 
-    def _verdicts_again(self, shard: Shard, first_seqnum: int) -> list[list[object]] | None:
-        """A frame's verdicts from the fold's state: what became of its units does not change."""
-        if first_seqnum >= self.index.tail:
-            return None  # not folded yet: they will be streamed
-        found = self._reader.frame_at(first_seqnum)
-        if found is None or found[0].shard != shard:
-            return None
-        return self.index.verdicts_of(*found)
+    def read_timer(self, key: int) -> list[Effect]:
+        """The wait for a record is over."""
+        return self._answers.read_timer(key)
+
+    def seqnum_at(self, source: Address, message: SeqnumAt) -> list[Effect]:
+        return self._answers.seqnum_at(source, message)
+
+    def book_state(self, source: Address, message: BookState) -> list[Effect]:
+        return self._answers.book_state(source, message)
+
+    def set_aux(self, message: SetAux) -> list[Effect]:
+        """Kept if the record is visible here; losing it costs time, never truth."""
+        return self._answers.set_aux(message)
 
     def link_down(self, source: Address) -> list[Effect]:
-        self._streams.drop(source)
-        effects = [*self._waiting.drop(source), *self._cold.reads.drop(source)]
+        """Nobody waits for an answer there any more; a backup that went there has ended."""
+        effects = self._answers.link_down(source)
         if isinstance(source, int) and self._releases.backup_ends(source):
             self._snapshots.drop(source)
             self._release()
         return effects
-
-    # --- reads ------------------------------------------------------------------------------------
-
-    def read(self, source: Address, read: Read) -> list[Effect]:
-        """Answers, or waits for the read's position, then for a record if it may (P27, P28)."""
-        position = self.index.position
-        if self._loading.writing:
-            return self._not_here(source, read)
-        if read.position > position:
-            return self._wait(source, read)
-        reply = self._reader.read(read, position)
-        if isinstance(reply, ColdMiss):
-            return self._wait_for_bytes(source, read, reply)
-        if isinstance(reply, BokilogError):
-            if isinstance(reply, CorruptRecord):
-                self._upkeep.suspect(reply.seqnum)
-            return [Send(source, RequestFailed(read.request, to_wire(reply), position))]
-        if reply.seqnums or not read.wait_ms:
-            return [Send(source, reply)]
-        return self._wait(source, read)
-
-    def read_timer(self, key: int) -> list[Effect]:
-        """The wait is over: whatever there is now."""
-        waiting = self._waiting.take(key)
-        if waiting is None or not isinstance(waiting.request, Read):
-            return []
-        return self.read(waiting.source, waiting.request._replace(wait_ms=0))
-
-    def seqnum_at(self, source: Address, message: SeqnumAt) -> list[Effect]:
-        if self._loading.writing:
-            return self._not_here(source, message)
-        if message.position > self.index.position:
-            return self._wait(source, message)
-        seqnum = self.index.seqnum_at(message.timestamp_ms)
-        return [Send(source, Answer(message.request, self.index.position, [seqnum]))]
-
-    def book_state(self, source: Address, message: BookState) -> list[Effect]:
-        if self._loading.writing:
-            return self._not_here(source, message)
-        if message.position > self.index.position:
-            return self._wait(source, message)
-        trim_until, records, last, holds = self.index.book_state(message.book)
-        values: list[object] = [trim_until, records, last, [list(hold) for hold in holds]]
-        return [Send(source, Answer(message.request, self.index.position, values))]
-
-    def set_aux(self, message: SetAux) -> list[Effect]:
-        """Kept if the record is visible here; losing it costs time, never truth."""
-        if self._loading.writing:
-            return []
-        if self.index.contains(message.book, message.seqnum):
-            self.index.set_aux(message.seqnum, message.aux)
-        elif message.seqnum >= self.index.tail:
-            if len(self._early_aux) >= EARLY_AUX_MAX:
-                del self._early_aux[next(iter(self._early_aux))]
-            self._early_aux[message.seqnum] = message
-        return []
-
-    def _take_early_aux(self) -> None:
-        for seqnum in [each for each in self._early_aux if each < self.index.tail]:
-            self.set_aux(self._early_aux.pop(seqnum))
-
-    def _not_here(self, source: Address, request: Request) -> list[Effect]:
-        """There is no fold: another replica is asked (P33)."""
-        error = to_wire(self._loading_error())
-        return [Send(source, RequestFailed(request.request, error, START))]
-
-    def _loading_error(self) -> NotReady:
-        return NotReady(f"{self.node} loads the index of log space {self.space.id} from a peer")
-
-    def _wait(self, source: Address, request: Request) -> list[Effect]:
-        if self._waiting.full:
-            error = NotReady(f"{WAITING_MAX} requests are waiting on {self.node} already")
-            return [
-                Send(source, RequestFailed(request.request, to_wire(error), self.index.position))
-            ]
-        if request.position > self.index.position:
-            self._waiting.for_position(source, request)
-            return []
-        assert isinstance(request, Read), "only reads wait for records"
-        return [SetTimer(self._waiting.for_record(source, request), request.wait_ms / 1000)]
-
-    def _wake(self) -> list[Effect]:
-        """Requests whose position has come, and reads of the LogBooks that changed."""
-        effects: list[Effect] = []
-        if not len(self._waiting):
-            self._books_touched.clear()
-            return effects
-        position = self.index.position
-        for waiting in self._waiting.reached(position):
-            effects += self._ask(waiting.source, waiting.request)
-        for key, waiting in self._waiting.touched(self._books_touched):
-            assert isinstance(waiting.request, Read) and waiting.timer is not None
-            reply = self._reader.read(waiting.request, position)
-            if isinstance(reply, ColdMiss):
-                effects += self._wait_for_bytes(waiting.source, waiting.request, reply)
-                effects.append(CancelTimer(waiting.timer))
-            elif isinstance(reply, BokilogError):
-                failed = RequestFailed(waiting.request.request, to_wire(reply), position)
-                effects += [Send(waiting.source, failed), CancelTimer(waiting.timer)]
-            elif reply.seqnums:
-                effects += [Send(waiting.source, reply), CancelTimer(waiting.timer)]
-            else:
-                continue
-            self._waiting.take(key)
-        self._books_touched.clear()
-        return effects
-
-    def _ask(self, source: Address, request: Request) -> list[Effect]:
-        match request:
-            case Read():
-                return self.read(source, request)
-            case SeqnumAt():
-                return self.seqnum_at(source, request)
-            case BookState():
-                return self.book_state(source, request)
 
     # --- upkeep -----------------------------------------------------------------------------------
 
@@ -1015,39 +882,14 @@ class Replica:
         """A job at the object store has ended."""
         if not isinstance(job, FetchRange):
             return self._cold.done(job, outcome, now_s)
-        return self._cold.reads.fetched(job, outcome, ask=self._ask_again, refuse=self._refuse_cold)
+        return self._answers.fetched(job, outcome)
 
     def cold_timer(self, key: int) -> list[Effect]:
         """A request has waited for cold bytes for too long."""
-        return self._cold.reads.timer(key, self._refuse_cold)
+        return self._answers.cold_timer(key)
 
     def cold_down_timer(self) -> list[Effect]:
         self._cold.reads.down_timer()
-        return []
-
-    def _wait_for_bytes(
-        self, source: Address, request: ColdRequest, miss: ColdMiss
-    ) -> list[Effect]:
-        waits = self._cold.reads.wait(source, request, miss)
-        return self._refuse_cold(source, request, waits) if isinstance(waits, NotReady) else waits
-
-    def _ask_again(self, source: Address, request: ColdRequest) -> list[Effect]:
-        match request:
-            case Read():
-                return self.read(source, request)
-            case FetchFrames():
-                return self.fetch(source, request)
-            case FetchStored():
-                return self.fetch_stored(source, request)
-            case VerdictsWanted():
-                return self._tell_verdicts(source, request)
-
-    def _refuse_cold(self, source: Address, request: ColdRequest, error: NotReady) -> list[Effect]:
-        """Readers and backups are told; a peer asks another one, and must not take this for an
-        answer: that would say that the bytes are gone."""
-        number = request.request if isinstance(request, Read) else 0
-        if isinstance(request, Read) or isinstance(source, int):
-            return [Send(source, RequestFailed(number, to_wire(error), self.index.position))]
         return []
 
     # --- storing the fold, letting segments go ----------------------------------------------------
@@ -1257,13 +1099,7 @@ class Replica:
         """From here on nothing is answered, until the other fold is here whole."""
         self._entries.clear()
         self._snapshots.clear()
-        effects: list[Effect] = []
-        effects += self._cold.reads.drop_all(self._refuse_cold, self._loading_error())
-        for waiting in self._waiting.drop_all():
-            effects += self._not_here(waiting.source, waiting.request)
-            if waiting.timer is not None:
-                effects.append(CancelTimer(waiting.timer))
-        return [*effects, *self._tell_all()]
+        return [*self._answers.send_away(), *self._tell_all()]
 
     def _loaded(self) -> list[Effect]:
         """The store holds a peer's fold: go on from where it stands (P16)."""
@@ -1271,8 +1107,7 @@ class Replica:
         if self._agreement is not None:
             self._agreement.forget()
         position = self.index.position
-        self._reader = self._new_reader(self._first_known())
-        self._upkeep.stand_on(self.index, self._reader)
+        self._read_with(self._new_reader(self._first_known()))
         self._follower = MetalogFollower(self.space.id, position)
         for term, end in sorted(self._ended.items()):
             if term > position.term:
@@ -1305,16 +1140,7 @@ class Replica:
 
     def fetch_stored(self, source: Address, message: FetchStored) -> list[Effect]:
         """A peer has loaded a fold, and lacks frames that it names."""
-        if self._loading.writing:
-            return []
-        if self._releases.has_broken_backup(source):
-            start = message.first_seqnum
-            return [Send(source, StoredSent(self.space.id, start, start, START, []))]
-        dead_too = self._releases.has_backup(source)
-        try:
-            return [*give_stored(source, message, self.index, self._reader, dead_too=dead_too)]
-        except ColdMiss as miss:
-            return self._wait_for_bytes(source, message, miss)
+        return self._answers.fetch_stored(source, message)
 
     def stored_frame(self, source: Address, message: StoredFrame) -> list[Effect]:
         """Journals a frame that the loaded fold names; it is read once it is durable."""
@@ -1364,7 +1190,7 @@ class Replica:
             "tail": self.index.tail,
             "frames_asked": self._repair.asked_count,
             "waiting_entries": len(self._entries),
-            "waiting_reads": len(self._waiting),
+            "waiting_reads": self._answers.waiting_count,
             "pending_bytes": self._pending.bytes_in_memory,
             "read_only": self.read_only,
             "replica": self.is_member,

@@ -47,6 +47,7 @@ from bokilog.metalog import (
     Trim,
 )
 from bokilog.storage_nodes import replica as replica_module, waiting as waiting_module
+from bokilog.storage_nodes.answers import EARLY_AUX_MAX
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
 from tests.protocol.storage_rig import (
@@ -191,10 +192,10 @@ def test_p08_a_frame_that_is_still_on_its_way_is_not_asked_for() -> None:
 def test_p08_aux_data_waits_for_a_fold_that_is_behind() -> None:
     """The engine may have got its record from a write quorum that this node is not part of."""
     rig = StorageRig().begin()
-    for never in range(replica_module.EARLY_AUX_MAX):
+    for never in range(EARLY_AUX_MAX):
         rig.get(ENGINE, SetAux(1, SPACE, BOOK, 1_000 + never, b"of a seqnum that does not come"))
     rig.get(ENGINE, SetAux(1, SPACE, BOOK, 1, b"view"))
-    assert len(rig.replica._early_aux) == replica_module.EARLY_AUX_MAX
+    assert len(rig.replica._answers.early_aux) == EARLY_AUX_MAX
     rig.hold(frame(0))
     rig.order(cut(1, 0, 1))
     reply = rig.ask(read())

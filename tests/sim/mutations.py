@@ -20,7 +20,7 @@ import bokilog.sequencer.progress as progress
 import bokilog.storage_nodes.index as index
 from bokilog.client.batching import Lane
 from bokilog.client.session import Session
-from bokilog.conditions import Unit
+from bokilog.conditions import KeyUse, Unit
 from bokilog.effects import Checkpoint, Send, ViewInstalled
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.index_follower import IndexFollower
@@ -43,6 +43,7 @@ from bokilog.sequencer.primary import Primary
 from bokilog.sequencer.progress import Progress
 from bokilog.sequencer.replication import Replication
 from bokilog.sequencer.seal import Sealing
+from bokilog.storage_nodes.answers import Answers
 from bokilog.storage_nodes.aux_data import AuxData
 from bokilog.storage_nodes.books import Book, Books
 from bokilog.storage_nodes.replica import Replica
@@ -337,13 +338,13 @@ def _trimmed_records_served() -> list[Patch]:
 
 def _none_below_the_token() -> list[Patch]:
     """A replica answers at once, wherever it stands."""
-    original = Replica.read
+    original = Answers.read
 
-    def read(self: Replica, source: Any, read: Any) -> Any:
-        position = min(read.position, self.index.position)
+    def read(self: Answers, source: Any, read: Any) -> Any:
+        position = min(read.position, self._index.position)
         return original(self, source, read._replace(position=position))
 
-    return [(Replica, "read", read)]
+    return [(Answers, "read", read)]
 
 
 def _facts_above_their_position() -> list[Patch]:
@@ -528,7 +529,7 @@ def _late_seqnum_at() -> list[Patch]:
 
 def _keyed_unit_is_one_record() -> list[Patch]:
     """Of a unit with a key only the first record is remembered."""
-    use = index.KeyUse
+    use = KeyUse
     return [(index, "KeyUse", lambda first, count, *more: use(first, 1, *more))]
 
 
