@@ -116,14 +116,22 @@ def verify(_kind: int, view: memoryview) -> bool:
 
 
 def start(
-    path: Path, *, sync: SyncPolicy | None = None, disk: FakeDisk | None = None, **settings: int
+    path: Path,
+    *,
+    sync: SyncPolicy | None = None,
+    disk: FakeDisk | None = None,
+    segment_bytes: int = SEGMENT_BYTES,
+    keeps_something: bool = False,
+    **settings: int,
 ) -> tuple[JournalFile, list[tuple[int, Location, bytes]]]:
     journal = JournalFile(
         path,
         sync=sync or FakeSync(),
         verify=verify,
         write=disk or write_at,
-        **{"segment_bytes": SEGMENT_BYTES, **settings},
+        segment_bytes=segment_bytes,
+        keeps_something=keeps_something,
+        **settings,
     )
     return journal, [(kind, place, bytes(data)) for kind, place, data in journal.recover()]
 
