@@ -46,6 +46,7 @@ from bokilog.metalog import (
     Hold,
     OpenShard,
     Release,
+    StartOver,
     Trim,
 )
 from bokilog.record import Durability, Unit
@@ -265,8 +266,7 @@ class SpaceOracle(Branch):
 
     def start_over(self, position: Position, tail: int) -> None:
         """Some index begins anew there, empty (P20); the entry that says so follows."""
-        fork = self.forks[-1] if self.forks else None
-        if fork is not None and fork.started_over and fork.kept == position.count:
+        if any(fork.started_over and fork.kept == position.count for fork in self.forks):
             return
         if position.count < self.count:
             self._broken(f"a fold starts over at {position}, {self.count} entries were folded")
@@ -294,11 +294,14 @@ class SpaceOracle(Branch):
         for position, entry, frames, chained_hash in was.raw[: fork.kept]:
             self._take(position, entry, frames, chained_hash)
         if fork.started_over:
-            # Entries stay, for positions; what they did does not.
-            self.units, self.by_data, self.deleted = [], {}, set()
-            self.timelines, self.books = {}, {}
+            self._forget()
         self.lost.append(was)
         self.forks = [*was.forks, fork]
+
+    def _forget(self) -> None:
+        """Entries stay, for positions; what they did does not."""
+        self.units, self.by_data, self.deleted = [], {}, set()
+        self.timelines, self.books = {}, {}
 
     def _home(self, position: Position) -> SpaceOracle:
         """The branch that an entry is of: one that lags folds what is lost already."""
@@ -390,6 +393,8 @@ class SpaceOracle(Branch):
             self._extend_by_cut(position, entry, frames, chained_hash)
             return
         self._enter(position, entry.timestamp_ms)
+        if isinstance(entry, StartOver):
+            self._forget()
         expected = self._apply(position.count, entry)
         self.entries.append(
             EntryRecord(position.term, entry, (), (), expected, self.tail, chained_hash)
