@@ -110,7 +110,7 @@ def is_text(said: str) -> bool:
 async def read_body(request: web.Request, settings: GatewaySettings) -> bytes:
     """The whole body.
 
-    Raises `Refused`: it is too large, or takes too long to come.
+    Raises `Refused`: it is too large, takes too long to come, or is not encoded as it says.
     """
     limit = settings.body_bytes_max
     length = request.content_length
@@ -125,6 +125,8 @@ async def read_body(request: web.Request, settings: GatewaySettings) -> bytes:
                 body += part
                 if len(body) > limit:
                     raise refuse(413, f"a body of more than {limit} bytes", limit=limit)
+    except web.RequestPayloadError as error:
+        raise refuse(400, f"the body cannot be read: {error}") from None
     except TimeoutError:
         detail = f"the body was not here within {settings.body_timeout_s:g} s"
         raise refuse(408, detail) from None

@@ -189,6 +189,14 @@ async def test_a_header_that_is_no_utf_8_is_refused_before_it_reaches_the_host(
         assert served.runner.started == []
 
 
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served:
+        headers = {"Content-Encoding": "gzip"}
+        async with served.http.post("/f/echo", data=b"not gzip", headers=headers) as answer:
+            assert answer.status == 400
+            assert "gzip" in (await answer.json())["detail"]
+
+
 @pytest.mark.parametrize("key", ["", "k" * 257])
 async def test_a_key_that_is_none_is_refused(serve: Serve, key: str) -> None:
     async with serve({"echo": echo}) as served:
