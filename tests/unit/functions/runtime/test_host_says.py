@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bokilog.functions.runtime.effects import AppNotLoaded, WorkerEnded
+from bokilog.functions.runtime.effects import AppNotLoaded, Effect, WorkerEnded
 from bokilog.functions.runtime.host import Host, Watcher
 from bokilog.functions.runtime.process_settings import HostSettings
 from tests.integration.hosting import Seen
@@ -28,7 +28,10 @@ def host_of(watcher: Watcher | None) -> Host:
 
 @pytest.mark.asyncio
 async def test_trouble_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    effects = [AppNotLoaded("Traceback: no such thing", (), False), WorkerEnded(1, "f", "gone")]
+    effects: list[Effect] = [
+        AppNotLoaded("Traceback: no such thing", (), False),
+        WorkerEnded(1, "f", "gone"),
+    ]
     with caplog.at_level(logging.WARNING):
         seen = Seen()
         for effect in effects:
