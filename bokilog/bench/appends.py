@@ -34,6 +34,8 @@ class Work:
     durability: str = "sync"
     sync_delay_ms: float = 0.0
     follower: bool = True
+    sequencers: int = 1
+    """Of a cluster."""
     flags: tuple[str, ...] = ()
     count: int = 0
     """So many records per turn; 0: as many as there is time for."""
@@ -43,6 +45,8 @@ class Work:
         parts = [shape, "append", self.durability, f"{self.size_bytes}B", f"{self.outstanding}x"]
         if self.batch_count > 1:
             parts.append(f"units-of-{self.batch_count}")
+        if self.sequencers > 1:
+            parts.append(f"{self.sequencers}-sequencers")
         if self.sync_delay_ms:
             parts.append(f"delay-{self.sync_delay_ms:g}ms")
         return ".".join(parts)

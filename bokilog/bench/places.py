@@ -75,12 +75,13 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    directory: Path, *, storage_nodes: int = 3, sync_delay_ms: float = 0.0
+    directory: Path, *, storage_nodes: int = 3, sequencers: int = 1, sync_delay_ms: float = 0.0
 ) -> Iterator[Cluster]:
     """Start a cluster with two engines; stop it at the end."""
     running = LocalCluster(
         directory,
         storage_nodes=storage_nodes,
+        sequencers=sequencers,
         function_nodes=2,
         port=free_ports(2),
         sync_delay_ms=sync_delay_ms,

@@ -49,6 +49,8 @@ LARGE_BAR: Final = 0.5
 MEMORY_BUDGET_BYTES: Final = 256 * MIB
 IMPORT_MS_MAX: Final = 80.0
 OPEN_MS_MAX: Final = 100.0
+SEQUENCERS_BAR: Final = 0.7
+"""What several sequencers leave of the throughput of one."""
 # Syncs in a row before an append is acknowledged: the record's, then that of the cut that orders it
 # (P11). The embedded shape covers both with one.
 SYNCS_IN_A_ROW: Final[Mapping[Shape, int]] = {"embedded": 1, "cluster": 2}
@@ -81,6 +83,11 @@ def append(shape: Shape, work: Work, setting: Setting) -> list[Result]:
         if alone and not work.sync_delay_ms:
             known = stack.enter_context(machine.references(setting.directory))
             contenders.append(known[machine.SYNC])
+        single = replace(work, sequencers=1)
+        if work.sequencers > 1:
+            directory = setting.directory / "one-sequencer"
+            other = appending(shape, single, replace(setting, directory=directory))
+            contenders.append(stack.enter_context(other))
         samples = interleave(contenders, setting.plan, tell=setting.tell)
     ours = samples[contender.name]
     unit = "appends/s" if work.batch_count == 1 else "records/s"
@@ -89,6 +96,17 @@ def append(shape: Shape, work: Work, setting: Setting) -> list[Result]:
         results.append(against_one_sync(contender.name, ours, samples[machine.SYNC]))
     if work.sync_delay_ms and work.durability == "sync":
         results.append(against_the_delay(shape, work, ours))
+    if work.sequencers > 1:
+        results.append(
+            compare(
+                contender.name,
+                rates(ours),
+                unit,
+                against=single.name(shape),
+                others=rates(samples[single.name(shape)]),
+                bar=SEQUENCERS_BAR,
+            )
+        )
     return results
 
 
@@ -100,7 +118,11 @@ def appending(shape: Shape, work: Work, setting: Setting) -> Iterator[Contender]
             yield EmbeddedAppends(worker, setting.directory, work)
         return
     with (
-        cluster(setting.directory / "cluster", sync_delay_ms=work.sync_delay_ms) as running,
+        cluster(
+            setting.directory / "cluster",
+            sequencers=work.sequencers,
+            sync_delay_ms=work.sync_delay_ms,
+        ) as running,
         cluster_clients(running) as (client, follower),
     ):
         yield ClusterAppends(running, work, client=client, follower=follower)

@@ -160,6 +160,13 @@ _durability_option = click.option(
     show_default=True,
     help="Added to every sync: a slower disk. No append may then be faster than its syncs.",
 )
+@click.option(
+    "--sequencers",
+    type=click.IntRange(min=1, max=7),
+    default=1,
+    show_default=True,
+    help="Of a cluster; more than one are compared with one, in turns.",
+)
 @click.option("--follower/--no-follower", default=True, help="Whether somebody reads along.")
 @shared_options
 def append(
@@ -169,6 +176,7 @@ def append(
     durability: str,
     batch_count: int,
     sync_delay_ms: float,
+    sequencers: int,
     follower: bool,
     rounds: int,
     seconds: float,
@@ -185,12 +193,15 @@ def append(
     from bokilog.bench import suites
     from bokilog.bench.appends import Work
 
+    if shape == "embedded" and sequencers > 1:
+        raise click.UsageError("--sequencers is of --shape cluster: an embedded log has one")
     work = Work(
         size_bytes=size_bytes,
         outstanding=outstanding,
         batch_count=batch_count,
         durability=durability,
         sync_delay_ms=sync_delay_ms,
+        sequencers=sequencers,
         follower=follower,
     )
     results = _measured(
