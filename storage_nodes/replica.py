@@ -1,9 +1,9 @@
 """One log space at one storage node: frames in, order applied, index served.
 
 Decides: which frames it holds and so reports (P9), in which order the metalog is folded (P19), when
-it lacks frames and asks a peer for them (P8), what each engine that follows the index is told
-(P27), which reads can be answered now and which wait (P28), when the fold is stored and which
-segments are done with (P21).
+the fold is stored (P19), and when a peer's takes its place (P16). What a cut lacks is looked after
+in `next_cut.py`, requests of others in `answers.py`, the journal's bytes in `upkeep.py` and
+`releases.py`: here is what they need of each other, and when.
 
 Invariants: progress counts only what the journal has made durable to the class's standard (the
 embedded shape reports what is written: there one sync covers frames and the entry that orders them,
@@ -19,17 +19,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from typing import NamedTuple
 
 from bokilog.codec import pack, unpack
 from bokilog.cold import ColdOutcome, FetchRange, Remove, StoreList, Upload
-from bokilog.cut import CutSpan, first_seqnums, record_count
 from bokilog.effects import Address, Checkpoint, Commit, Effect, Send, SetTimer
 from bokilog.errors import (
-    CorruptJournal,
     ReadOnly,
-    RemoteProtocolError,
 )
 from bokilog.frame import ITEM_FRAME, Frame
 from bokilog.ids import START, NodeId, Position, Shard, Term
@@ -46,7 +42,6 @@ from bokilog.messages import (
     FramesSent,
     IndexReport,
     Read,
-    Runs,
     SeqnumAt,
     SetAux,
     ShardHeld,
@@ -76,13 +71,15 @@ from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S, Moved
 from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.kept_runs import KeptRuns
 from bokilog.storage_nodes.loading import Loading, Step
 from bokilog.storage_nodes.losses import Losses
 from bokilog.storage_nodes.missing import mark_missing
-from bokilog.storage_nodes.pending import HeldFrame, Pending
+from bokilog.storage_nodes.next_cut import ALONE_S, Gap, NextCut, Opened, Ordered
+from bokilog.storage_nodes.pending import Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.releases import Releases
-from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair
+from bokilog.storage_nodes.repair import Repair
 from bokilog.storage_nodes.scrub import SCRUB_BYTES_S
 from bokilog.storage_nodes.snapshots import Snapshots
 from bokilog.storage_nodes.streams import Streams
@@ -93,13 +90,6 @@ FOLD_RECORDS = 20_000
 """Records folded before messages get their turn again."""
 LOAD_ENTRIES = 1_000
 """A replica that has stored nothing folds so many entries rather than load a peer's fold."""
-ALONE_S = 1.0
-"""How often the only replica says what holds its fold up."""
-RUNS_KEPT = 8_192
-"""Runs of a `flush` or `memory` metalog kept in memory, for sequencers that lose theirs (P11): what
-an operating system may not have written yet."""
-RUNS_GIVEN = 256
-"""Of them, in one answer."""
 ENTRIES_WAITING_MAX = 100_000
 """Entries kept that cannot be folded yet; beyond that runs are dropped and asked for again."""
 
@@ -158,11 +148,8 @@ class Replica:
         """Staged: frames that a loaded fold names, from peers."""
         self._filling: dict[int, list[Moved]] = {}
         """The same, committed, by token."""
-        self._gone: tuple[Position, set[str]] = (START, set())
-        """Peers that have no frames of the next entry to give."""
         keeps = space.durability != "sync" and not report_written
-        self._runs: deque[Run] = deque(maxlen=RUNS_KEPT if keeps else 0)
-        """The last ones that were published, in order and without a gap."""
+        self._runs = KeptRuns(space.id, keeps=keeps)
         self._losses = Losses(space.id)
         self._agreement = Agreement() if len(space.replicas) > 1 else None
         self.folds_given_up = 0
@@ -173,6 +160,15 @@ class Replica:
         self._entries: deque[tuple[Position, Entry]] = deque()
         self._fold_scheduled = False
         self._repair = Repair(node, space.id)
+        self._next_cut = NextCut(
+            node=node,
+            space=space.id,
+            entries=self._entries,
+            pending=self._pending,
+            journal=journal,
+            losses=self._losses,
+            repair=self._repair,
+        )
         self._staged: list[tuple[Shard, int]] = []
         self._committing: dict[int, list[tuple[Shard, int]]] = {}
         self._last_token = 0
@@ -180,7 +176,6 @@ class Replica:
         self._streams = Streams(space.id)
         self._freeze_token: int | None = None
         self._checkpoint_due = False
-        self._folded_by: dict[str, int] = {}
         self._upkeep = Upkeep(
             journal=journal,
             index=index,
@@ -273,9 +268,7 @@ class Replica:
         self._ended[term] = end
         self._take_entries(self._follower.end_term(Term(term - 1), end.position.count))
         self._losses.term_ended(Term(term - 1), end.position.count)
-        runs, count = self._runs, end.position.count
-        while runs and runs[-1].term < term and runs[-1].until > count:
-            runs.pop()
+        self._runs.begin_term(term, end.position.count)
         self._cap_ends(term, end.position.count)
         if self._loading.writing:
             return []  # there is no fold; the one that comes goes on from its own term
@@ -398,48 +391,18 @@ class Replica:
             return self._fold()
         if not self._entries:
             return []
-        wanted = self._entries[0][0]
-        gone = {*(self._gone[1] if self._gone[0] == wanted else ()), str(source)}
-        self._gone = wanted, gone
-        folded = any(self._folded_by.get(peer, 0) >= wanted.count for peer in gone)
-        if not gone.issuperset(self._peers()):
+        self._next_cut.refused(str(source))
+        if not self._next_cut.is_refused_by(self._peers()):
             return []
-        if not folded:
-            return self._state_loss(gone)
-        reason = f"no peer has the frames of entry {wanted.count} any more"
-        return self._load(reason, at_least=wanted.count)
-
-    def _state_loss(self, gone: set[str]) -> list[Effect]:
-        """Nobody connected has the next frame: if that is everybody, the primary is told (P24)."""
-        if not gone.issuperset(each for each in self.space.replicas if each != self.node):
-            return []
-        missing = self._missing()
-        if missing is None:
-            return []
-        shard, start, _ = missing
-        until = start + 1
-        for position, entry in islice(self._entries, AHEAD_ENTRIES):
-            if isinstance(entry, Cut) and position.term == shard.term:
-                ends = (span.until for span in entry.spans if span.number == shard.number)
-                until = max(until, *ends, 0)
-        held = self._pending.next_after(shard, start)
-        until = until if held is None else min(until, held)
-        return self._losses.state(shard, start, until, to=self.space.primary)
+        if not self._next_cut.was_let_go:
+            return self._next_cut.state_loss(self.space)
+        count = self._entries[0][0].count
+        return self._load(f"no peer has the frames of entry {count} any more", at_least=count)
 
     @property
     def held_up(self) -> str:
         """Why the fold does not go on, and for whom it waits; empty: it does (P24)."""
-        if not self._entries or not self._repair.catching_up or self._loading.reason:
-            return ""
-        wanted, missing = self._entries[0][0], self._missing()
-        if missing is None:
-            return ""
-        gone = self._gone[1] if self._gone[0] == wanted else set()
-        silent = [each for each in self.space.replicas if each not in (self.node, *gone)]
-        what = f"entry {wanted.count} waits for record {missing[1]} of shard {missing[0].number}"
-        if self._losses.stated:
-            return f"{what}, which no replica has: it is lost once all of them have said so"
-        return f"{what}, which is not here; not yet asked for it: {', '.join(silent) or 'nobody'}"
+        return "" if self._loading.reason else self._next_cut.held_up(self.space)
 
     def persisted(self, token: int) -> list[Effect]:
         """What was committed under this token, and earlier, counts now."""
@@ -494,31 +457,16 @@ class Replica:
             self.dropped_runs_count += 1
             return []
         self._losses.note(run)
-        self._keep(run)
+        self._runs.keep(run)
         first = run.entries[0]
         if isinstance(first, StartOver) and self._new_index is not None and self.index.empty:
             self._start_over(run, first, self._new_index())
         self._take_entries(self._follower.offer(run))
         return self._fold()
 
-    def _keep(self, run: Run) -> None:
-        """For sequencers: a run that came before, or ahead of its turn, adds nothing."""
-        runs = self._runs
-        if runs and run.first != runs[-1].until:
-            if run.first < runs[-1].until:
-                return
-            runs.clear()
-        runs.append(run)
-
     def give_runs(self, source: Address, message: FetchRuns) -> list[Effect]:
         """A sequencer that starts asks for what it may have lost (P11)."""
-        wanted = message.first
-        found: list[Run] = []
-        for run in self._runs:
-            if run.first == wanted and len(found) < RUNS_GIVEN:
-                found.append(run)
-                wanted = run.until
-        return [Send(source, Runs(self.space.id, message.term, tuple(found)))]
+        return [*self._runs.give(source, message)]
 
     def _start_over(self, run: Run, entry: StartOver, index: Index) -> None:
         """What was ordered before is lost on every replica: the fold begins here, empty (P20)."""
@@ -568,11 +516,12 @@ class Replica:
                     effects.append(SetTimer(("fold", self.space.id), 0.0))
                 return effects
             if isinstance(entry, Cut):
-                gaps = self._gaps_of_cut(position, entry) if self._losses.any else []
-                frames = self._frames_of_cut(position, entry)
-                opened = self._open(frames) if frames is not None else None
+                needs = self._next_cut
+                gaps = needs.gaps_of(position, entry) if self._losses.any else []
+                frames = needs.frames_of(position, entry)
+                opened = needs.opened(frames, self.space) if frames is not None else None
                 if frames is None or opened is None:
-                    return [*effects, *self._fetch_missing()]
+                    return [*effects, *needs.fetch(self.space, self.index.tail)]
                 effects += self._losses.take_back(to=self.space.primary)
                 budget -= self._fold_cut(position, entry, frames, opened, gaps)
                 if gaps:
@@ -596,66 +545,13 @@ class Replica:
         self._fold_scheduled = False
         return self._fold()
 
-    def _frames_of_cut(
-        self, position: Position, cut: Cut
-    ) -> list[tuple[int, Shard, HeldFrame]] | None:
-        found: list[tuple[int, Shard, HeldFrame]] = []
-        for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
-            shard = Shard(self.space.id, position.term, span.number)
-            frames = self._frames_of(shard, span.start, span.until)
-            if isinstance(frames, int):
-                return None
-            found += [(seqnum + held.start - span.start, shard, held) for held in frames]
-        return found
-
-    def _frames_of(self, shard: Shard, start: int, until: int) -> list[HeldFrame] | int:
-        """The frames of a span, without what is lost; or the first count that is missing."""
-        if not self._losses.any:
-            return self._pending.frames_of(shard, start, until)
-        found: list[HeldFrame] = []
-        for first, end, lost in self._losses.parts(shard, start, until):
-            frames = [] if lost else self._pending.frames_of(shard, first, end)
-            if isinstance(frames, int):
-                return frames
-            found += frames
-        return found
-
-    def _gaps_of_cut(self, position: Position, cut: Cut) -> list[tuple[Shard, int, int, int]]:
-        """What is lost of a cut: shard, first count, past the last, and the first one's seqnum."""
-        return [
-            (shard, first, end, seqnum + first - span.start)
-            for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans)
-            for shard in (Shard(self.space.id, position.term, span.number),)
-            for first, end, lost in self._losses.parts(shard, span.start, span.until)
-            if lost
-        ]
-
-    def _open(
-        self, frames: list[tuple[int, Shard, HeldFrame]]
-    ) -> list[tuple[int, Frame, Location]] | None:
-        """The frames themselves; None if the disk does not give one back: then a peer does.
-
-        The fold must not decide without it, since the other replicas have it whole (P30, P34).
-        """
-        opened = []
-        for seqnum, shard, held in frames:
-            try:
-                frame = self._pending.bytes_of(held)
-            except (RemoteProtocolError, CorruptJournal):
-                if len(self.space.replicas) == 1:
-                    raise  # there is nobody to ask
-                self._pending.lose(shard, held)
-            else:
-                opened.append((seqnum, frame, self._journal.resolve(held.location)))
-        return opened if len(opened) == len(frames) else None
-
     def _fold_cut(
         self,
         position: Position,
         cut: Cut,
-        frames: list[tuple[int, Shard, HeldFrame]],
-        opened: list[tuple[int, Frame, Location]],
-        gaps: list[tuple[Shard, int, int, int]],
+        frames: list[Ordered],
+        opened: list[Opened],
+        gaps: list[Gap],
     ) -> int:
         lost = [(seqnum, until - start) for _, start, until, seqnum in gaps]
         outcomes = self.index.apply_cut(position, cut, opened, gaps=lost)
@@ -709,40 +605,6 @@ class Replica:
         self._pending.end_term(old_term)
         self._losses.folded(self.index.position)
         return self._begin_term()
-
-    def _fetch_missing(self) -> list[Effect]:
-        """Asks a peer for the frames of the next cut that are not here, and for what follows."""
-        missing = self._missing()
-        if missing is None:
-            return []
-        shard, start, span = missing
-        first = span[0] + start - span[1].start
-        request = FetchFrames(shard, start, span[1].until, first, self._known_tail())
-        effects = self._repair.ask(request, self.space.replicas)
-        alone = self._repair.catching_up and self.space.replicas == (self.node,)
-        if alone and not self._losses.stated:  # there is nobody to ask
-            return [*self._state_loss(set()), SetTimer(("fetch", self.space.id), ALONE_S)]
-        return effects
-
-    def _missing(self) -> tuple[Shard, int, tuple[int, CutSpan]] | None:
-        """The first record that the next cut orders and is not here, with its span's seqnum."""
-        position, cut = self._entries[0]
-        if not isinstance(cut, Cut):
-            return None
-        for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
-            shard = Shard(self.space.id, position.term, span.number)
-            missing = self._frames_of(shard, span.start, span.until)
-            if isinstance(missing, int):
-                return shard, missing, (seqnum, span)
-        return None
-
-    def _known_tail(self) -> int:
-        """First seqnum that the entries at hand do not order, as far ahead as is looked at."""
-        tail = self.index.tail
-        for _, entry in islice(self._entries, AHEAD_ENTRIES):
-            if isinstance(entry, Cut):
-                tail = entry.first_seqnum + record_count(entry.spans)
-        return tail
 
     def fetch_timer(self) -> list[Effect]:
         self._repair.timer()
@@ -1002,7 +864,7 @@ class Replica:
 
     def peer_stored(self, peer: str, message: IndexReport) -> list[Effect]:
         self._releases.peer_stored(peer, message.stored.count)
-        self._folded_by[peer] = message.folded.count
+        self._next_cut.peer_folded(peer, message.folded.count)
         if 0 < message.folded.count <= self.index.position.count:
             self._fresh = False
         behind = message.stored.count - self.index.position.count

@@ -25,7 +25,7 @@ from bokilog.metalog import Entry, Lost, Run
 from bokilog.record import Durability
 from bokilog.sequencer.brought import bring
 from bokilog.sequencer.recovery import following, recover_metalog
-from bokilog.storage_nodes import replica as module
+from bokilog.storage_nodes import kept_runs, replica as module
 from bokilog.view import End, Node, View
 from tests.protocol.storage_rig import (
     NODE,
@@ -117,11 +117,11 @@ def test_p11_a_storage_node_gives_what_follows_a_place() -> None:
 def test_p11_it_keeps_a_bounded_part_and_nothing_of_class_sync(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "RUNS_KEPT", 2)
+    monkeypatch.setattr(kept_runs, "RUNS_KEPT", 2)
     assert begun().gives(3) == [3, 4]
     assert begun().gives(0) == []
     assert begun("sync").gives(3) == []
-    monkeypatch.setattr(module, "RUNS_GIVEN", 1)
+    monkeypatch.setattr(kept_runs, "RUNS_GIVEN", 1)
     assert begun().gives(3) == [3]
 
 
