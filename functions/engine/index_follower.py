@@ -8,7 +8,11 @@ only be open while every entry arrives.
 Invariants: `position` and `tail` belong together and never go back; `following` is part of `books`,
 and empty while another replica has just been chosen; facts of a LogBook outside of it are closed.
 
-Does not know: reads, clients, links. Source: P27.
+A log space of class `memory` may have started over where a term begins (P20): what was known before
+it is not served in that term, and nothing new counts until a fold tells of an entry of it, since a
+fold of an earlier term may hold what is lost.
+
+Does not know: reads, clients, links. Source: P20, P27.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from bokilog.facts import Facts, Tail
 from bokilog.functions.engine.cache import Tags
 from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.published import Published
-from bokilog.ids import START, LogSpaceId, NodeId, Term
+from bokilog.ids import START, LogSpaceId, NodeId, Position, Term
 from bokilog.messages import FollowIndex, IndexStream
 from bokilog.view import End
 
@@ -55,8 +59,11 @@ class IndexFollower:
         "left",
         "position",
         "replicas",
+        "settled",
         "tail",
+        "term",
         "verdicts_due",
+        "volatile",
     )
 
     def __init__(
@@ -78,6 +85,12 @@ class IndexFollower:
         self.position = START
         """Up to here the stream has come, and `tail` with it."""
         self.tail = Tail(1)
+        self.volatile = False
+        """Whether it is of class `memory`; other classes are always settled."""
+        self.term = START.term
+        """Of class `memory`: the newest term that anything told of."""
+        self.settled = True
+        """Whether the stream has brought an entry of `term`: until then nothing is known."""
         self.books: OrderedDict[int, None] = OrderedDict()
         """LogBooks wanted from the stream, the one read longest ago first."""
         self.following: set[int] = set()
@@ -98,6 +111,22 @@ class IndexFollower:
         """Whether entries are known that the view of `term` says were lost (P11)."""
         known = self.horizon.position
         return known.term < term and known.count > end.position.count
+
+    def begin_term(self, term: Term) -> bool:
+        """Something told of this term: whether all that is known may be lost since (P20)."""
+        if not self.volatile or term <= self.term:
+            return False
+        self.term, self.settled = term, False
+        return True
+
+    def is_lost(self, position: Position) -> bool:
+        """Whether what was folded at this position may be lost by now (P20)."""
+        return self.volatile and position.term < self.term
+
+    def may_answer(self, position: Position) -> bool:
+        """Whether what is known here counts for a session that has seen this position: one may have
+        met a term that this engine has not heard of."""
+        return not self.volatile or (self.settled and position.term <= self.term)
 
     # --- what is wanted ---------------------------------------------------------------------------
 

@@ -384,7 +384,8 @@ class SpaceProducer:
             self.bytes -= taken.size_bytes
             taken.first_seqnum = seqnum
             taken.position = position
-            self._cache.add_frame(space, seqnum, frame, timestamp_ms)
+            if position.term == self._term:  # what an earlier one ordered may be lost since (P20)
+                self._cache.add_frame(space, seqnum, frame, timestamp_ms)
             if self._deleted and not frame.columns.needs_verdict:
                 self._void_deleted(taken, effects)
             if taken.client is not None:
@@ -625,6 +626,7 @@ class SpaceProducer:
         return {
             "standing": self.standing.value,
             "position": list(self.order.position),
+            "records_ordered": self.ordered_count,
             "unordered_frames": self.frames,
             "unordered_bytes": self.bytes,
             "awaited_verdicts": len(self._awaited),

@@ -45,7 +45,7 @@ from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.parked import TIMER as READ_TIMER, ParkedReads
 from bokilog.functions.engine.published import Published
 from bokilog.functions.engine.settings import EngineSettings
-from bokilog.ids import START, NodeId, Position
+from bokilog.ids import START, NodeId, Position, Term
 from bokilog.messages import (
     Answer,
     BookState,
@@ -148,7 +148,12 @@ class Reader:
         if space is None:
             return [self._failed(source, message.request, _not_ready(message.space))]
         behind = linearizable and message.position > space.position
-        if self._keeps and type(message) is Read and not behind:
+        if (
+            self._keeps
+            and type(message) is Read
+            and not behind
+            and space.may_answer(message.position)
+        ):
             effects = self._answer(space, source, message, now_s)
             if effects is not None:
                 self.local_count += 1
@@ -348,12 +353,16 @@ class Reader:
         return [Send(node, asked)]
 
     def _fetched(self, fetch: Fetch, reply: ReadReply, now_s: float) -> list[Effect]:
+        space = self._spaces[fetch.read.space]
+        effects = self._met(space, reply.position.term, now_s)
+        if effects or not space.settled or space.is_lost(reply.position):
+            return [*effects, *self._not_fetched(fetch, now_s)]
         self._drop_fetch(fetch)
         extra = self._keep_records(fetch.read, reply)
-        space = self._spaces[fetch.read.space]
-        effects: list[Effect] = []
         for source, read in fetch.waiters:
-            answered = self._answer(space, source, read, now_s, extra)
+            answered = None
+            if space.may_answer(read.position):
+                answered = self._answer(space, source, read, now_s, extra)
             if answered is None:
                 answered = self._pass_on(space, source, read, now_s)
             effects += answered
@@ -386,7 +395,10 @@ class Reader:
             return []
         read = cast(Read, passed.message)
         effects: list[Effect] = [Send(passed.source, ReadReply._make((read.request, *reply[1:])))]
-        if self._keeps and passed.node == self._spaces[read.space].chosen:
+        space = self._spaces[read.space]
+        chosen = passed.node == space.chosen
+        effects += self._met(space, reply.position.term, now_s)
+        if self._keeps and chosen and space.settled and not space.is_lost(reply.position):
             self._learn(read, reply)
             if reply.seqnums and len(self._parked):
                 # The stream will find these known already, and wake nobody for them.
@@ -505,11 +517,26 @@ class Reader:
         if not self._keeps:
             space.advance(message)
             return []
+        met = self._met(space, message.position.term, now_s)
+        if met or not space.settled:
+            space.advance(message)
+            return [*met, *self._settle(space, message, now_s)]
+        if space.is_lost(message.position):  # another replica, which is not there yet
+            space.settled = False
+            return []
         news = space.apply(message)
         if not len(self._parked):
             return []
         woken = self._wake(self._parked.on(news.grown), now_s)
         return [*woken, *self._wake(self._parked.on_books(news.changed), now_s)]
+
+    def _settle(self, space: IndexFollower, message: IndexStream, now_s: float) -> list[Effect]:
+        """The followed replica folds entries of the term: what it says from here on counts. It is
+        asked anew, since what it has told so far was not taken."""
+        if space.is_lost(message.position):
+            return []
+        space.settled = True
+        return self._choose(space, now_s)
 
     def trimmed(self, book: int, tag: str | None, until: int) -> None:
         """A trim that a client of this engine asked for has been decided."""
@@ -569,15 +596,21 @@ class Reader:
                 )
                 self._spaces[each.id] = space
             space.replicas = each.replicas
-            if space.is_past(view.term, view.end(each.id)):
+            space.volatile = each.durability == "memory"
+            if space.begin_term(view.term) or space.is_past(view.term, view.end(each.id)):
                 effects += self._forget(space, now_s)
             elif space.chosen not in each.replicas:
                 effects += self._choose(space, now_s)
         return effects
 
+    def _met(self, space: IndexFollower, term: Term, now_s: float) -> list[Effect]:
+        """A storage node tells of this term, perhaps before its view is here."""
+        return self._forget(space, now_s) if space.begin_term(term) else []
+
     def _forget(self, lost: IndexFollower, now_s: float) -> list[Effect]:
-        """The view says that entries known here were lost, as the class may (P11): what they
-        brought is not served any more (P13). Seldom enough to begin all facts anew."""
+        """Entries known here were lost, as a view says and the class may (P11), or may be, since a
+        term of a `memory` log space began (P20): what they brought is not served any more (P13).
+        Seldom enough to begin all facts anew."""
         self.facts.clear()
         self._cache.forget(lost.id)
         if self._published is not None:
