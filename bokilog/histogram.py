@@ -17,6 +17,16 @@ BOUNDS_S: Final = (
 """Upper bounds, inclusive; what is beyond them falls into a last bucket without one."""
 
 
+class Moment:
+    """What time it is, as a core was told last: its parts look here, to time what takes several
+    events."""
+
+    __slots__ = ("now_s",)
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+
 class Histogram:
     """Counts by bucket, and the sum."""
 

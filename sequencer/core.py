@@ -52,6 +52,7 @@ from bokilog.effects import (
     ViewSwapped,
 )
 from bokilog.errors import NotPrimary, to_wire
+from bokilog.histogram import Moment
 from bokilog.ids import START, LogSpaceId, NodeId, Term
 from bokilog.journal import Journal
 from bokilog.messages import (
@@ -184,6 +185,7 @@ class SequencerCore:
         ] = {}
         """What others told that is for a primary, while this sequencer may become one."""
         self._ticking = False
+        self._moment = Moment()
         for space in view.spaces:
             if space.id in recovered:
                 self._begin_as(space, begun(recovered[space.id]), first=True)
@@ -199,6 +201,7 @@ class SequencerCore:
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """What an event asks for, in order."""
+        self._moment.now_s = now_s
         match event:
             case Received(source=source, message=message):
                 self.trace.append((now_s, source, type(message).__name__))
@@ -536,6 +539,7 @@ class SequencerCore:
             journal=self._journals[space.id],
             standing=holding.standing,
             releases=self._releases,
+            moment=self._moment,
         )
         if self._sealing.is_sealed(self.view.term):
             primary.seal()
@@ -583,6 +587,7 @@ class SequencerCore:
                     "published": list(stats.published),
                     "tail": stats.tail,
                     "shards": stats.shards,
+                    "cut_seconds": primary.cut_latency.plain(),
                     "begins_at": stats.begins_at,
                     "replicas": {node: list(counts) for node, counts in stats.replicas.items()},
                 }

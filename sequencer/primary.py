@@ -26,6 +26,7 @@ from typing import Final, NamedTuple, TypeAlias, assert_never
 from bokilog.cut import record_count
 from bokilog.effects import Address, Commit, Effect, EndTerm, RaiseCeiling, Send, SetTimer
 from bokilog.errors import BokilogError, NotReady, Overloaded, ReadOnly, WrongTerm, to_wire
+from bokilog.histogram import Histogram, Moment
 from bokilog.ids import NodeId, Position, Term
 from bokilog.journal import Journal
 from bokilog.limits import SEQNUM_MAX
@@ -114,6 +115,7 @@ class InFlight(NamedTuple):
     run: Run
     tail: int
     """First seqnum not ordered after it."""
+    made_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class Primary:
         standing: how much of that is durable in it; None: all.
         releases: whether it lets go of what replicas have stored, and has backups do so; the
             journal is its own then.
+        moment: what time it is.
     """
 
     def __init__(
@@ -155,8 +158,12 @@ class Primary:
         journal: Journal,
         standing: Standing | None = None,
         releases: bool = False,
+        moment: Moment | None = None,
     ) -> None:
         end = recovered.end
+        self._moment = moment or Moment()
+        self.cut_latency = Histogram()
+        """From a run of cuts and other entries to its publication."""
         self.space = space
         self.term = term
         self.tail = end.tail
@@ -567,7 +574,7 @@ class Primary:
         self._proposed.clear()
         self._losses.clear()
         self._runs.add(run.first, location)
-        self._in_flight.append(InFlight(token, run, self.tail))
+        self._in_flight.append(InFlight(token, run, self.tail, self._moment.now_s))
         if self._replication is None:
             return [Commit(self.space.id, token)]
         self._replication.standing.committed(token, self._end(run.until, self.tail))
@@ -584,7 +591,8 @@ class Primary:
         return self._published()
 
     def _publish_next(self) -> None:
-        _, run, self.published_tail = self._in_flight.popleft()
+        _, run, self.published_tail, made_s = self._in_flight.popleft()
+        self.cut_latency.observe(self._moment.now_s - made_s)
         self.published_count = run.until
         self._recent.append(run)
         self._deletions += deletions_of(run)

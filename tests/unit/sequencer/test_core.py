@@ -25,6 +25,7 @@ from bokilog.effects import (
     ViewInstalled,
 )
 from bokilog.errors import WrongTerm, to_wire
+from bokilog.histogram import BOUNDS_S
 from bokilog.ids import LogSpaceId, Position, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import (
@@ -274,6 +275,7 @@ def test_status_tells_what_is_published() -> None:
         "published": [4, 11],
         "tail": 100,
         "shards": 1,
+        "cut_seconds": [0.0, 1, *[0] * len(BOUNDS_S)],  # the first run, that opened a shard
         "begins_at": 0,
         "replicas": {A: [11, 10]},
     }
