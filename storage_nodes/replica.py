@@ -200,7 +200,7 @@ class Replica:
         self._fresh = not index.stored_position.count
         """It began with nothing, and has not come to where a peer stands."""
         self._rebuilt = False
-        """It took the place of another one: what was folded is folded again."""
+        """It took the place of one that had folded records, which are folded again."""
         self._ended: dict[Term, End] = {}
         for number, opened in index.open_shards.items():
             shard = Shard(space.id, index.position.term, number)
@@ -301,7 +301,8 @@ class Replica:
     def succeed(self, before: Replica) -> None:
         """Takes the place of a replica whose fold went too far: what others asked stays asked.
 
-        It holds frames, whatever its fold says: nobody must start over because of it (P20).
+        If that one had folded records it holds frames, whatever its fold says by now: nobody must
+        start over because of it. One whose memory is lost goes on saying so (P20).
         """
         self._streams = before._streams
         self._answers.succeed(before._answers)
@@ -309,7 +310,7 @@ class Replica:
         self._releases.succeed(before._releases)
         self._runs = before._runs
         self.read_only = before.read_only
-        self._rebuilt = True
+        self._rebuilt = before._rebuilt or not before.index.empty
 
     @property
     def is_member(self) -> bool:

@@ -212,6 +212,17 @@ def test_p20_a_memory_log_space_that_is_folded_again_does_not_say_that_it_is_emp
     assert rig.index.empty
 
 
+def test_p20_a_fold_that_had_lost_everything_says_so_also_once_it_is_built_anew() -> None:
+    """It met entries, but its memory has none of their records. Were it not to count as empty, its
+    log space would never start over, and every record be waited for that nobody has any more."""
+    rig = FlushRig().begin("memory")
+    rig.order(opening(number=20))
+    rig.do(LinkUp(PRIMARY))
+    effects = rig.install(flush_view(2, end=at(1), tail=CEILING, durability="memory"))
+    (report,) = messages(effects, IndexReport)
+    assert isinstance(report, IndexReport) and report.empty
+
+
 # --- when there is nothing to build from ----------------------------------------------------------
 
 
