@@ -55,7 +55,8 @@ async def serve(
     host = Host(settings.host, watcher=watcher)
     parts = _Parts(host, settings)
     try:
-        await host.begin()
+        if not await _begun(host, stop):
+            return
         tasks = [asyncio.create_task(event.wait()) for event in (stop, host.ended)]
         living = asyncio.create_task(parts.live(), name="parts of the host")
         try:
@@ -77,6 +78,23 @@ async def serve(
         await host.aclose()
     if host.bug is not None:
         raise host.bug
+
+
+async def _begun(host: Host, stop: asyncio.Event) -> bool:
+    """Whether the host has begun; it is told to stop meanwhile where loading the app hangs."""
+    beginning = asyncio.create_task(host.begin(), name="host begins")
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([beginning, stopped], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not beginning.done():
+            beginning.cancel()
+            await asyncio.wait([beginning])
+    if beginning.cancelled():
+        return False
+    beginning.result()
+    return True
 
 
 class _Parts:
