@@ -178,6 +178,7 @@ class Template:
             files = user_files(options.folder, error)
             self._send(TemplateFailed(options.number, error.reason, files))
             return 1
+        outlive_parent()
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         if app.start == "fork":
@@ -378,6 +379,12 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
+def outlive_parent() -> None:
+    """The opposite: this process has to end others first, and sees by its socket when."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, 0)
+
+
 def _flush_streams() -> None:
     for stream in (sys.__stdout__, sys.__stderr__):
         try:
@@ -424,6 +431,7 @@ def main(arguments: list[str] | None = None) -> int:
     host = connect_unix(address.path)
     host.setblocking(True)
     host.sendall(PREAMBLE)
+    die_with_parent(os.getppid())  # while it loads it does not look at its socket
     return Template(options, host).run(parts)
 
 
