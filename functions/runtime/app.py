@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from importlib import import_module
 from typing import (
     TYPE_CHECKING,
     Concatenate,
@@ -24,6 +25,7 @@ from typing import (
     overload,
 )
 
+from bokilog.call_errors import InvalidArguments
 from bokilog.client.admin import ClientLog
 from bokilog.errors import InvalidSettings, NotReady
 from bokilog.functions.runtime.context import Context, current
@@ -40,6 +42,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Init = Callable[[], object]
+_SCHEDULES_HOME: Final = "bokilog.functions.calls.schedules"
+"""Found by name: calls stand upon this package."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -276,8 +280,21 @@ class App:
             raise InvalidSettings("function", repr(name), problem)
         function: Function[P, object, object]
         function = Function(self, body, name=name, options=options)
+        if options.schedule:
+            _check_schedule(function)
         self.functions[name] = cast("AnyFunction", function)
         return self.functions[name]
+
+
+def _check_schedule(function: Function[P, object, object]) -> None:
+    """Found where it is declared: nobody is there when it should have been due."""
+    options = function.options
+    import_module(_SCHEDULES_HOME).parse(options.schedule, options.time_zone)
+    try:
+        function.values.encode_arguments((), {})
+    except InvalidArguments as error:
+        problem = f"calls {function.name} without arguments: {error.argument!r} {error.problem}"
+        raise InvalidSettings("schedule", repr(options.schedule), problem) from error
 
 
 class Declaration:

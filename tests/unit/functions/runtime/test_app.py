@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, assert_type
@@ -164,3 +165,29 @@ def test_a_pickled_function_finds_the_app_of_the_process_it_comes_to() -> None:
     data = cloudpickle.dumps(App("elsewhere"))
     here.run_here()
     assert cloudpickle.loads(data) is here
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "told"),
+    [
+        ("every nonsense", "UTC", "every nonsense"),
+        ("61 * * * *", "UTC", "61"),
+        ("*/5 * * * *", "Mars/Base", "Mars/Base"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused_where_it_is_declared(
+    schedule: str, zone: str, told: str
+) -> None:
+    app = App("shop")
+    with pytest.raises(InvalidSettings, match=re.escape(told)):
+
+        @app.function(schedule=schedule, time_zone=zone)
+        async def beat() -> None: ...
+
+
+def test_a_scheduled_function_needs_no_arguments() -> None:
+    app = App("shop")
+    with pytest.raises(InvalidSettings, match="without arguments: 'shop'"):
+
+        @app.function(schedule="every 30s")
+        async def beat(shop: str) -> None: ...
