@@ -160,6 +160,9 @@ FAULTS: dict[str, float] = {
 }
 """How often per second, where they are on."""
 
+CLASS_FAULTS: dict[str, float] = {"blackout": 0.4}
+"""Of worlds that have other classes than `sync`: all storage nodes at once."""
+
 CLASSES: tuple[tuple[Durability, ...], ...] = (
     ("sync",),
     ("sync",),
@@ -174,11 +177,7 @@ SPARES_SHARE = 0.2
 
 
 def draw(seed: int) -> Knobs:
-    """The knobs of a seed.
-
-    A blackout (all storage nodes at once) is not drawn: what a log space in memory then answers
-    until everybody has heard of it is not judged right yet. Worlds that ask for one have it.
-    """
+    """The knobs of a seed."""
     chance = random.Random(f"{seed} swarm")
     knobs = Knobs(
         duration_s=chance.choice((0.5, 1.0, 2.0)),
@@ -231,6 +230,10 @@ def draw(seed: int) -> Knobs:
     knobs.durabilities = chance.choice(CLASSES)
     if len(knobs.durabilities) > 1:
         knobs.books += len(knobs.durabilities) - 1
+        knobs.faults |= {
+            name: often * amount * chance.choice((0.0, 1.0, 2.0))
+            for name, often in CLASS_FAULTS.items()
+        }
     if knobs.sequencer_count > 1 and knobs.durabilities == ("sync",):
         _draw_spares(knobs, random.Random(f"{seed} spares"))
     return knobs
