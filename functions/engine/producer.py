@@ -386,7 +386,7 @@ class SpaceProducer:
             taken.position = position
             if position.term == self._term:  # what an earlier one ordered may be lost since (P20)
                 self._cache.add_frame(space, seqnum, frame, timestamp_ms)
-            if self._deleted and not frame.columns.needs_verdict:
+            if self._deleted:
                 self._void_deleted(taken, effects)
             if taken.client is not None:
                 ordered = FrameOrdered(space, taken.number, seqnum, position, timestamp_ms)
@@ -440,15 +440,27 @@ class SpaceProducer:
     def _void_deleted(self, taken: Taken, effects: list[Effect]) -> None:
         """Units of a LogBook are void wherever they are ordered after its deletion (P5); the client
         is told first of all.
+
+        Also in a frame that waits for verdicts: its units without conditions or keys are done with
+        the order, before the verdicts come. Those name the same units once more, which changes
+        nothing.
         """
-        books, units, at = taken.columns.books, taken.columns.units, taken.position.count
+        columns, at = taken.columns, taken.position.count
         known = self._deleted.get
-        if isinstance(books, int):
-            void = list(range(units)) if known(books, at) < at else []
+        if columns.problem:
+            return  # void for that, wherever it is ordered (P34)
+        if isinstance(columns.books, int):
+            void = list(range(columns.units)) if known(columns.books, at) < at else []
         else:
-            void = [unit for unit, book in enumerate(books) if known(book, at) < at]
-        if void:
-            self._decided(taken, [[unit, VERDICT_BOOK_DELETED, 0, 0] for unit in void], effects)
+            void = [unit for unit, book in enumerate(columns.books) if known(book, at) < at]
+        if not void:
+            return
+        outcomes: Outcomes = [[unit, VERDICT_BOOK_DELETED, 0, 0] for unit in void]
+        if not columns.needs_verdict:
+            self._decided(taken, outcomes, effects)
+        elif taken.client is not None:
+            message = FrameVerdicts(self.space, taken.number, taken.position, outcomes)
+            effects.append(Send(taken.client, message))
 
     # --- terms ------------------------------------------------------------------------------------
 

@@ -396,6 +396,23 @@ def test_p5_units_that_are_ordered_before_the_deletion_are_not_void_however_earl
     assert sim.get(PRIMARY, run(1, cut(10, (0, 1)), deleted)) == [ordered(0, 10, 2)]
 
 
+def test_p5_a_deletion_is_told_before_the_order_also_where_verdicts_are_waited_for() -> None:
+    """Units without conditions are done once their frame is ordered, whatever else is in it. Found
+    by the simulator."""
+    sim = Sim().start()
+    sim.get(CLIENT, append(0, "a", "b", books=[8, 8], unless={1: [("a", 5)]}))
+    deleted = DeleteBook(1000, 8, Proposer(1, 1))
+    voids = [[unit, VERDICT_BOOK_DELETED, 0, 0] for unit in (0, 1)]
+    assert sim.get(PRIMARY, run(1, deleted, cut(10, (0, 2)))) == [
+        Send(CLIENT, FrameVerdicts(SPACE, 0, at(3), voids)),
+        ordered(0, 10, 3),
+    ]
+    row: list[object] = [1, NUMBER, 0, voids]
+    assert sim.get(STORAGE[0], stream(3, verdicts=[row])) == [
+        Send(CLIENT, FrameVerdicts(SPACE, 0, at(3), voids))
+    ], "whoever waits for verdicts gets them"
+
+
 def test_p5_deletions_of_older_terms_are_known_from_the_follow_and_the_index() -> None:
     sim = Sim()
     sim.up(PRIMARY, CLIENT, STORAGE[0], BULK[0])
