@@ -56,6 +56,7 @@ from bokilog.storage_nodes.books import Books, Retention
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
 from bokilog.storage_nodes.key_uses import KeyUses, expiry_ms
 from bokilog.storage_nodes.keys import Lacking, Meta, StoredShard
+from bokilog.storage_nodes.local_ids import LocalIds, OrderedSpan
 from bokilog.storage_nodes.locations import ALL_VOID, LOST, Locations, Row
 from bokilog.storage_nodes.postings import WHOLE_BOOK, Postings
 from bokilog.storage_nodes.retention import SegmentBooks
@@ -139,6 +140,7 @@ class Index:
         "_frozen_lacking",
         "_frozen_shards",
         "_key_uses",
+        "_local_ids",
         "_locations",
         "_postings",
         "_postings_max",
@@ -190,6 +192,7 @@ class Index:
         """Of the position's term: a frame of one that is not ordered never will be (P2)."""
         self._postings = Postings(store, meta.tail if found is not None else 0)
         self._locations = Locations(store, meta.tail if found is not None else 0)
+        self._local_ids = LocalIds(store)
         self._key_uses = KeyUses(store, meta.forgotten_ms)
         self._books = Books(store)
         self._aux = AuxData(store)
@@ -213,6 +216,10 @@ class Index:
     def places(self) -> Iterator[tuple[int, Location]]:
         """First seqnum and place of every ordered frame, in order."""
         return self._locations.places()
+
+    def spans(self, start: int, until: int) -> Iterator[OrderedSpan]:
+        """Of which shards the records in `[start, until)` are, in order."""
+        return self._local_ids.spans(start, until)
 
     def store_segments(self, batch: Batch) -> None:
         """Put what is known of this journal's segments, which outlives the fold it came from."""
@@ -251,6 +258,7 @@ class Index:
         assert cut.first_seqnum >= self.tail, f"the cut at {cut.first_seqnum} orders again"
         self._enter(position, cut.timestamp_ms)
         self._advance_shards(cut.spans)
+        self._local_ids.add(position.term, cut.first_seqnum, cut.spans)
         tail = cut.first_seqnum
         outcomes = []
         lost = iter(gaps)
@@ -645,6 +653,7 @@ class Index:
         self._frozen_lacking = self.lacking
         self._postings.freeze(self._books.freeze())
         self._locations.freeze()
+        self._local_ids.freeze()
         self._key_uses.freeze()
         self._aux.freeze()
         self.segments.freeze()
@@ -662,6 +671,7 @@ class Index:
         yield from self._books.steps(batch)
         yield from self._postings.steps(batch, ended=self._books.frozen_ended)
         yield from self._locations.steps(batch, known=self._is_kept)
+        yield from self._local_ids.steps(batch, forgotten_below=self._locations.forgotten_below)
         yield from self._key_uses.steps(batch, count=frozen.position.count)
         yield from self._aux.steps(batch, forgotten_below=self._locations.forgotten_below)
         yield from self.segments.steps(batch)
@@ -690,6 +700,7 @@ class Index:
         assert frozen is not None, "nothing is frozen"
         self._postings.done(frozen.tail)
         self._locations.done(frozen.tail)
+        self._local_ids.done()
         self._key_uses.done()
         self._books.done()
         self._aux.done()

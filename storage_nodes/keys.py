@@ -8,6 +8,7 @@ many numbers are little-endian columns that are searched where they lie, small o
     C                                    shards of the position's term that are closed
     P book, tag length, tag, seqnum      postings of a tag from `seqnum` on (tag "": all records)
     L seqnum                             rows of up to 256 frames from `seqnum` on
+    F seqnum                             LocalIds of up to 256 spans of cuts from `seqnum` on
     T timestamp, seqnum                  (empty) time at which the `L` chunk at `seqnum` begins
     B book                               trim, deletion, holds of a LogBook
     R book, tag                          how far a tag is trimmed
@@ -47,6 +48,7 @@ CLOSED: Final = b"C"
 POSTINGS: Final = b"P"
 ROWS: Final = b"L"
 TIMES: Final = b"T"
+LOCAL_IDS: Final = b"F"
 BOOKS: Final = b"B"
 TAG_TRIMS: Final = b"R"
 ENDED: Final = b"X"
@@ -186,6 +188,27 @@ def decode_rows(value: bytes) -> RowColumns[Numbers]:
     first_seqnums, timestamps_ms, segments, offsets = wide
     lengths, records = narrow
     return RowColumns(first_seqnums, timestamps_ms, segments, offsets, lengths, records, void_rows)
+
+
+class SpanColumns(NamedTuple, Generic[Column]):
+    """Spans of consecutive cuts, in columns: which records of which shard they order."""
+
+    first_seqnums: Column
+    terms: Column
+    numbers: Column
+    starts: Column
+    untils: Column
+
+
+def encode_ordered_spans(spans: SpanColumns[array[int]]) -> bytes:
+    """A chunk of spans: five columns."""
+    return b"".join(_little(column).tobytes() for column in spans)
+
+
+def decode_ordered_spans(value: bytes) -> SpanColumns[Numbers]:
+    """The spans of a chunk, searched where they lie."""
+    view, size = memoryview(value), len(value) // 5
+    return SpanColumns(*(_column("Q", view[size * i : size * (i + 1)]) for i in range(5)))
 
 
 # --- small values ---------------------------------------------------------------------------------

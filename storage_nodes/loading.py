@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Final
 
 from bokilog.effects import Address, CancelTimer, Effect, Send, SetTimer
@@ -31,8 +31,9 @@ from bokilog.journal import Location
 from bokilog.messages import FetchSnapshot, SnapshotPart
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.index_store import IndexStore, prefix_end
 from bokilog.storage_nodes.keys import Lacking
-from bokilog.storage_nodes.locations import LACKING, LOST, place_rows
+from bokilog.storage_nodes.locations import LACKING, LOST, is_here, place_rows
 
 RETRY_S: Final = 2.0
 """A peer that sends nothing for so long is given up, for the next one."""
@@ -187,11 +188,14 @@ class Loading:
 
     def _begin(self) -> None:
         """Give up the old fold; what it says of the journal here stays."""
-        # A second attempt finds none: they were used up by the first.
-        self._places = iter(()) if self._writing else self._index.places()
-        if self._condemned:
-            alike_until = self._alike_until
-            self._places = takewhile(lambda place: place[0] < alike_until, self._places)
+        if self._writing:  # what the attempt before has used up stands in the rows it wrote
+            left = () if self._place is None else (self._place,)
+            self._places = chain(_places(self._index.store), left, self._places)
+        else:
+            self._places = self._index.places()
+            if self._condemned:
+                alike_until = self._alike_until
+                self._places = takewhile(lambda place: place[0] < alike_until, self._places)
         self._place = next(self._places, None)
         self.loaded_bytes = self._rows_until = self._lacking_records = 0
         store = self._index.store
@@ -239,3 +243,13 @@ class Loading:
         if location.segment and location.segment not in self._index.segments:
             return LOST  # let go: everything in it was trimmed
         return location
+
+
+def _places(store: IndexStore) -> Iterator[tuple[int, Location]]:
+    """Frames that rows in a store know to be here, as they are at the first step."""
+    for _, value in store.scan(keys.ROWS, prefix_end(keys.ROWS)):
+        rows = keys.decode_rows(value)
+        for place, first_seqnum in enumerate(rows.first_seqnums):
+            where = Location(rows.segments[place], rows.offsets[place], rows.lengths[place])
+            if is_here(where):
+                yield first_seqnum, where

@@ -200,6 +200,15 @@ class Pending:
         """
         return held.frame or decode_frame(self._journal.read(held.location))
 
+    @property
+    def durable_frames(self) -> dict[Shard, list[HeldFrame]]:
+        """All that the journal gives back after a crash, in the order of their counts."""
+        found = {}
+        for room in self.shards.values():
+            if durable := [held for _, held in sorted(room.frames.items()) if held.durable]:
+                found[room.shard] = durable
+        return found
+
     def held_of(self, shard: Shard) -> int:
         """Contiguous records held of a shard, known or not."""
         room = self.shards.get(shard)

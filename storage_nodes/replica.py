@@ -24,9 +24,7 @@ from typing import NamedTuple
 from bokilog.codec import pack, unpack
 from bokilog.cold import ColdOutcome, FetchRange, Remove, StoreList, Upload
 from bokilog.effects import Address, Checkpoint, Commit, Effect, Send, SetTimer
-from bokilog.errors import (
-    ReadOnly,
-)
+from bokilog.errors import CorruptJournal, ReadOnly, RemoteProtocolError
 from bokilog.frame import ITEM_FRAME, Frame
 from bokilog.ids import START, NodeId, Position, Shard, Term
 from bokilog.journal import Journal, Location
@@ -76,8 +74,9 @@ from bokilog.storage_nodes.loading import Loading, Step
 from bokilog.storage_nodes.losses import Losses
 from bokilog.storage_nodes.missing import mark_missing
 from bokilog.storage_nodes.next_cut import ALONE_S, Gap, NextCut, Opened, Ordered
-from bokilog.storage_nodes.pending import Pending
-from bokilog.storage_nodes.reader import Reader
+from bokilog.storage_nodes.own_frames import find_own
+from bokilog.storage_nodes.pending import HeldFrame, Pending
+from bokilog.storage_nodes.reader import Reader, is_whole
 from bokilog.storage_nodes.releases import Releases
 from bokilog.storage_nodes.repair import Repair
 from bokilog.storage_nodes.scrub import SCRUB_BYTES_S
@@ -144,6 +143,8 @@ class Replica:
         self._backfill_bytes_s = backfill_bytes_s
         self._backfill = Backfill(node, index, bytes_s=backfill_bytes_s)
         self._load_entries = load_entries
+        self._copied: dict[Shard, dict[int, HeldFrame]] = {}
+        """A start: frames of the journal that are not pending, while the fold lacks some."""
         self._filled: list[Moved] = []
         """Staged: frames that a loaded fold names, from peers."""
         self._filling: dict[int, list[Moved]] = {}
@@ -223,19 +224,35 @@ class Replica:
         frames of closed shards would never be let go (P2, P21).
         """
         self.index.segments.frame(location.segment)
-        if frame.shard.term < self.index.position.term and frame.shard not in self._pending.shards:
-            return
-        if self._pending.wanted(frame):
+        ended = frame.shard.term < self.index.position.term
+        if (not ended or frame.shard in self._pending.shards) and self._pending.wanted(frame):
             self._pending.add(frame, location, durable=True)
+        elif self.index.lacking is not None:
+            copied = HeldFrame(frame, location)
+            copied.frame = None  # read back if it is one of those that are lacking
+            self._copied.setdefault(frame.shard, {})[frame.first] = copied
 
     def recovered_frames(self) -> int:
         """All frames of the journal were given; how many records it lost that the fold names."""
+        copied, self._copied = self._copied, {}
+        self._find_own({shard: [each[n] for n in sorted(each)] for shard, each in copied.items()})
         if self.space.durability != "flush" or len(self.space.replicas) == 1:
             return 0
         missing = mark_missing(self.index, self._journal.segments())
         if missing:
             self._backfill.begin()
         return missing
+
+    def _find_own(self, own: dict[Shard, list[HeldFrame]]) -> None:
+        """What a loaded fold names and is here is neither asked for nor said to be nowhere."""
+        find_own(self.index, own, opened=self._opened)
+
+    def _opened(self, held: HeldFrame) -> tuple[Frame, Location] | None:
+        try:
+            frame = self._pending.bytes_of(held)
+        except (RemoteProtocolError, CorruptJournal):
+            return None
+        return (frame, self._journal.resolve(held.location)) if is_whole(frame) else None
 
     def recover_run(self, run: Run) -> bool:
         """Embedded: a durable run of the shared journal; False if entries before it are missing."""
@@ -967,6 +984,7 @@ class Replica:
     def _loaded(self) -> list[Effect]:
         """The store holds a peer's fold: go on from where it stands (P16)."""
         self.index.reload()
+        self._find_own(self._pending.durable_frames)
         if self._agreement is not None:
             self._agreement.forget()
         position = self.index.position

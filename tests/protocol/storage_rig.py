@@ -149,6 +149,7 @@ class StorageRig:
         )
         for _, location, data in self.journal.recover(replica.replay_from):
             replica.recover_frame(decode_frame(bytes(data)), location)
+        replica.recovered_frames()
         return StorageCore(node=self.node, replicas={SPACE: replica}, checkpoint_s=10)
 
     @property
