@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
 from bokilog.frame import Frame
-from bokilog.ids import Shard, Term
+from bokilog.ids import LogSpaceId, Shard, Term
 from bokilog.journal import Location
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.locations import is_lacking
@@ -42,9 +42,9 @@ def find_own(
     lacking = index.lacking
     if lacking is None or not own:
         return 0
-    records = 0
+    records, space = 0, LogSpaceId(index.space)
     for span in index.spans(lacking.start, lacking.until):
-        frames = own.get(Shard(index.space, Term(span.term), span.number), ())
+        frames = own.get(Shard(space, Term(span.term), span.number), ())
         for held in frames[bisect_left(frames, span.start, key=_START) :]:
             if held.start >= span.until:
                 break
