@@ -2,7 +2,8 @@
 
 Decides what may be answered without asking: only a record that stands inside a closed fact, or one
 asked for by its seqnum; never "none", never "the newest" (P27). Invariants: both halves are bounded
-in bytes; nothing below a trim that was heard of is answered.
+in bytes; nothing below a trim that was heard of is answered. Log spaces below class `sync` may lose
+records where a term begins (P11, P20): what is kept of one counts in the term it was told in.
 
 Does not know: sessions, messages under way. Records leave in the order they came, page by page:
 what is read again and again costs one more request after that, and a hit costs no bookkeeping.
@@ -38,7 +39,7 @@ class CacheStats(NamedTuple):
 class Cache:
     """Records and facts of all LogBooks of one client."""
 
-    __slots__ = ("_books", "_bytes", "_bytes_max", "_facts", "_pages")
+    __slots__ = ("_books", "_bytes", "_bytes_max", "_facts", "_kept_in", "_pages", "_told")
 
     def __init__(
         self,
@@ -52,6 +53,23 @@ class Cache:
         self._pages: deque[tuple[int, Sequence[int], int]] = deque()
         """(LogBook, seqnums, bytes) of each reply that is kept, oldest first."""
         self._bytes = 0
+        self._told: dict[int, int] = {}
+        """By log space, the newest term that the present engine has told of."""
+        self._kept_in: dict[int, int] = {}
+        """By log space below class `sync`, the term in which all that is kept of it was told."""
+
+    def engine_stands(self, space: int, term: int) -> None:
+        """An engine that is asked from now on says how far it has come."""
+        self._told[space] = term
+
+    def counts(self, space: int, term: int) -> bool:
+        """Whether what is known of a log space below class `sync`, here or in the engine's memory,
+        counts for a session that has seen this term: else it may be lost since."""
+        told = self._told.get(space, 0)
+        if self._kept_in.get(space) != told:
+            self.clear()
+            self._kept_in[space] = told
+        return term <= told
 
     def record(self, book: int, seqnum: int, trim_until: int) -> Record | None:
         """The record at `seqnum`, if it was read before and stands at or past both known trims."""
@@ -98,7 +116,10 @@ class Cache:
 
     def keep(self, read: Read, reply: ReadReply, records: list[Record]) -> None:
         """Learn from a reply; `records` are those in it."""
-        if read.bytes_start >= 0:
+        term = reply.position.term
+        if term > self._told.get(read.space, 0):
+            self._told[read.space] = term
+        if read.bytes_start >= 0 or term < self._kept_in.get(read.space, 0):
             return
         facts = self._facts
         if reply.trim_until:

@@ -147,6 +147,7 @@ class ClientCore:
         self.welcome = welcome
         for space, term, count, _ in welcome.positions:
             self.system.observe(space, Position(Term(term), count))
+            self.cache.engine_stands(space, term)
         self.up, self.leaving = True, False
         self.requests.up(now_s)
         self.flush(now_s)

@@ -301,6 +301,8 @@ class ClientLogBook(Generic[T]):
         route, client = self._route, self._client
         if route is None or not route.live or get_ident() != self._thread:
             return None
+        if route.durability != "sync" and not self._counts(route):
+            return None
         trim_until = self._session.trim_until(route.number)
         found = client.core.cache.next(route.number, tag, min_seqnum, trim_until)
         return found if found is None or self._codec is None else self._typed(found)
@@ -368,12 +370,19 @@ class ClientLogBook(Generic[T]):
         route, client = self._route, self._client
         if route is None or not route.live or get_ident() != self._thread:
             return None
+        if route.durability != "sync" and not self._counts(route):
+            return None
         trim_until = self._session.trim_until(route.number)
         core = client.core
         found = core.cache.record(route.number, seqnum, trim_until)
         if found is None and core.shared is not None and seqnum > 0:
             found = core.cache.shared(core.shared, route.space, route.number, seqnum, trim_until)
         return found if found is None or self._codec is None else self._typed(found)
+
+    def _counts(self, route: Route) -> bool:
+        """Whether what is known here is not lost by now, as the class may (P11, P20)."""
+        term = self._session.position(route.space).term
+        return self._client.core.cache.counts(route.space, term)
 
     async def read_bytes(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bokilog.client.cache import RECORD_COST_BYTES, Cache
 from bokilog.client.replies import records_of
-from bokilog.ids import START
+from bokilog.ids import START, Position, Term
 from bokilog.limits import SEQNUM_MAX
 from bokilog.messages import Read, ReadReply
 
@@ -118,3 +118,34 @@ def test_forgetting() -> None:
     cache.clear()
     assert cache.stats().records == 0
     assert seqnum_of(cache, 10) is None
+
+
+def in_term(term: int, answer: ReadReply) -> ReadReply:
+    return answer._replace(position=Position(Term(term), 9))
+
+
+def test_p20_what_was_told_before_a_term_does_not_count_for_a_session_of_it() -> None:
+    """Its log space may have lost that; the session may have met the term elsewhere."""
+    cache = Cache()
+    cache.engine_stands(0, 1)
+    assert cache.counts(0, 1)
+    learn(cache, read(start=10), in_term(1, reply([12, 20], 30)))
+    assert cache.counts(0, 1) and cache.record(BOOK, 20, 0) is not None
+    assert not cache.counts(0, 2), "and its engine has not said that it heard of term 2"
+    learn(cache, read(start=40), in_term(2, reply([50], 60)))
+    assert cache.counts(0, 2)
+    assert cache.record(BOOK, 20, 0) is None
+    learn(cache, read(start=10), in_term(1, reply([12, 20], 30)))
+    assert cache.record(BOOK, 20, 0) is None, "an answer that was late"
+    learn(cache, read(start=40), in_term(2, reply([50], 60)))
+    assert cache.counts(0, 1) and seqnum_of(cache, 40) == 50
+
+
+def test_p20_another_engine_may_not_have_heard_of_a_term_yet() -> None:
+    """What it shares of its memory is not looked at until then."""
+    cache = Cache()
+    cache.engine_stands(0, 2)
+    assert cache.counts(0, 2)
+    cache.engine_stands(0, 1)
+    assert not cache.counts(0, 2)
+    assert cache.counts(0, 1)
