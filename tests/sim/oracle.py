@@ -242,6 +242,16 @@ class SpaceOracle(Branch):
         yield from self.lost
         yield self
 
+    def is_tail(self, seqnum: int, low: int, high: int) -> bool:
+        """Whether it was the tail at some position from `low` to `high`, or was appended there.
+
+        A term may begin past seqnums that nobody was given (P11): a fold at the end of the one
+        before knows so by the view, ahead of the first entry of the new one.
+        """
+        if self.tail_at(low) <= seqnum <= self.tail_at(high):
+            return True
+        return any(count == high and tail == seqnum for count, tail in self.starts.values())
+
     @property
     def now(self) -> tuple[int, int]:
         """(branch, count): how far the order has been folded."""

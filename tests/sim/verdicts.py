@@ -436,7 +436,7 @@ class Judge:
                 late = [each.seqnum for each in visible if each.timestamp_ms >= at_ms]
                 if late and late[0] == seqnum:
                     return None
-                if not late and oracle.tail_at(low) <= seqnum <= oracle.tail_at(high):
+                if not late and oracle.is_tail(seqnum, low, high):
                     return None  # the tail, or what has been appended there since
                 if not late and seqnum == 1 and not visible:
                     return None  # there was no such LogBook
