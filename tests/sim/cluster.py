@@ -59,6 +59,7 @@ from bokilog.io.driver import Driver
 from bokilog.journal import Journal, Location
 from bokilog.messages import Message, Metalog, Tail, TailRequest, Welcome
 from bokilog.metalog import Cut, Run, decode_run
+from bokilog.record import Durability
 from bokilog.sequencer.controller import ControllerCore
 from bokilog.sequencer.controller_settings import ControllerSettings
 from bokilog.sequencer.core import SequencerCore
@@ -412,10 +413,12 @@ class Cluster:
         self.engines = tuple(NodeId(f"engine-{i + 1}") for i in range(knobs.engine_count))
         self.spaces = tuple(LogSpaceId(space) for space in range(len(knobs.durabilities)))
         self._powerless: set[NodeId] = set()
-        """Sequencers whose machine has lost power, or got another disk."""
+        """Nodes whose machine has lost power."""
         self._died: set[NodeId] = set()
         self.oracles = space_oracles(
-            world, knobs.durabilities, self._whole, may_lose=self._may_lose
+            *(world, knobs.durabilities, self._whole),
+            may_lose=self._may_lose,
+            may_lack=self._may_lack,
         )
         self.views = Views(world, self._first_view(), self._view_stored)
         self.disks = {
@@ -495,6 +498,15 @@ class Cluster:
         if everything:
             return self._died.issuperset(self.storage)
         return not self._powerless.isdisjoint(self.sequencers)
+
+    def _may_lack(self, durability: Durability) -> bool:
+        """Whether every copy of a record may be gone (P24): those that a write quorum held in its
+        memory or its operating systems, or with the entries that told of it (P11)."""
+        if durability == "sync":
+            return False
+        gone = self._died if durability == "memory" else self._powerless
+        quorum = len(gone.intersection(self.storage)) >= self.knobs.write_quorum
+        return quorum or self._may_lose(False)
 
     def restart_later(self, node: NodeId, reason: str) -> None:
         """What a supervisor does about a process that cannot go on."""

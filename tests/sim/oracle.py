@@ -12,6 +12,8 @@ A log space of class `flush` or `memory` may lose the end of its order with the 
 it (P11), or all of it with the processes (P20). Then the one history forks: what was is kept as a
 branch in `lost`, for judging those who were told of it while it was so, and the order goes on from
 where the view, or the fold that starts over, says. Whether anything may be lost says `may_lose`.
+Single records may be lost, too, with every copy of them (P24): then the same entries are folded
+once more, without them, from the first one on that ordered any.
 """
 
 from __future__ import annotations
@@ -171,6 +173,8 @@ class Fork(NamedTuple):
     """First seqnum that the branch left behind has not given."""
     started_over: bool
     """By `StartOver`: none of the records before count any more."""
+    refolded: bool = False
+    """By `Lost`: the same entries came again, without records that no replica has any more."""
 
 
 class Branch:
@@ -204,8 +208,8 @@ class Branch:
 
     def met(self, position: Position) -> int:
         """The count by which a token of that position is met here (P27)."""
-        forks = [fork.kept for fork in self.forks if position.term < fork.term]
-        return min([position.count, *forks])
+        forks = [each for each in self.forks if position.term < each.term and not each.refolded]
+        return min([position.count, *(fork.kept for fork in forks)])
 
 
 class SpaceOracle(Branch):
@@ -219,6 +223,7 @@ class SpaceOracle(Branch):
         *,
         durability: Durability = "sync",
         may_lose: Callable[[bool], bool] = lambda everything: False,
+        may_lack: Callable[[Durability], bool] = lambda durability: False,
     ) -> None:
         super().__init__()
         self.space = space
@@ -228,6 +233,8 @@ class SpaceOracle(Branch):
         self._may_lose = may_lose
         """Whether machines that held the end of the metalog, or (True) processes that held all
         records, have stopped."""
+        self._may_lack = may_lack
+        """Whether every copy of a record of that class can be gone."""
         self._whole = whole
         """A frame's undamaged copy: an index does not look at payload, and may fold bad bytes."""
         self.starts: dict[Term, tuple[int, int]] = {}
@@ -262,7 +269,8 @@ class SpaceOracle(Branch):
         at, count = known
         if at > branch:
             return [*self.branches][branch].count
-        return min([count, *(fork.kept for fork in self.forks[at:branch])])
+        forks = [fork for fork in self.forks[at:branch] if not fork.refolded]
+        return min([count, *(fork.kept for fork in forks)])
 
     # --- what is lost -----------------------------------------------------------------------------
 
@@ -290,11 +298,15 @@ class SpaceOracle(Branch):
         self.tail = max(self.tail, tail)
 
     def _leave(self, fork: Fork, *, everything: bool) -> None:
-        """The order as it was is lost; what is left of it is folded again."""
+        """The order as it was is lost."""
         self._world.note(f"log space {self.space} loses {fork} of {self.count} entries")
         lossless = self.durability == "sync" or not self._may_lose(everything)
         if lossless and (self.units or not everything):
             self._broken(f"{fork} loses what {self.count} entries say, and nothing has failed")
+        self._fold_again(fork)
+
+    def _fold_again(self, fork: Fork) -> None:
+        """What was is a branch from now on; what is left of it is folded again."""
         was = SpaceOracle(self.space, self._world, self._whole, durability=self.durability)
         for name in vars(Branch()):
             setattr(was, name, getattr(self, name))
@@ -316,7 +328,7 @@ class SpaceOracle(Branch):
     def _home(self, position: Position) -> SpaceOracle:
         """The branch that an entry is of: one that lags folds what is lost already."""
         for place, fork in enumerate(self.forks):
-            if position.term < fork.term and position.count > fork.kept:
+            if position.term < fork.term and position.count > fork.kept and not fork.refolded:
                 return self.lost[place]
         return self
 
@@ -344,9 +356,17 @@ class SpaceOracle(Branch):
 
     def skipped(self, node: str, position: Position, gaps: Sequence[tuple[int, int]]) -> None:
         """An index folds around records (first seqnum, count) that the metalog says are lost: that
-        may be only where every copy of them can be gone (P24)."""
-        if self.durability == "sync" or not self._may_lose(False):
+        may be only where every copy of them can be gone (P24). If they were folded before, the
+        order goes on without them."""
+        home = self._home(position)
+        if home is not self:
+            home.gaps.setdefault(position.count, dict(gaps))
+            return
+        if not self._may_lack(self.durability):
             self._broken(f"{node} at {position} folds around {gaps}, of which a copy is left")
+        if position.count <= self.count and self.gaps.get(position.count, {}) != dict(gaps):
+            self._world.note(f"log space {self.space} loses {gaps} of entry {position.count}")
+            self._fold_again(Fork(position.term, position.count - 1, self.tail, False, True))
         self.gaps[position.count] = dict(gaps)
 
     def other(
@@ -621,11 +641,15 @@ def space_oracles(
     whole: Callable[[Frame], Frame],
     *,
     may_lose: Callable[[bool], bool],
+    may_lack: Callable[[Durability], bool],
 ) -> dict[LogSpaceId, SpaceOracle]:
     """Of each log space; their numbers are their places."""
     return {
         LogSpaceId(space): SpaceOracle(
-            space, world, whole, durability=durability, may_lose=may_lose
+            *(space, world, whole),
+            durability=durability,
+            may_lose=may_lose,
+            may_lack=may_lack,
         )
         for space, durability in enumerate(durabilities)
     }

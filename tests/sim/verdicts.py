@@ -139,7 +139,8 @@ class Judge:
         if operation.args.get("linearizable"):
             seen = max(seen, operation.began.anybody[space])
         of = [*oracle.branches][branch]
-        if branch < len(oracle.lost) and seen.term >= oracle.forks[branch].term:
+        fork = oracle.forks[branch] if branch < len(oracle.lost) else None
+        if fork is not None and seen.term >= fork.term and not fork.refolded:
             return 1, 0  # whoever has seen what came after it is told nothing of it any more
         low = of.met(seen)
         known = oracle.reached(operation.ended.folded[space], branch)
@@ -373,7 +374,10 @@ class Judge:
             for each in self._incarnations(operation.book):
                 oracle = self._oracle(each)
                 starts = [fork.lost_until for fork in oracle.forks if fork.started_over]
-                if any(error.seqnum < start for start in starts):
+                gaps = [gap for each in oracle.gaps.values() for gap in each.items()]
+                if any(error.seqnum < start for start in starts) or any(
+                    start <= error.seqnum < start + count for start, count in gaps
+                ):
                     return None
         return "nothing was lost or damaged everywhere"
 
