@@ -612,6 +612,15 @@ class MetalogGone(NamedTuple):
     """A fold that stands at so many entries, or more, can go on from there."""
 
 
+class MetalogBegins(NamedTuple):
+    """Primary to an engine that starts, first of all: earlier entries were let go, and with them
+    which LogBooks they deleted; index replicas know (P5, P16, P18)."""
+
+    space: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+    """An index that stands at so many entries, or more, knows all the primary may not."""
+
+
 class FetchSnapshot(NamedTuple):
     """Storage node to a peer: a part of your fold; the first part (0) begins a snapshot."""
 
@@ -772,6 +781,7 @@ Message = (
     | StoredFrame
     | StoredSent
     | MetalogGone
+    | MetalogBegins
     | FollowIndex
     | IndexStream
     | Heartbeat
@@ -834,6 +844,7 @@ KINDS: dict[type[Message], int] = {
     IndexStream: 71,
     FramesLacking: 72,
     FoldMarks: 73,
+    MetalogBegins: 74,
     Heartbeat: 80,
     Seal: 81,
     Sealed: 82,

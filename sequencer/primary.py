@@ -36,6 +36,7 @@ from bokilog.messages import (
     FramesLacking,
     IndexReport,
     Metalog,
+    MetalogBegins,
     MetalogGone,
     MetalogPosition,
     OpenShardRequest,
@@ -190,6 +191,8 @@ class Primary:
         self._recent: deque[Run] = deque()
         self._runs = recovered.runs
         self._deletions = list(recovered.deletions)
+        self._deletions_since = recovered.begins_at
+        """Of those before that entry it may know none: they were let go (P16)."""
         self._tails: list[tuple[Address, int]] = []
         self._ceiling = SEQNUM_MAX + 1 if space.durability == "sync" else end.tail
         self._ceiling_asked = self._ceiling
@@ -254,7 +257,8 @@ class Primary:
         """Send everything from a position on, now and as it is published.
 
         An engine that knows nothing yet starts at the present, with every deletion there ever was
-        (P18). A position past what this primary knows is of entries that were lost with a term's
+        (P18); of those that may not be known here any more an index replica tells it (P16). A
+        position past what this primary knows is of entries that were lost with a term's
         end (P11): the follower is sent what came in their place, and learns from its view where
         the term ended (P13).
         """
@@ -263,6 +267,8 @@ class Primary:
         effects: list[Effect] = []
         if message.shard and not message.position.count:
             sent = self.published_count
+            if self._deletions_since:
+                effects.append(Send(source, MetalogBegins(self.space.id, self._deletions_since)))
             effects += [Send(source, Metalog(run)) for run in self._deletions]
         if source in self.space.replicas:
             sent = sent if message.position.count else max(sent, self._starts_at)

@@ -62,6 +62,7 @@ from bokilog.messages import (
     IndexStream,
     Message,
     Metalog,
+    MetalogBegins,
     MetalogGone,
     MetalogPosition,
     Propose,
@@ -202,6 +203,9 @@ class EngineCore:
                 return self.reader.answered(message)
             case RequestFailed():
                 return self._failed(message)
+            case MetalogBegins(space=number, count=count):
+                begun = self.producers.get(number)
+                return begun.metalog_begins(count) if begun is not None else []
             case MetalogGone(space=number, count=count):
                 # What became of the frames that are under way here cannot be learned any more.
                 reason = f"the metalog of log space {number} begins at entry {count} by now"
@@ -320,8 +324,7 @@ class EngineCore:
             self.ignored_count += 1
             return []
         producer = self.producers[message.space]
-        if message.deleted:
-            producer.books_deleted(message.deleted, message.position)
+        effects += producer.books_deleted(message.deleted, message.position)
         if message.verdicts:
             effects += producer.verdicts(message.verdicts)
         for row in message.answers:
@@ -406,7 +409,10 @@ class EngineCore:
                 producer = self.producers[space]
                 if producer.verdicts_overdue():
                     self.reader.want_verdicts(space)
-                return producer.timer()
+                if not producer.index_behind():
+                    return producer.timer()
+                effects = self.reader.follow_another(space, self._now_s)
+                return [*effects, *self._followed_anew(), *producer.timer()]
             case ("lag", int() as space):
                 if not self.producers[space].lag_timer():
                     return []

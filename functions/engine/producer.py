@@ -14,6 +14,8 @@ Invariants:
 - Its own spans are contiguous: a span that does not start where the last one ended means missing
   entries, and nothing
   is concluded before they are here.
+- No frame leaves before every deletion of a LogBook is known that the order will not tell of any
+  more: its units would be acknowledged, and void (P5, P16).
 - A frame that was refused was not taken, and neither was any later one of its client until it came
   back (P4). So appends wait in order, at their client, while too much is unordered here or while
   the followed index replica lags (P32).
@@ -71,6 +73,9 @@ class Standing(Enum):
     CATCHING_UP = "catching up"
     """Numbered frames of the old term are unordered, and its last entries are not here yet."""
     OPENING = "opening"
+    LEARNING = "learning of deletions"
+    """Open in the metalog; which LogBooks were deleted in entries that were let go, an index
+    replica has still to tell (P16)."""
     OPEN = "open"
     CLOSED = "closed"
     """A newer start of this engine has taken over: nothing of this one will be ordered any more
@@ -126,6 +131,10 @@ class SpaceProducer:
         self._deleted: dict[int, int] = {}
         """LogBooks, with the count of the entry that deleted them, or a bound of it: what is
         ordered before it is not void, however early this engine hears of it."""
+        self._deletions_before = 0
+        """Those before that entry only an index replica tells of (P16)."""
+        self._indexed_count = 0
+        """The furthest entry that one has told them up to."""
         self._read_only = ""
         self._follows_all = False
         """The primary was asked for every entry of the term, to find the opening."""
@@ -340,13 +349,24 @@ class SpaceProducer:
             ):
                 effects += self._open(entry, Position(run.term, run.first + place))
 
-    def books_deleted(self, books: list[int], position: Position) -> None:
+    def books_deleted(self, books: list[int], position: Position) -> list[Effect]:
         """What an index replica says of deletions up to its position (P5).
 
         Those up to there that come after an entry of the primary's, it sends after that entry.
         """
         for book in books:
             self._delete(book, position.count)
+        self._indexed_count = max(self._indexed_count, position.count)
+        return self._learned() if self.standing is Standing.LEARNING else []
+
+    def metalog_begins(self, count: int) -> list[Effect]:
+        """The primary may not know of LogBooks that were deleted before that entry (P16)."""
+        self._deletions_before = max(self._deletions_before, count)
+        return []
+
+    def index_behind(self) -> bool:
+        """Whether the followed index replica keeps appends waiting for what others may tell."""
+        return self.standing is Standing.LEARNING and self._indexed_count > 0
 
     def _delete(self, book: int, count: int) -> None:
         self._deleted[book] = min(count, self._deleted.get(book, count))
@@ -517,17 +537,25 @@ class SpaceProducer:
         return [*self._ask_primary(), *self._ensure_timer()]
 
     def _open(self, entry: OpenShard, position: Position) -> list[Effect]:
-        """The metalog has opened the shard: what waits gets LocalIds, in order."""
-        self.standing = Standing.OPEN
+        """The metalog has opened the shard."""
+        self.standing = Standing.LEARNING
         self._own_position = position
         self._set_replicas(entry.replicas)
+        effects = self._learned()
+        if self._follows_all:
+            self._follows_all = False
+            effects += self._ask_follow()
+        return effects
+
+    def _learned(self) -> list[Effect]:
+        """What waits gets LocalIds, in order, if no deletion is missing."""
+        if self._indexed_count < self._deletions_before:
+            return []
+        self.standing = Standing.OPEN
         effects: list[Effect] = []
         waiting, self._waiting = self._waiting, deque()
         for taken in waiting:
             self._issue(taken, effects)
-        if self._follows_all:
-            self._follows_all = False
-            effects += self._ask_follow()
         return effects
 
     def _set_replicas(self, nodes: Iterable[str]) -> None:
@@ -629,7 +657,7 @@ class SpaceProducer:
             or self._unordered
             or self._awaited
             or self.order.catching_up
-            or self.standing is Standing.OPENING
+            or self.standing in (Standing.OPENING, Standing.LEARNING)
             or self._replicas.waiting
         )
 

@@ -6,9 +6,10 @@ An engine that missed a deletion would go on acknowledging appends that nobody w
 
 from __future__ import annotations
 
-from bokilog.ids import START, Position
-from bokilog.messages import MetalogPosition, Propose
+from bokilog.ids import START, Position, Term
+from bokilog.messages import Message, MetalogBegins, MetalogPosition, Propose
 from bokilog.metalog import Cut, DeleteBook, EndTags, Entry, Hold, Proposer, Release, Trim
+from bokilog.sequencer.primary import Primary
 from tests.unit.sequencer.rig import BASE, SPACE, TERM, Rig, entries_sent, opened, sent
 
 WHO = Proposer(2, 1)
@@ -18,6 +19,10 @@ PROPOSALS: list[Entry] = [
     Release(0, 7, "report", WHO),
     EndTags(0, 7, "$w", WHO),
 ]
+
+
+def begins(message: Message) -> bool:
+    return isinstance(message, MetalogBegins)
 
 
 def busy() -> Rig:
@@ -51,6 +56,20 @@ def test_p18_an_engine_that_starts_later_hears_of_deletions_of_long_ago() -> Non
     served = [entry for _, entry in entries_sent(rig.follow("e", START, shard=3), "e")]
     assert [entry.book for entry in served if isinstance(entry, DeleteBook)] == [7]
     assert len(served) == 1
+
+
+def test_p18_an_engine_that_starts_later_is_told_where_deletions_may_be_missing() -> None:
+    """A sequencer that starts finds none in what it has let go (P16)."""
+    rig = busy()
+    assert not [each for each in sent(rig.follow("e", START, shard=3), "e") if begins(each)]
+    known = rig.primary.holding().metalog.recovered()
+    recovered = known._replace(deletions=(), begins_at=15)
+    rig.primary = Primary(
+        space=rig.primary.space, term=Term(TERM + 1), recovered=recovered, journal=rig.journal
+    )
+    assert sent(rig.follow("e", START, shard=3), "e")[0] == MetalogBegins(SPACE, 15)
+    assert not [each for each in sent(rig.follow("e", BASE, shard=3), "e") if begins(each)]
+    assert not [each for each in sent(rig.follow("storage-1", START), "e") if begins(each)]
 
 
 def test_p18_an_engine_learns_the_position_also_when_nothing_concerns_it() -> None:

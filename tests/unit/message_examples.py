@@ -40,6 +40,7 @@ from bokilog.messages import (
     Leaving,
     Message,
     Metalog,
+    MetalogBegins,
     MetalogGone,
     MetalogPosition,
     OpenShardRequest,
@@ -148,6 +149,7 @@ EXAMPLES: tuple[Message, ...] = (
     StoredFrame(11, frame_of(COLUMNS, [b"abc"])),
     StoredSent(1, 11, 60, POSITION, [13, 20]),
     MetalogGone(1, 40),
+    MetalogBegins(1, 40),
     RunsGone(1, 3, 39),
     FollowIndex(1, 5, [7, 8], [[3, 5, 0, 11]]),
     IndexStream(

@@ -95,6 +95,7 @@ KIND_OF = {
     "IndexStream": 71,
     "FramesLacking": 72,
     "FoldMarks": 73,
+    "MetalogBegins": 74,
     "Heartbeat": 80,
     "Seal": 81,
     "Sealed": 82,
@@ -255,6 +256,10 @@ GOLDEN = {
         "",
     ),
     "MetalogGone": (
+        "920128",
+        "",
+    ),
+    "MetalogBegins": (
         "920128",
         "",
     ),
@@ -450,7 +455,7 @@ GOLDEN_RUN = (
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for kind in (0, 3, 79, 74, 255):
+    for kind in (0, 3, 75, 79, 255):
         with pytest.raises(RemoteProtocolError, match=f"kind {kind} is unknown"):
             decode(kind, pack([]), [])
 

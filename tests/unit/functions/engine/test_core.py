@@ -97,6 +97,7 @@ def test_status_tells_of_every_log_space() -> None:
         SPACE: {
             "standing": "open",
             "position": [1, 1],
+            "records_ordered": 0,
             "unordered_frames": 1,
             "unordered_bytes": 65,
             "awaited_verdicts": 0,

@@ -24,6 +24,7 @@ from bokilog.messages import (
     FrameRefused,
     FrameVerdicts,
     IndexStream,
+    MetalogBegins,
     MetalogPosition,
     OpenShardRequest,
     ResumeShard,
@@ -402,7 +403,7 @@ def test_p5_a_deletion_is_told_before_the_order_also_where_verdicts_are_waited_f
     sim = Sim().start()
     sim.get(CLIENT, append(0, "a", "b", books=[8, 8], unless={1: [("a", 5)]}))
     deleted = DeleteBook(1000, 8, Proposer(1, 1))
-    voids = [[unit, VERDICT_BOOK_DELETED, 0, 0] for unit in (0, 1)]
+    voids: list[list[object]] = [[unit, VERDICT_BOOK_DELETED, 0, 0] for unit in (0, 1)]
     assert sim.get(PRIMARY, run(1, deleted, cut(10, (0, 2)))) == [
         Send(CLIENT, FrameVerdicts(SPACE, 0, at(3), voids)),
         ordered(0, 10, 3),
@@ -426,6 +427,66 @@ def test_p5_deletions_of_older_terms_are_known_from_the_follow_and_the_index() -
     assert [type(each.message) for each in voids if isinstance(each, Send)] == [
         *(FrameVerdicts, FrameOrdered, FrameVerdicts, FrameOrdered)
     ]
+
+
+def late(*replicas: NodeId) -> Sim:
+    """An engine that starts while the primary's metalog begins at entry 40, and no index replica
+    has told it of deletions before that."""
+    sim = Sim()
+    sim.up(PRIMARY, CLIENT, *replicas, *(("bulk", node) for node in replicas))
+    sim.install(view(3, end=at(50, 2), tail=90, replicas=replicas))
+    sim.get(PRIMARY, MetalogBegins(SPACE, 40))
+    sim.get(PRIMARY, MetalogPosition(SPACE, at(50, 3), 90))
+    sim.get(PRIMARY, run(50, opening(*replicas), term=3))
+    return sim
+
+
+def test_p16_no_frame_leaves_before_deletions_are_known_that_were_let_go() -> None:
+    """The primary has forgotten that LogBook 8 was deleted: acknowledged by the order, the unit
+    would be void."""
+    sim = late(STORAGE[0])
+    assert sends(sim.get(CLIENT, append(0, "a", books=8))) == []
+    assert sends(sim.get(STORAGE[0], stream(39, term=2))) == []
+    told = sim.get(STORAGE[0], stream(45, since=39, term=2)._replace(deleted=[8]))
+    assert sends(told) == [(BULK[0], shard(3), 0, 1)]
+    assert sim.get(PRIMARY, run(51, cut(90, (0, 1)), term=3)) == [
+        Send(CLIENT, FrameVerdicts(SPACE, 0, at(52, 3), [[0, VERDICT_BOOK_DELETED, 0, 0]])),
+        ordered(0, 90, 52, term=3),
+    ]
+
+
+def test_p16_an_index_that_is_past_what_was_let_go_is_enough_whenever_it_tells() -> None:
+    sim = Sim()
+    sim.up(PRIMARY, CLIENT, STORAGE[0], BULK[0])
+    sim.install(view(3, end=at(50, 2), tail=90))
+    sim.get(STORAGE[0], stream(45, term=2))
+    sim.get(PRIMARY, MetalogBegins(SPACE, 40))
+    sim.get(PRIMARY, run(50, opening(), term=3))
+    assert sends(sim.get(CLIENT, append(0, "a"))) == [(BULK[0], shard(3), 0, 1)]
+
+
+def test_p16_where_an_index_is_behind_another_is_asked() -> None:
+    sim = late(*STORAGE[:2])
+    sim.get(CLIENT, append(0, "a"))
+    sim.do(BatchEnded(0))
+    chosen = sim.core.reader.summary(SPACE)["index_replica"]
+    assert sim.do(TimerFired(TIMER)) == [RETRY], "it has not answered yet"
+    sim.get(chosen, stream(39, term=2))
+    sim.do(TimerFired(TIMER))
+    other = sim.core.reader.summary(SPACE)["index_replica"]
+    assert {chosen, other} == set(STORAGE[:2])
+    told = sends(sim.get(other, stream(40, term=2)))
+    assert told == [(to, shard(3), 0, 1) for to in BULK[:2]]
+
+
+def test_p16_deletions_that_were_learned_stay_known_in_later_terms() -> None:
+    sim = late(STORAGE[0])
+    sim.get(STORAGE[0], stream(45, term=2)._replace(deleted=[8]))
+    sim.install(view(4, end=at(51, 3), tail=90))
+    sim.get(PRIMARY, run(51, opening(), term=4))
+    sim.get(CLIENT, append(0, "a", books=8))
+    void, _ = sim.get(PRIMARY, run(52, cut(90, (0, 1)), term=4))
+    assert isinstance(void, Send) and isinstance(void.message, FrameVerdicts)
 
 
 # --- P12, P13: a view change ----------------------------------------------------------------------
