@@ -119,6 +119,14 @@ class IndexFollower:
         self.term, self.settled = term, False
         return True
 
+    def forget(self) -> None:
+        """Nothing that is known of its LogBooks counts any more; of class `memory` they are all
+        in `books`."""
+        for book in self.books:
+            self._facts.drop(book)
+            if self._published is not None:
+                self._published.leave(book)
+
     def is_lost(self, position: Position) -> bool:
         """Whether what was folded at this position may be lost by now (P20)."""
         return self.volatile and position.term < self.term
@@ -177,7 +185,10 @@ class IndexFollower:
         over = len(self.books) - books_max
         for book in [book for book in self.books if book not in waited][: max(0, over)]:
             self._drop(book)
-            self._facts.unfollow(book)
+            if self.volatile:
+                self._facts.drop(book)
+            else:
+                self._facts.unfollow(book)
         verdicts = rows if self.verdicts_due else []
         self.follow_due = self.verdicts_due = False
         books = frozenset(self.books)

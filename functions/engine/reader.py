@@ -450,6 +450,8 @@ class Reader:
         """A reply is a fact about its range, for ever but for trims."""
         space = self._spaces[read.space]
         space.horizon.saw(reply.position, reply.tail)
+        if space.volatile:
+            space.want(read.book)  # what is known is forgotten by its LogBooks
         if reply.trim_until:
             self._trim(read.book, read.tag, reply.trim_until)
         end = min(read.until, reply.tail)
@@ -597,7 +599,9 @@ class Reader:
                 self._spaces[each.id] = space
             space.replicas = each.replicas
             space.volatile = each.durability == "memory"
-            if space.begin_term(view.term) or space.is_past(view.term, view.end(each.id)):
+            if space.begin_term(view.term):
+                effects += self._begin(space, now_s)
+            elif space.is_past(view.term, view.end(each.id)):
                 effects += self._forget(space, now_s)
             elif space.chosen not in each.replicas:
                 effects += self._choose(space, now_s)
@@ -605,12 +609,17 @@ class Reader:
 
     def _met(self, space: IndexFollower, term: Term, now_s: float) -> list[Effect]:
         """A storage node tells of this term, perhaps before its view is here."""
-        return self._forget(space, now_s) if space.begin_term(term) else []
+        return self._begin(space, now_s) if space.begin_term(term) else []
+
+    def _begin(self, space: IndexFollower, now_s: float) -> list[Effect]:
+        """A term of a `memory` log space: what is known of it may be lost since (P20)."""
+        space.forget()
+        self._cache.forget(space.id)
+        return self._choose(space, now_s)
 
     def _forget(self, lost: IndexFollower, now_s: float) -> list[Effect]:
-        """Entries known here were lost, as a view says and the class may (P11), or may be, since a
-        term of a `memory` log space began (P20): what they brought is not served any more (P13).
-        Seldom enough to begin all facts anew."""
+        """The view says that entries known here were lost, as the class may (P11): what they
+        brought is not served any more (P13). Seldom enough to begin all facts anew."""
         self.facts.clear()
         self._cache.forget(lost.id)
         if self._published is not None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from bokilog.effects import BatchEnded, Effect, Send
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
-from bokilog.ids import Position
+from bokilog.ids import LogSpaceId, Position
 from bokilog.messages import FollowIndex, FrameOrdered, IndexStream, Read, ReadReply
 from bokilog.shared_records import BYTES_MIN, SharedReader, SharedWriter
 from bokilog.view import View
@@ -159,6 +159,31 @@ def test_p20_a_replica_that_is_still_in_the_term_before_is_followed_once_it_is_p
     rig.passed(read(5, tag="t"))
     rig.told(at(10), at(13, 2), AGAIN)
     assert Send(rig.followed, FollowIndex(SPACE, NUMBER, [BOOK], [])) in rig.do(BatchEnded(0))
+
+
+def test_p20_other_log_spaces_stay_known() -> None:
+    """A view begins a term of every log space: it is no reason to ask for everything anew."""
+    spaces, other = of_memory(), LogSpaceId(2)
+    sync = replace(view().spaces[0], id=other)
+    views = [
+        replace(
+            each,
+            spaces=(*each.spaces, sync),
+            ends=(*each.ends, replace(view(end=end).ends[0], space=other)),
+        )
+        for each, end in ((spaces, at(0)), (of_memory(2, count=3, tail=AGAIN), at(10)))
+    ]
+    sim = Sim()
+    sim.up(PRIMARY, CLIENT, S1)
+    sim.install(views[0])
+    asked = read(1, tag="t", book=8)._replace(space=other)
+    (passed,) = sim.get(CLIENT, asked)
+    assert isinstance(passed, Send) and isinstance(passed.message, Read)
+    found = reply(passed.message.request, [20], position=at(10), tail=100, next_seqnum=100)
+    sim.get(S1, found)
+    sim.install(views[1])
+    (answered,) = sim.get(CLIENT, asked._replace(until=50))
+    assert isinstance(answered, Send) and answered.to == CLIENT
 
 
 def test_p20_own_frames_that_the_term_before_had_ordered_are_not_kept() -> None:
