@@ -141,9 +141,15 @@ class Answers:
             if isinstance(reply, CorruptRecord):
                 self._suspect(reply.seqnum)
             return [Send(source, RequestFailed(read.request, to_wire(reply), position))]
-        if reply.seqnums or not read.wait_ms:
+        if reply.seqnums or not read.wait_ms or self._is_over(read):
             return [Send(source, reply)]
         return self._wait(source, read)
+
+    def _is_over(self, read: Read) -> bool:
+        """Whether nothing can come any more: the LogBook was deleted (P5). Its followers look for
+        the next one of that name as soon as they hear so.
+        """
+        return read.book in self._index.deleted_books
 
     def read_timer(self, key: int) -> list[Effect]:
         """The wait is over: whatever there is now."""
@@ -273,7 +279,7 @@ class Answers:
             elif isinstance(reply, BokilogError):
                 failed = RequestFailed(waiting.request.request, to_wire(reply), position)
                 effects += [Send(waiting.source, failed), CancelTimer(waiting.timer)]
-            elif reply.seqnums:
+            elif reply.seqnums or self._is_over(waiting.request):
                 effects += [Send(waiting.source, reply), CancelTimer(waiting.timer)]
             else:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bokilog.effects import Effect, LinkUp, SetTimer, TimerFired
+from bokilog.effects import CancelTimer, Effect, LinkUp, SetTimer, TimerFired
 from bokilog.errors import (
     BokilogError,
     CorruptRecord,
@@ -503,6 +503,23 @@ def test_p28_a_read_past_the_tail_waits_first_for_its_position_then_for_its_time
     assert isinstance(timer, SetTimer), "nobody is told that there is nothing before that"
     (over,) = messages(rig.do(TimerFired(timer.timer)), ReadReply)
     assert isinstance(over, ReadReply) and over.seqnums == []
+
+
+def test_p05_whoever_waits_for_a_record_of_a_deleted_logbook_hears_so_at_once() -> None:
+    """Nothing will come: a follower would look for the next LogBook of that name only once its
+    poll is over. Found by the simulator."""
+    rig = StorageRig().begin()
+    rig.hold(frame(0))
+    rig.order(cut(1, 0, 1))
+    (timer,) = rig.get(9, read(start=2, wait_ms=50))
+    assert isinstance(timer, SetTimer)
+    told = rig.order(DeleteBook(2000, BOOK, ME))
+    assert CancelTimer(timer.timer) in told
+    (woken,) = messages(told, ReadReply)
+    (late,) = messages(rig.get(9, read(start=2, wait_ms=50)), ReadReply)
+    for reply in (woken, late):
+        assert isinstance(reply, ReadReply)
+        assert (reply.seqnums, reply.trim_until, reply.tail) == ([], 2, 2)
 
 
 class FlippedJournal(MemoryJournal):
