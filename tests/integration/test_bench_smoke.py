@@ -85,6 +85,7 @@ def test_what_was_read_once_is_read_again_without_a_message(tmp_path: Path) -> N
         (("follow",), "embedded.follow.sync.1024B.256x.catching-up"),
         (("large", "--records", "8"), "embedded.append.flush.1048576B.16x.bandwidth"),
         (("start",), "start.open"),
+        (("functions",), "call.function-to-function.p50"),
     ],
 )
 def test_the_other_benchmarks_run(command: tuple[str, ...], name: str, tmp_path: Path) -> None:
