@@ -39,7 +39,10 @@ class SharedMemory:
         # Under another name first: nobody maps a file that is not whole.
         descriptor, made = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._file.name}.")
         try:
-            os.truncate(descriptor, size_bytes)
+            # Written, not truncated to its size: a hole that a full disk cannot fill later would
+            # end the process that stores into it.
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(bytes(size_bytes))
             self._mapped = mmap.mmap(descriptor, size_bytes)
             self._memory = memoryview(self._mapped)
             self.writer = SharedWriter(self._memory, incarnation)

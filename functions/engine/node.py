@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,7 @@ from bokilog.io.view_store import check_versions
 from bokilog.messages import RequestFailed, Tail, TailRequest
 from bokilog.view import LogSpace, View
 
+logger = logging.getLogger(__name__)
 LEAVE_S: Final = 3.0
 """How long a stopping engine waits for its clients: longer than a change of the primary takes."""
 _LEAVE_POLL_S: Final = 0.01
@@ -144,7 +146,10 @@ def _shared_memory(settings: EngineProcessSettings, incarnation: int) -> SharedM
     """Beside the first unix socket; without one nobody could find it."""
     for address in map(parse_address, settings.addresses):
         if isinstance(address, UnixAddress) and settings.shared_bytes:
-            return SharedMemory(address.path, settings.shared_bytes, incarnation)
+            try:
+                return SharedMemory(address.path, settings.shared_bytes, incarnation)
+            except OSError as error:
+                logger.warning("no memory is shared with workers: %s", error)
     return None
 
 

@@ -86,7 +86,8 @@ async def send_events(
             try:
                 await response.prepare(request)
                 await _send(response, sent, following, settings)
-                await response.write_eof()
+                async with asyncio.timeout(settings.send_timeout_s):
+                    await response.write_eof()
             except (TimeoutError, ConnectionError):
                 pass  # it does not read, or is gone: it may come back to its place
         finally:
@@ -107,7 +108,9 @@ async def _send(
             sent = await following.next()
         except BokilogError as error:
             problem = of_error(error, show_traces=settings.show_traces)
-            await response.write(event_bytes(ServerEvent(problem.body.decode(), event="problem")))
+            told = ServerEvent(problem.body.decode(), event="problem")
+            async with asyncio.timeout(settings.send_timeout_s):
+                await response.write(event_bytes(told))
             return
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 from bokilog.errors import InvalidSettings
 
@@ -82,8 +82,8 @@ class FunctionOptions:
             problem = f"is more than max_workers={self.max_workers}"
             raise InvalidSettings("min_workers", str(self.min_workers), problem)
         for name, allowed in (("overlap", Overlap), ("catch_up", CatchUp)):
-            if getattr(self, name) not in allowed.__args__:  # type: ignore[attr-defined]
-                known = ", ".join(allowed.__args__)  # type: ignore[attr-defined]
+            if getattr(self, name) not in get_args(allowed):
+                known = ", ".join(get_args(allowed))
                 raise InvalidSettings(name, repr(getattr(self, name)), f"is none of {known}")
 
     def to_plain(self) -> dict[str, object]:
