@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from importlib import import_module
 from typing import (
     TYPE_CHECKING,
@@ -118,6 +118,10 @@ class App:
         self, body: Callable[Concatenate[Context, P], Coroutine[object, object, R]], /
     ) -> Function[P, Coroutine[object, object, R], R]: ...
     @overload
+    def function(
+        self, body: Callable[Concatenate[Context, P], Iterator[R]], /
+    ) -> Function[P, Iterator[R], R]: ...
+    @overload
     def function(self, body: Callable[Concatenate[Context, P], R], /) -> Function[P, R, R]: ...
     @overload
     def function(
@@ -128,6 +132,8 @@ class App:
         self, body: Callable[P, Coroutine[object, object, R]], /
     ) -> Function[P, Coroutine[object, object, R], R]: ...
     @overload
+    def function(self, body: Callable[P, Iterator[R]], /) -> Function[P, Iterator[R], R]: ...
+    @overload
     def function(self, body: Callable[P, R], /) -> Function[P, R, R]: ...
     @overload
     def function(self, /, **options: Unpack[OptionWords]) -> Declaration: ...
@@ -135,7 +141,7 @@ class App:
         """Make a function one of the app's: `@app.function` or `@app.function(timeout_s=30)`.
 
         Args:
-            body: sync or async, or an asynchronous generator; its annotations say how arguments
+            body: sync or async, or a generator of either kind; its annotations say how arguments
                 and results travel.
             options: see `FunctionOptions`; `name`: instead of the function's own.
 
@@ -315,6 +321,10 @@ class Declaration:
         self, body: Callable[Concatenate[Context, P], Coroutine[object, object, R]], /
     ) -> Function[P, Coroutine[object, object, R], R]: ...
     @overload
+    def __call__(
+        self, body: Callable[Concatenate[Context, P], Iterator[R]], /
+    ) -> Function[P, Iterator[R], R]: ...
+    @overload
     def __call__(self, body: Callable[Concatenate[Context, P], R], /) -> Function[P, R, R]: ...
     @overload
     def __call__(
@@ -324,6 +334,8 @@ class Declaration:
     def __call__(
         self, body: Callable[P, Coroutine[object, object, R]], /
     ) -> Function[P, Coroutine[object, object, R], R]: ...
+    @overload
+    def __call__(self, body: Callable[P, Iterator[R]], /) -> Function[P, Iterator[R], R]: ...
     @overload
     def __call__(self, body: Callable[P, R], /) -> Function[P, R, R]: ...
     def __call__(self, body: object, /) -> object:

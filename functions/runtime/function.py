@@ -197,16 +197,14 @@ class Function(Generic[P, L, R]):
         self.name = name
         self.options = options
         self.call_options = _AS_DECLARED
-        self.yields = inspect.isasyncgenfunction(body)
-        """It is a stream: an asynchronous generator."""
+        self.yields_async = inspect.isasyncgenfunction(body)
+        self.yields = self.yields_async or inspect.isgeneratorfunction(body)
+        """It is a stream."""
         self.is_async = inspect.iscoroutinefunction(body)
         self._values: Values | None = None
         self._context_name: str | None = None
         self._context_at = 0
         update_wrapper(self, body)
-        if inspect.isgeneratorfunction(body):
-            problem = "is a generator: streams are asynchronous generators (`async def`)"
-            raise InvalidSettings("function", name, problem)
 
     def __repr__(self) -> str:
         return f"<function {self.name!r} of app {self.home.name!r}>"
@@ -245,7 +243,7 @@ class Function(Generic[P, L, R]):
     @property
     def concurrency(self) -> int:
         """Calls at once per worker."""
-        is_async = self.is_async or self.yields
+        is_async = self.is_async or self.yields_async
         return self.options.max_concurrency or (CONCURRENCY_ASYNC if is_async else 1)
 
     @property

@@ -33,7 +33,7 @@ from bokilog.call_errors import (
     UnknownFunction,
 )
 from bokilog.errors import BokilogError, NotSupported, to_wire
-from bokilog.functions.runtime import references
+from bokilog.functions.runtime import generator_thread, references
 from bokilog.functions.runtime.caller import NOTE, failed
 from bokilog.functions.runtime.context import Context, Place, current
 from bokilog.functions.runtime.function import AnyFunction, Body
@@ -249,7 +249,11 @@ class Runs:
             function.with_context(run.context, positional, named)
         body = cast("Body", function.body)
         if function.yields:
-            items = cast("AsyncIterator[object]", body(*positional, **named))
+            if function.yields_async:
+                items = cast("AsyncIterator[object]", body(*positional, **named))
+            else:
+                made = cast("generator_thread.Body", lambda: body(*positional, **named))
+                items = generator_thread.items_of(self._executor, made)
             if start.flags & Flag.STREAM:
                 await self._stream(run, function, items, encoding)
                 return Encoding.MSGPACK, b"\xc0"
@@ -327,13 +331,15 @@ def _is_ours(trace: TracebackType | None) -> bool:
     return True
 
 
+_RUN_BY: Final = (__name__, generator_thread.__name__)
+"""Frames between the process and the user's code, of which nobody wants to know."""
 _OURS: Final = ("bokilog.functions.runtime", "bokilog.client", "bokilog.codec")
 
 
 def _told(function: str, error: BaseException) -> FunctionFailed:
     """What is said of an exception where it cannot be sent itself."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") in _RUN_BY:
         trace = trace.tb_next
     try:
         lines = "".join(traceback.format_exception(type(error), error, trace))

@@ -37,7 +37,7 @@ SLICE_BYTES: Final = 4 * MIB
 
 
 class Stream(Generic[R]):
-    """What an asynchronous generator yields on a function node: iterate it once.
+    """What a generator yields on a function node: iterate it once.
 
     Also an async context manager, which cancels the call when it is left early.
     """

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from bokilog import App, Context
 from bokilog.errors import BokilogError
 from bokilog.functions.runtime import streaming
 from bokilog.functions.runtime.caller import HostCalls, failed
+from bokilog.functions.runtime.generator_thread import AHEAD
 from bokilog.functions.runtime.local import LocalApp
 from bokilog.functions.runtime.messages import DEPTH_MAX, STREAM_WINDOW, Encoding, Start
 from bokilog.functions.runtime.run_call import Runs
@@ -118,6 +119,45 @@ async def break_off(after: int) -> AsyncIterator[int]:
     for number in range(after):
         yield number
     raise ValueError("broken off")
+
+
+@app.function
+def numbers_in_thread(until: int) -> Iterator[int]:
+    assert threading.current_thread() is not threading.main_thread()
+    try:
+        for number in range(until):
+            seen.append(number)
+            yield number
+    finally:
+        seen.append("closed")
+
+
+@app.function
+def break_off_in_thread(after: int) -> Iterator[int]:
+    yield from range(after)
+    raise ValueError("broken off")
+
+
+@app.function(timeout_s=0.05)
+def yield_until_told(ctx: Context) -> Iterator[str]:
+    try:
+        yield ctx.function
+        while not ctx.cancelled:
+            time.sleep(0.001)
+        yield "nobody takes this"
+    finally:
+        seen.append(threading.current_thread().name)
+
+
+@app.function
+def of_one_thread(count: int) -> Iterator[tuple[int, int]]:
+    for _ in range(count):
+        yield threading.get_ident(), ask_in_thread.call(1)
+
+
+@app.function
+def ask_in_thread(number: int) -> int:
+    return number
 
 
 @app.function
@@ -285,12 +325,15 @@ def test_recursion_without_end_is_found() -> None:
     locally(claim)
 
 
-def test_a_stream_comes_in_order_and_never_more_than_a_window_ahead() -> None:
+@pytest.mark.parametrize(("function", "ahead"), [(numbers, 0), (numbers_in_thread, AHEAD + 1)])
+def test_a_stream_comes_in_order_and_never_more_than_a_window_ahead(
+    function: Any, ahead: int
+) -> None:
     async def claim(local: LocalApp) -> None:
-        stream = numbers.stream(4 * STREAM_WINDOW)
+        stream = function.stream(4 * STREAM_WINDOW)
         assert await anext(stream) == 0
         await turns(200)
-        assert seen[-1] <= STREAM_WINDOW
+        assert seen[-1] <= STREAM_WINDOW + ahead
         assert [each async for each in stream] == list(range(1, 4 * STREAM_WINDOW))
         assert seen[-1] == "closed"
         assert [each async for each in stream] == []
@@ -298,9 +341,10 @@ def test_a_stream_comes_in_order_and_never_more_than_a_window_ahead() -> None:
     locally(claim)
 
 
-def test_who_leaves_a_stream_early_ends_it() -> None:
+@pytest.mark.parametrize("function", [numbers, numbers_in_thread])
+def test_who_leaves_a_stream_early_ends_it(function: Any) -> None:
     async def claim(local: LocalApp) -> None:
-        async with numbers.stream(10_000) as stream:
+        async with function.stream(10_000) as stream:
             async for number in stream:
                 if number == 3:
                     break
@@ -310,14 +354,38 @@ def test_who_leaves_a_stream_early_ends_it() -> None:
     locally(claim)
 
 
-def test_an_error_in_a_stream_comes_after_its_items() -> None:
+@pytest.mark.parametrize("function", [break_off, break_off_in_thread])
+def test_an_error_in_a_stream_comes_after_its_items(function: Any) -> None:
     async def claim(local: LocalApp) -> None:
-        stream = break_off.stream(3)
+        stream = function.stream(3)
         assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(ValueError, match="broken off"):
+        with pytest.raises(ValueError, match="broken off") as caught:
             await anext(stream)
-        with pytest.raises(bokilog.NotSupported, match=r"break_off\.stream"):
-            await break_off.remote(3)
+        assert "generator_thread.py" not in caught.value.__notes__[0]
+        with pytest.raises(bokilog.NotSupported, match=r"break_off\w*\.stream"):
+            await function.remote(3)
+
+    locally(claim)
+
+
+def test_a_generator_in_a_thread_is_told_of_its_deadline_and_ends_in_its_thread() -> None:
+    async def claim(local: LocalApp) -> None:
+        await local.log()
+        stream = yield_until_told.stream()
+        assert await anext(stream) == "yield_until_told"
+        with pytest.raises(bokilog.CallTimeout):
+            await anext(stream)
+        assert len(seen) == 1
+        assert seen[0].startswith("function")
+
+    locally(claim)
+
+
+def test_a_generator_stays_in_one_thread_and_may_block_for_calls_of_its_own() -> None:
+    async def claim(local: LocalApp) -> None:
+        items = [each async for each in of_one_thread.stream(20)]
+        assert [number for _, number in items] == [1] * 20
+        assert len({thread for thread, _ in items}) == 1
 
     locally(claim)
 
