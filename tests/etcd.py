@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from bokilog.io.free_ports import free_ports
+
 START_TIMEOUT_S = 10.0
 SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 
@@ -21,7 +23,8 @@ class EtcdServer:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        self.port, self._peer_port = _free_ports()
+        self.port = free_ports(2)
+        self._peer_port = self.port + 1
 
     @property
     def endpoint(self) -> str:
@@ -76,10 +79,3 @@ class EtcdServer:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]

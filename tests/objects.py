@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
+
+from bokilog.io.free_ports import free_ports
 
 START_TIMEOUT_S = 30.0
 BUCKET = "bucket"
@@ -26,9 +27,7 @@ def object_store() -> Iterator[str]:
 @contextmanager
 def store_process() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The same, with the process of the store."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    port = free_ports()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdin=subprocess.DEVNULL,

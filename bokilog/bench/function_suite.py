@@ -7,19 +7,17 @@ pool of processes. The app is `sample_app.py`.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from bokilog.bench import machine
 from bokilog.bench.figures import Result, compare, figure
 from bokilog.bench.orders import Order, Outcome
-from bokilog.bench.places import free_ports
 from bokilog.bench.rounds import QUICK, Plan
 from bokilog.bench.suites import Setting, limit
 from bokilog.bench.workers import Worker
+from bokilog.io.free_ports import free_ports
 from bokilog.limits import MIB
-from bokilog.shapes.cluster_layout import HOST
 from bokilog.shapes.local_cluster import LocalCluster
 
 FORK_MS_MAX: Final = 5.0
@@ -56,7 +54,7 @@ def functions(setting: Setting) -> list[Result]:
             port=free_ports(2),
             app="bokilog.bench.sample_app:app",
             app_dir=setting.directory,
-            http_port=_free_port(),
+            http_port=free_ports(),
         ) as running,
         Worker("bokilog.bench.function_worker", name="caller") as caller,
         Worker("bokilog.bench.bare_http", name="aiohttp") as bare,
@@ -215,9 +213,3 @@ def _parts(name: str, outcomes: Sequence[Outcome]) -> list[Result]:
         )
         for part in parts
     ]
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port

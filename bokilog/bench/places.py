@@ -7,7 +7,6 @@ nothing. A cluster gets ports that are free now; its processes end with this one
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from typing import Final
 
 from bokilog.bench.processes import in_memory
 from bokilog.bench.workers import BenchFailed
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.cluster_layout import HOST
 from bokilog.shapes.local_cluster import LocalCluster
 
-_TRIES: Final = 50
 _VAR_TMP: Final = Path("/var/tmp")
 
 
@@ -88,23 +87,3 @@ def cluster(
     )
     with running:
         yield Cluster(running)
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody listens on now."""
-    for _ in range(_TRIES):
-        with socket.socket() as first:
-            first.bind((HOST, 0))
-            start = int(first.getsockname()[1])
-            if start + count <= 1 << 16 and all(_free(start + n) for n in range(1, count)):
-                return start
-    raise BenchFailed(f"no {count} free ports in a row were found")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True

@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from bokilog.bench.places import free_ports
 from bokilog.bench.workers import BenchFailed, Server
+from bokilog.io.free_ports import free_ports
 
 _START_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
@@ -63,7 +63,7 @@ class Started:
     """A server in a directory of its own; `close` ends it and deletes that."""
 
     def __init__(self, kind: str, directory: Path, *, appendfsync: str = "always") -> None:
-        self.port = free_ports(1)
+        self.port = free_ports()
         self._directory = directory
         directory.mkdir(parents=True)
         if kind == "redis":

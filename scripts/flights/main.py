@@ -13,7 +13,6 @@ import asyncio
 import json
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ import click
 from rich.console import Console
 
 import bokilog
+from bokilog.io.free_ports import free_ports
 from bokilog.io.open_views import open_views
 from bokilog.logbook import Log
 from bokilog.shapes.local_cluster import LocalCluster
@@ -245,26 +245,6 @@ def _directory(options: Options, console: Console) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory(prefix="bokilog-flights-") as scratch:
             yield Path(scratch)
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on now."""
-    for _ in range(100):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first: int = probe.getsockname()[1]
-        if first + count <= 65536 and all(_is_free(first + i) for i in range(count)):
-            return first
-    raise DemoError(f"no {count} free ports in a row were found: give one with --port")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ from typing import Self
 from bokilog.cli.status import ask_status
 from bokilog.errors import UnavailableError
 from bokilog.io.file_views import FileViews
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.cluster_layout import HOST, NodePlan
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.supervisor import node_command
 from bokilog.view import View
 from tests.chaos.namespaces import Namespaces
 from tests.chaos.proxy import Gate, Proxy
-from tests.integration.cluster import free_port
 
 SETTINGS = """\
 [storage]
@@ -51,7 +51,7 @@ class ProxiedCluster:
             sequencers=3,
             storage_nodes=3,
             function_nodes=2,
-            port=free_port(),
+            port=free_ports(2),
             command=self._command,
         )
         layout = self.local.layout

@@ -17,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -100,9 +101,11 @@ class Proxy:
         self._process.stdout.close()
 
     def _say(self, *what: object) -> None:
-        assert self._process.stdin is not None
+        """Returns once it holds."""
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(what).encode() + b"\n")
         self._process.stdin.flush()
+        assert self._process.stdout.readline(), "the proxy ended"
 
 
 # --- the child ------------------------------------------------------------------------------------
@@ -177,14 +180,15 @@ async def _pump(source: socket.socket, target: socket.socket, lane: Lane) -> Non
         data = b"more"
         while data:
             data = await loop.sock_recv(source, CHUNK_BYTES)
-            await waiting.put((loop.time() + lane.delay_s, data))
+            await waiting.put((time.monotonic() + lane.delay_s, data))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(read())
         while True:
             due_s, data = await waiting.get()
-            if due_s > loop.time():
-                await asyncio.sleep(due_s - loop.time())
+            if due_s > time.monotonic():
+                # A loop's own clock is of whole milliseconds: never too early.
+                await asyncio.sleep(due_s - time.monotonic() + 0.001)
             await lane.open.wait()
             if not data:
                 break
@@ -242,6 +246,7 @@ async def main(plan: str) -> None:
     print(json.dumps([address for _, address in listening]), flush=True)
     while line := await commands.readline():
         forwarder.command(*json.loads(line))
+        print(flush=True)
     for task in serving:
         task.cancel()
 

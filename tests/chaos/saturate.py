@@ -23,10 +23,10 @@ from pathlib import Path
 import bokilog
 from bokilog.errors import BokilogError
 from bokilog.io.file_views import FileViews
+from bokilog.io.free_ports import free_ports
 from bokilog.logbook import LogBook
 from bokilog.shapes.cluster_layout import HOST
 from bokilog.shapes.local_cluster import LocalCluster
-from tests.integration.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 OUTSTANDING = 128
@@ -81,7 +81,7 @@ class Saturated:
 def saturate(directory: Path, *, minutes: float, say: Say) -> Saturated:
     """The whole run, on a new cluster."""
     found = Saturated()
-    with LocalCluster(directory, sequencers=3, function_nodes=2, port=free_port()) as cluster:
+    with LocalCluster(directory, sequencers=3, function_nodes=2, port=free_ports(2)) as cluster:
         asyncio.run(_Run(cluster, found, say).run(minutes * 60))
     return found
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
 
 FUNCTION_NODES = 2
@@ -17,24 +17,10 @@ segment_bytes = "1 MiB"
 """
 
 
-def free_port() -> int:
-    """The first of as many free ports in a row as a cluster has engines."""
-    for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no two free ports in a row in 100 tries")
-
-
 def new_cluster(directory: Path, *, sequencers: int = 1) -> LocalCluster:
     """Enter it to start it."""
     return LocalCluster(
-        directory, sequencers=sequencers, function_nodes=FUNCTION_NODES, port=free_port()
+        directory, sequencers=sequencers, function_nodes=FUNCTION_NODES, port=free_ports(2)
     )
 
 

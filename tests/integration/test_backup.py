@@ -21,6 +21,7 @@ import bokilog
 from bokilog import Entry
 from bokilog.cli.main import main
 from bokilog.errors import BackupUnusable, ConditionFailed, DataLost, HistoryChanged, NotReady
+from bokilog.io.free_ports import free_ports
 from bokilog.io.places import Folder
 from bokilog.logbook import Log, LogBook
 from bokilog.record import Record
@@ -29,7 +30,7 @@ from bokilog.shapes.backup_files import Manifest
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.restore import restore
 from bokilog.shapes.verification import Verification
-from tests.integration.cluster import free_port, small_cluster
+from tests.integration.cluster import small_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -184,7 +185,7 @@ async def compare_records(book: LogBook, name: str, taken: Taken) -> None:
 def test_a_restored_cluster_has_every_record_condition_key_trim_and_hold(
     taken: Taken, tmp_path: Path
 ) -> None:
-    made = restore(Folder(taken.folder), tmp_path / "new", port=free_port())
+    made = restore(Folder(taken.folder), tmp_path / "new", port=free_ports(2))
     assert made.history_id != taken.manifest.history_id
 
     async def use(cluster: LocalCluster) -> None:
@@ -210,7 +211,9 @@ def test_a_restored_cluster_has_every_record_condition_key_trim_and_hold(
 def test_three_sequencers_and_one_storage_node_can_be_made_of_it(
     taken: Taken, tmp_path: Path
 ) -> None:
-    restore(Folder(taken.folder), tmp_path / "new", port=free_port(), storage_nodes=1, sequencers=3)
+    restore(
+        Folder(taken.folder), tmp_path / "new", port=free_ports(2), storage_nodes=1, sequencers=3
+    )
 
     async def use(cluster: LocalCluster) -> None:
         async with bokilog.connect(cluster.url) as log:

@@ -16,9 +16,9 @@ from typing import NamedTuple, cast
 
 import pytest
 
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
 from tests.integration.apps.tree_app import Events, Tree
-from tests.integration.cluster import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.service("curl")]
 APPS = Path(__file__).parent / "apps"
@@ -36,12 +36,12 @@ class Answer(NamedTuple):
 @pytest.fixture(scope="module")
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The HTTP addresses of two function nodes that run the app."""
-    http_port = free_port()
+    http_port = free_ports()
     with LocalCluster(
         tmp_path_factory.mktemp("trees"),
         storage_nodes=3,
         function_nodes=2,
-        port=free_port(),
+        port=free_ports(2),
         app="tree_app:app",
         app_dir=APPS,
         http_port=http_port,

@@ -20,13 +20,14 @@ import pytest
 import bokilog
 from bokilog.cold import LIST_FILE, ColdState, decode_list
 from bokilog.errors import NotReady, Trimmed
+from bokilog.io.free_ports import free_ports
 from bokilog.io.places import Folder, open_place
 from bokilog.logbook import LogBook
 from bokilog.shapes.backup import backup
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.restore import restore
 from bokilog.shapes.verification import Verification
-from tests.integration.cluster import FUNCTION_NODES, free_port
+from tests.integration.cluster import FUNCTION_NODES
 from tests.objects import object_store, store_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -60,7 +61,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @contextmanager
 def cold_cluster(directory: Path, url: str) -> Iterator[LocalCluster]:
-    cluster = LocalCluster(directory, function_nodes=FUNCTION_NODES, port=free_port())
+    cluster = LocalCluster(directory, function_nodes=FUNCTION_NODES, port=free_ports(2))
     file = cluster.layout.settings_file
     if "cold_url" not in file.read_text():
         file.write_text(SETTINGS.format(url=url) + file.read_text())
@@ -284,7 +285,7 @@ def test_a_backup_has_what_lies_cold(tmp_path: Path) -> None:
         (tmp_path / "cold").rename(tmp_path / "away")
         with pytest.raises(NotReady, match="is not mounted"):
             asyncio.run(backup(cluster.layout.directory, Folder(tmp_path / "second")))
-    restore(Folder(tmp_path / "copy"), tmp_path / "new", port=free_port())
+    restore(Folder(tmp_path / "copy"), tmp_path / "new", port=free_ports(2))
     with LocalCluster(tmp_path / "new") as cluster:
         asyncio.run(compare(cluster, written))
 

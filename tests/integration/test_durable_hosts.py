@@ -22,8 +22,8 @@ from bokilog.functions.calls.records import (
     book_name,
     decode,
 )
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
-from tests.integration.cluster import free_port
 
 APP = "durable"
 CALLS_COUNT = 60
@@ -40,8 +40,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     with LocalCluster(
         tmp_path_factory.mktemp("durable"),
         function_nodes=2,
-        port=free_port(),
-        http_port=free_port(),
+        port=free_ports(2),
+        http_port=free_ports(),
         app="durable_app:app",
         app_dir=Path(__file__).parent / "apps",
     ) as running:

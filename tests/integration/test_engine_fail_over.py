@@ -15,10 +15,11 @@ import pytest
 
 import bokilog
 from bokilog.errors import AppendUnknown
+from bokilog.io.free_ports import free_ports
 from bokilog.logbook import LogBook
 from bokilog.record import Record
 from bokilog.shapes.local_cluster import LocalCluster
-from tests.integration.cluster import free_port, new_cluster
+from tests.integration.cluster import new_cluster
 
 pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.asyncio, pytest.mark.timeout(60)]
 
@@ -115,7 +116,7 @@ async def test_a_killed_engine_costs_its_clients_no_more_than_a_moment(
 
 
 async def test_seeds_that_are_not_there_are_passed_over(cluster: LocalCluster) -> None:
-    nobody = free_port()
+    nobody = free_ports()
     url = f"bokilog://127.0.0.1:{nobody},127.0.0.1:{cluster.layout.ports[1]}"
     started_s = time.monotonic()
     async with bokilog.connect(url) as log:

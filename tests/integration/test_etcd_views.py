@@ -14,13 +14,13 @@ import bokilog
 from bokilog.cli.main import main
 from bokilog.cli.status import collect
 from bokilog.errors import InvalidSettings
+from bokilog.io.free_ports import free_ports
 from bokilog.io.places import Folder
 from bokilog.logbook import Log
 from bokilog.shapes.backup import backup
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.restore import restore
 from tests.etcd import EtcdServer
-from tests.integration.cluster import free_port
 
 pytestmark = [
     pytest.mark.service("etcd"),
@@ -41,7 +41,7 @@ def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
 
 def new_cluster(directory: Path, url: str) -> LocalCluster:
     return LocalCluster(
-        directory, storage_nodes=1, function_nodes=1, port=free_port(), views_url=url
+        directory, storage_nodes=1, function_nodes=1, port=free_ports(2), views_url=url
     )
 
 
@@ -121,7 +121,7 @@ def test_views_in_etcd_are_verified_and_a_restore_stores_them_there(
     with pytest.raises(InvalidSettings, match="cluster already"):
         restore(copy, tmp_path / "new", views_url=taken)
     assert not (tmp_path / "new").exists()
-    restore(copy, tmp_path / "new", views_url=etcd.url("c2"), port=free_port())
+    restore(copy, tmp_path / "new", views_url=etcd.url("c2"), port=free_ports(2))
     with LocalCluster(tmp_path / "new") as cluster:
         asyncio.run(_read(cluster))
     etcd.kill()

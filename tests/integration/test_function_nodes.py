@@ -15,9 +15,9 @@ import pytest
 
 from bokilog.call_errors import WorkerLost
 from bokilog.errors import NodeUnreachable
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
 from tests.integration.apps import small_app
-from tests.integration.cluster import free_port
 from tests.integration.hosting import APPS, descendants, is_there
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 def with_app(directory: Path) -> LocalCluster:
     return LocalCluster(
-        directory, port=free_port(), app="small_app:app", app_dir=APPS, http_port=free_port()
+        directory, port=free_ports(2), app="small_app:app", app_dir=APPS, http_port=free_ports()
     )
 
 
@@ -127,10 +127,10 @@ def test_dev_is_one_command(tmp_path: Path, embedded: bool) -> None:
     (tmp_path / "code").mkdir()
     app = tmp_path / "code" / "small_app.py"
     app.write_text((APPS / "small_app.py").read_text())
-    port = free_port()
+    port = free_ports(2)
     words = [
         *("dev", "small_app:app", "--app-dir", str(app.parent), "--dir", str(tmp_path / "data")),
-        *("--port", str(port), "--http-port", str(free_port())),
+        *("--port", str(port), "--http-port", str(free_ports())),
         *(["--embedded"] if embedded else []),
     ]
     url = f"bokilog://127.0.0.1:{port}"

@@ -15,12 +15,12 @@ import bokilog
 from bokilog.cli.status import collect
 from bokilog.ids import NodeId
 from bokilog.io.file_views import FileViews
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.cluster_layout import NodePlan
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.supervisor import node_command
 from bokilog.shapes.verification import Verification
 from bokilog.view import LogSpace
-from tests.integration.cluster import free_port
 
 pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -69,7 +69,12 @@ def test_a_storage_node_that_is_gone_for_good_is_replaced(tmp_path: Path) -> Non
     directory = tmp_path / "cluster"
     mortal = Mortal()
     cluster = LocalCluster(
-        directory, storage_nodes=4, sequencers=3, function_nodes=1, port=free_port(), command=mortal
+        directory,
+        storage_nodes=4,
+        sequencers=3,
+        function_nodes=1,
+        port=free_ports(2),
+        command=mortal,
     )
     file = cluster.layout.settings_file
     file.write_text(SETTINGS + file.read_text())

@@ -16,10 +16,11 @@ import pytest
 import bokilog
 from bokilog.cli.restart import Restart
 from bokilog.errors import InvalidSettings, NotReady
+from bokilog.io.free_ports import free_ports
 from bokilog.logbook import Log
 from bokilog.shapes.cluster_layout import lay_out
 from bokilog.shapes.local_cluster import LocalCluster
-from tests.integration.cluster import free_port, new_cluster
+from tests.integration.cluster import new_cluster
 
 pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -130,7 +131,7 @@ def test_every_process_is_restarted_in_turn_under_load_without_an_error(
 
 
 def test_a_restart_of_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    restart = Restart(lay_out(tmp_path / "d", port=free_port()), timeout_s=1.0)
+    restart = Restart(lay_out(tmp_path / "d", port=free_ports(2)), timeout_s=1.0)
     with pytest.raises(InvalidSettings, match=r"storage-9.*is none of sequencer-1"):
         asyncio.run(restart.run(["storage-9"], rolling=True))
     with pytest.raises(NotReady, match="nothing runs in"):

@@ -9,8 +9,8 @@ import pytest
 
 import bokilog
 from bokilog.client.admin import ClientLog
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
-from tests.integration.cluster import free_port
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
 
@@ -27,7 +27,7 @@ def hits(log: ClientLog) -> int:
 
 
 async def test_records_are_read_without_messages_until_they_are_gone(tmp_path: Path) -> None:
-    with LocalCluster(tmp_path, storage_nodes=1, function_nodes=1, port=free_port()) as cluster:
+    with LocalCluster(tmp_path, storage_nodes=1, function_nodes=1, port=free_ports(2)) as cluster:
         url = engine_url(cluster)
         async with bokilog.connect(url) as writer, bokilog.connect(url) as reader:
             book = writer.book("b")

@@ -17,8 +17,8 @@ import pytest
 
 from bokilog import limits
 from bokilog.cli.main import COMMANDS
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
-from tests.integration.cluster import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -115,7 +115,7 @@ def test_a_copy_is_in_the_file_that_it_names(where: str, part: str) -> None:
 def test_every_command_line_works(tmp_path: Path) -> None:
     """One block after the other, as somebody reads: each that starts a cluster finds none running,
     and goes on with what the block before it left."""
-    port = free_port()
+    port = free_ports(2)
     url = f"bokilog://127.0.0.1:{port}"
     up = f"bokilog up --port {port}"
     try:

@@ -48,7 +48,6 @@ def test_a_cut_holds_one_direction_back_and_loses_nothing(behind: tuple[Proxy, P
     pair.near.sendall(b"one")
     assert pair.far.recv(10) == b"one"
     proxy.cut("a", "b")
-    time.sleep(SHORT_S)  # the word has to get there
     pair.near.sendall(b"two")
     pair.far.settimeout(SHORT_S)
     with pytest.raises(TimeoutError):
@@ -63,11 +62,10 @@ def test_a_cut_holds_one_direction_back_and_loses_nothing(behind: tuple[Proxy, P
 def test_a_delay_is_one_and_a_reset_ends_the_connection(behind: tuple[Proxy, Pair]) -> None:
     proxy, pair = behind
     proxy.delay("a", "b", 0.2)
-    time.sleep(SHORT_S)
     started_s = time.monotonic()
     pair.near.sendall(b"late")
     assert pair.far.recv(10) == b"late"
-    assert time.monotonic() - started_s >= 0.2
+    assert time.monotonic() - started_s >= 0.2  # no load makes it shorter
     proxy.heal()
     proxy.reset("b", "a")
     assert pair.far.recv(10) == b""

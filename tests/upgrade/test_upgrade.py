@@ -17,10 +17,10 @@ import xxhash
 
 import bokilog
 from bokilog.errors import DataLost, FormatTooNew
+from bokilog.io.free_ports import free_ports
 from bokilog.logbook import Log
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.shapes.verification import Verification
-from tests.integration.cluster import free_port
 from tests.upgrade.content import ARCHIVES, WRITERS_DIRECTORY, Picture, read_back, write
 
 KEPT = Path(__file__).parent / "kept"
@@ -141,7 +141,7 @@ def test_a_cluster_of_the_last_format_holds_what_it_held(cluster: Kept) -> None:
             await check_all(log, cluster)
             await go_on(log)
 
-    with LocalCluster(cluster.path, port=free_port()) as running:
+    with LocalCluster(cluster.path, port=free_ports(2)) as running:
         asyncio.run(main())
     report = Verification(cluster.path).run()
     assert report.clean, [part.findings for part in report.parts if part.findings]

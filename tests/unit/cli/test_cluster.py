@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 from bokilog.cli.status import ask_status, collect, show
 from bokilog.errors import NodeUnreachable, NotReady
 from bokilog.framing import WireMessage
+from bokilog.io.free_ports import free_ports
 from bokilog.io.transport import Link, LinkCallbacks, listen
 from bokilog.messages import Hello, Status, StatusRequest, decode, encode
 from bokilog.shapes.cluster_layout import lay_out
@@ -37,12 +37,6 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def bokilog(*arguments: str, scripts: dict[str, str] | None = None) -> subprocess.Popen[str]:
     program = PROGRAM.format(scripts=scripts or {})
     return subprocess.Popen(
@@ -56,7 +50,7 @@ def bokilog(*arguments: str, scripts: dict[str, str] | None = None) -> subproces
 
 def up(directory: Path, *options: str, scripts: dict[str, str] | None = None) -> list[str]:
     """The command line of a small cluster on a free port."""
-    size = ["--storage-nodes", "1", "--function-nodes", "1", "--port", str(free_port())]
+    size = ["--storage-nodes", "1", "--function-nodes", "1", "--port", str(free_ports(2))]
     return ["up", "--dir", str(directory), *size, *options]
 
 
@@ -178,7 +172,7 @@ def test_status_joins_supervisor_views_and_nodes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = LocalCluster(
-        tmp_path / "d", storage_nodes=2, function_nodes=1, port=free_port(), command=shell({})
+        tmp_path / "d", storage_nodes=2, function_nodes=1, port=free_ports(2), command=shell({})
     )
     primary = {"position": [1, 12], "published": [1, 12], "tail": 40}
     replica = {"position": [1, 9], "stored": [1, 8], "read_only": "disk full"}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bokilog.errors import DirectoryInUse, InvalidSettings, NotReady
+from bokilog.io.free_ports import free_ports
 from bokilog.shapes import local_cluster, supervisor
 from bokilog.shapes.cluster_layout import NodePlan, lay_out
 from bokilog.shapes.local_cluster import LocalCluster, stop_cluster
@@ -43,12 +44,6 @@ def shell(scripts: dict[str, str]) -> Callable[[NodePlan, Path], Sequence[str]]:
     return command
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def said() -> list[str]:
     return []
@@ -70,7 +65,7 @@ def make(
                 tmp_path / "d",
                 storage_nodes=1,
                 function_nodes=1,
-                port=free_port(),
+                port=free_ports(),
                 command=shell(by_node),
                 say=said.append,
             )
@@ -166,7 +161,7 @@ def test_a_taken_port_is_named_before_anything_is_started(make: Stand, said: lis
 
 
 def test_a_free_port_is_fine() -> None:
-    check_ports([free_port()])
+    check_ports([free_ports()])
 
 
 def test_a_directory_has_one_supervisor(make: Stand) -> None:
@@ -277,8 +272,8 @@ def test_up_waits_for_what_a_killed_supervisor_left_and_names_it(
 def test_no_process_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
     program = f"""
 import time
-from tests.unit.shapes.test_local_cluster import LocalCluster, free_port, shell
-with LocalCluster({str(tmp_path / "d")!r}, port=free_port(), command=shell({{}})):
+from tests.unit.shapes.test_local_cluster import LocalCluster, free_ports, shell
+with LocalCluster({str(tmp_path / "d")!r}, port=free_ports(), command=shell({{}})):
     print("up", flush=True)
     time.sleep(60)
 """
