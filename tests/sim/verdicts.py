@@ -207,8 +207,7 @@ class Judge:
             places = [
                 unit.seqnum
                 for of, branch, unit in found
-                if (of, branch) == (oracle, len(of.lost))
-                and unit.verdict[1] != VERDICT_BOOK_DELETED  # then it is sent to the next one
+                if (of, branch) == (oracle, len(of.lost)) and not _goes_to_the_next(oracle, unit)
             ]
             if len(places) > 1 and not keyed:
                 return f"it was ordered {len(places)} times, at {places}"
@@ -226,7 +225,11 @@ class Judge:
                 return f"its key was not used so: {[unit.verdict for unit in units]}"
             return None
         if error is not None:
-            visible = [unit for unit in units if unit.verdict[1] == VERDICT_VISIBLE]
+            visible = [
+                unit
+                for of, _, unit in found
+                if unit.verdict[1] == VERDICT_VISIBLE and not _goes_to_the_next(of, unit)
+            ]
             if visible and not keyed and error.definite:
                 return f"it failed for certain, and was ordered at {visible[0].seqnum}"
             return None
@@ -554,6 +557,14 @@ class Judge:
         for missing in timeline.visible(following.tag, start, NO_END, oracle.count):
             return f"{following.client} {following.book} {following.tag} has yet to see {missing}"
         return None
+
+
+def _goes_to_the_next(oracle: SpaceOracle, unit: OrderedUnit) -> bool:
+    """Whether it may be sent to the next LogBook of the name: its own is deleted, or was before the
+    log space lost that deletion with all else (class `memory`), and engines still know of it.
+    """
+    lost = any(unit.book in branch.deleted for branch in oracle.lost)
+    return lost or unit.verdict[1] == VERDICT_BOOK_DELETED
 
 
 def records_in(answer: object) -> list[Record]:
