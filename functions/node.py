@@ -1,7 +1,8 @@
 """One host process: the host, and whatever else lives in it: the HTTP gateway, durable calls.
 
 Decides in which order they start and end. Calls from outside are taken once the app is loaded, and
-not any more before anything of this process is closed: first the gateway stops taking requests,
+not any more before anything of this process is closed: its HTTP port is taken first, since one in
+use ought to be known before an app is loaded; at the end first the gateway stops taking requests,
 then what runs gets its time, then workers end. Does not know what any of them does.
 """
 
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bokilog.errors import NotReady
 from bokilog.functions.calls.node import DurableCalls
-from bokilog.functions.gateway.server import Gateway
+from bokilog.functions.gateway.server import Gateway, reserve
 from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.functions.host_metrics import host_text
 from bokilog.functions.runtime.host import Host, Watcher
@@ -50,10 +52,12 @@ async def serve(
     """As `run`, with somebody who watches.
 
     Raises:
-        InvalidSettings: the app cannot be loaded, and nobody watches its files.
+        InvalidSettings: the HTTP port is in use, or the app cannot be loaded and nobody watches
+            its files.
     """
+    reserved = reserve(settings.gateway) if settings.http else []
     host = Host(settings.host, watcher=watcher)
-    parts = _Parts(host, settings)
+    parts = _Parts(host, settings, reserved)
     try:
         if not await _begun(host, stop):
             return
@@ -76,6 +80,8 @@ async def serve(
     finally:
         await parts.aclose()
         await host.aclose()
+        for each in reserved:
+            each.close()
     if host.bug is not None:
         raise host.bug
 
@@ -100,8 +106,11 @@ async def _begun(host: Host, stop: asyncio.Event) -> bool:
 class _Parts:
     """What stands upon the host in its process."""
 
-    def __init__(self, host: Host, settings: FunctionNodeSettings) -> None:
+    def __init__(
+        self, host: Host, settings: FunctionNodeSettings, reserved: list[socket.socket]
+    ) -> None:
         self._host = host
+        self._reserved = reserved
         self._settings = settings
         self._gateway: Gateway | None = None
         self._durable: DurableCalls | None = None
@@ -138,6 +147,7 @@ class _Parts:
                 host.log,
                 app=host.app,
                 settings=settings.gateway,
+                reserved=self._reserved,
                 metrics=host_text(node=settings.host.node_id, app=host.app, stats=host.stats),
             )
             logger.info("HTTP at %s", self._gateway.url)

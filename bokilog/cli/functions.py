@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from bokilog.cli.screen import Screen
     from bokilog.client.admin import ClientLog
+    from bokilog.functions.gateway.settings import GatewaySettings
     from bokilog.functions.node import FunctionNodeSettings
     from bokilog.functions.runtime.process_caller import ProcessCaller
 
@@ -93,6 +94,7 @@ def dev(
 
     if in_memory and not embedded:
         raise InvalidSettings("--memory", "given", "goes with --embedded")
+    gateway = _gateway(http_port, show_traces=True)
     screen = Screen(_console(), calls=True)
     with tempfile.TemporaryDirectory(prefix="bokilog-") as sockets:
         around: AbstractContextManager[None]
@@ -113,7 +115,7 @@ def dev(
                         name="dev",
                         addresses=(f"unix:{sockets}/host.sock",),
                         log_url=url,
-                        http_port=http_port,
+                        gateway=gateway,
                         watch=True,
                     )
                     await _live(settings, screen)
@@ -168,7 +170,7 @@ def serve(
             name=name or f"{socket.gethostname()}-{os.getpid()}",
             addresses=(f"unix:{sockets}/host.sock", *listen),
             log_url=url,
-            http_port=http_port,
+            gateway=_gateway(http_port, show_traces=watch),
             watch=watch,
         )
         _run(_live(settings, screen))
@@ -216,6 +218,23 @@ def logs(call_id: str, app: str | None, url: str | None, timeout_s: float, as_js
 # --- hosts in this process ------------------------------------------------------------------------
 
 
+def _gateway(http_port: int, *, show_traces: bool) -> GatewaySettings | None:
+    """Settings of an HTTP gateway at a port that is free now; None: there is to be none.
+
+    Raises:
+        InvalidSettings: the port is in use, which is better known before anything is started.
+    """
+    from bokilog.functions.gateway.server import reserve
+    from bokilog.functions.gateway.settings import GatewaySettings
+
+    if not http_port:
+        return None
+    settings = GatewaySettings(http_port=http_port, show_traces=show_traces)
+    for reserved in reserve(settings):
+        reserved.close()
+    return settings
+
+
 def _settings(
     app: str,
     *,
@@ -223,7 +242,7 @@ def _settings(
     name: str,
     addresses: tuple[str, ...],
     log_url: str,
-    http_port: int,
+    gateway: GatewaySettings | None,
     watch: bool,
 ) -> FunctionNodeSettings:
     from bokilog.functions.gateway.settings import GatewaySettings
@@ -238,8 +257,9 @@ def _settings(
         log_url=log_url,
         watch=watch,
     )
-    gateway = GatewaySettings(http_port=http_port or HTTP_PORT, show_traces=watch)
-    return FunctionNodeSettings(host=host, gateway=gateway, http=http_port > 0)
+    if gateway is None:
+        return FunctionNodeSettings(host=host, gateway=GatewaySettings(), http=False)
+    return FunctionNodeSettings(host=host, gateway=gateway)
 
 
 async def _live(settings: FunctionNodeSettings, screen: Screen) -> None:
@@ -253,7 +273,8 @@ async def _live(settings: FunctionNodeSettings, screen: Screen) -> None:
 
     def ready() -> None:
         http = f"http://127.0.0.1:{settings.gateway.http_port}" if settings.http else "no HTTP"
-        screen.say(f"{settings.host.app} at {http}, log at {settings.host.log_url}")
+        where = f"at {http}" if screen.has_loaded else f"will be at {http} once it can be loaded"
+        screen.say(f"{settings.host.app} {where}; log at {settings.host.log_url}")
 
     await serve_host(settings, ready, stop, watcher=screen)
 

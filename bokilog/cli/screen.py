@@ -34,6 +34,8 @@ class Screen:
     """
 
     def __init__(self, console: Console, *, calls: bool) -> None:
+        self.has_loaded = False
+        """Whether there has been a version of the app that serves."""
         self._console = console
         self._calls = calls
         self._functions: dict[str, str] = {}
@@ -43,6 +45,7 @@ class Screen:
 
     def loaded(self, loaded: AppLoaded) -> None:
         """The app serves, for the first time or anew."""
+        self.has_loaded = True
         names = [str(row[0]) for row in loaded.functions if not str(row[0]).startswith("$")]
         parts = [(str(part), took) for part, took in loaded.parts if isinstance(took, int)]
         took_ms = sum(took for _, took in parts) / 1e3

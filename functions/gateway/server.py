@@ -2,14 +2,16 @@
 
 Decides nothing about what is behind the paths (`calls.py`, `log_api.py`). A stop lets answers that
 are on their way go out, ends streams (their clients come back to their place at another gateway),
-and takes no new requests meanwhile.
+and takes no new requests meanwhile. Its port is taken before anything else of the process is
+started (`reserve`), so that one in use is told at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from aiohttp import web
@@ -24,6 +26,43 @@ from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.functions.runtime.runner import CallRunner
 
 _IDLE_S: Final = 75.0  # of a connection between two requests
+_BACKLOG: Final = 1_024
+
+
+def reserve(settings: GatewaySettings) -> list[socket.socket]:
+    """Sockets that have the gateway's port, and do not listen yet.
+
+    Raises:
+        InvalidSettings: another process has it.
+    """
+    host, port = settings.http_host.strip("[]"), settings.http_port
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    reserved: list[socket.socket] = []
+    try:
+        # A name may have an address of each family: they get one port.
+        for family, kind, protocol, _, name in dict.fromkeys(found):
+            try:
+                bound = socket.socket(family, kind, protocol)
+            except OSError:
+                continue  # a family that this machine does not have
+            reserved.append(bound)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setblocking(False)
+            bound.bind((name[0], reserved[0].getsockname()[1] or port, *name[2:]))
+    except OSError as error:
+        for each in reserved:
+            each.close()
+        raise _unusable(settings, error) from error
+    return reserved
+
+
+def _unusable(settings: GatewaySettings, error: OSError) -> InvalidSettings:
+    problem = f"cannot be listened on ({error.strerror or error}): choose another one"
+    if error.errno == errno.EADDRINUSE:
+        problem = "is in use by another process: choose another one"
+    return InvalidSettings("http_port", str(settings.http_port), problem)
 
 
 class Gateway:
@@ -41,6 +80,7 @@ class Gateway:
         *,
         app: str,
         settings: GatewaySettings,
+        reserved: Sequence[socket.socket] | None = None,
         metrics: Callable[[], bytes] | None = None,
     ) -> Self:
         """Serve from now on.
@@ -50,11 +90,13 @@ class Gateway:
             log: what `/books` and durable calls are on.
             app: name of the app.
             settings: where to listen, and every bound.
+            reserved: what `reserve` gave for them; None: it is done now.
             metrics: gives the text of `/metrics`, as Prometheus reads it.
 
         Raises:
             InvalidSettings: another process listens there.
         """
+        bound = reserve(settings) if reserved is None else reserved
         stopping = asyncio.Event()
         served = web.Application(client_max_size=settings.body_bytes_max)
         calls = CallApi(runner, log, app=app, settings=settings, stopping=stopping)
@@ -73,15 +115,12 @@ class Gateway:
             shutdown_timeout=settings.drain_s,
         )
         await http.setup()
-        site = web.TCPSite(http, settings.http_host, settings.http_port, backlog=1_024)
         try:
-            await site.start()
-        except OSError as error:
+            for each in bound:
+                await web.SockSite(http, each, backlog=_BACKLOG).start()
+        except OSError as error:  # another process has reserved it too, and listened first
             await http.cleanup()
-            if error.errno != errno.EADDRINUSE:
-                raise
-            problem = "is in use by another process: choose another one"
-            raise InvalidSettings("http_port", str(settings.http_port), problem) from error
+            raise _unusable(settings, error) from error
         return cls(http, stopping)
 
     @property

@@ -247,8 +247,9 @@ class Host:
             if self.bug is not None:
                 raise self.bug
             if self._failed and not self.settings.watch:
-                problem = f"could not be loaded:\n{self._failed}"
-                raise InvalidSettings("app", self.settings.app, problem)
+                # Whoever watches was shown the traceback; else this is where it is said.
+                shown = "" if self._watcher is not None else f":\n{self._failed}"
+                raise InvalidSettings("app", self.settings.app, f"cannot be loaded{shown}")
             self.log = await connecting
         finally:
             if not connecting.done():
@@ -404,10 +405,12 @@ class Host:
         self._failed = failed.trace
         if failed.files:
             self._watch.watch(failed.files)
+        raised = not (self._settled.is_set() or self.settings.watch)  # by `begin`
         self._settled.set()
         if self._watcher is not None:
             self._watcher.not_loaded(failed)
-            return  # who is shown it need not find it in the log as well
+        if self._watcher is not None or raised:
+            return  # who is told it need not find it in the log as well
         kept = "the version before goes on" if failed.serving else "there is none to serve"
         logger.error("%s cannot be loaded (%s):\n%s", self.settings.app, kept, failed.trace)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
 import pytest
 
+from bokilog.errors import InvalidSettings
 from bokilog.functions.runtime.effects import AppNotLoaded, Effect, WorkerEnded
 from bokilog.functions.runtime.host import Host, Watcher
 from bokilog.functions.runtime.process_settings import HostSettings
@@ -38,7 +40,30 @@ async def test_trouble_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
             host_of(seen)._perform(effect)
         assert (seen.failures, seen.lost) == (effects[:1], effects[1:])
         assert caplog.messages == []
-        for effect in effects:
-            host_of(None)._perform(effect)
-        assert "no such thing" in caplog.messages[0]
-        assert caplog.messages[1:] == ["worker 1 of f: gone"]
+        unwatched = host_of(None)
+        for effect in (*effects, effects[0]):
+            unwatched._perform(effect)
+        assert caplog.messages[0] == "worker 1 of f: gone", "what is wrong at the start is raised"
+        assert "no such thing" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.asyncio
+async def test_a_load_error_at_the_start_is_told_once(
+    watched: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = host_of(Seen() if watched else None)
+    monkeypatch.setattr(host._connections, "listen", _listened)
+    monkeypatch.setattr(host._templates, "start", lambda number: None)
+    beginning = asyncio.create_task(host.begin())
+    await asyncio.sleep(0)
+    host._perform(AppNotLoaded("Traceback: no such thing", (), False))
+    with pytest.raises(InvalidSettings, match=r"app=shop:app cannot be loaded") as caught:
+        await beginning
+    assert ("no such thing" in str(caught.value)) is not watched
+    assert caplog.messages == []
+    await host.aclose()
+
+
+async def _listened(address: str) -> str:
+    return address

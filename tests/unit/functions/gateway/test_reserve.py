@@ -1,0 +1,76 @@
+"""A gateway's port is taken before anything else is started."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bokilog
+from bokilog.cli.main import main
+from bokilog.errors import InvalidSettings
+from bokilog.functions import node
+from bokilog.functions.gateway.server import Gateway, reserve
+from bokilog.functions.gateway.settings import GatewaySettings
+from bokilog.functions.runtime.process_settings import HostSettings
+from tests.unit.functions.gateway.fake_runner import FakeRunner
+
+
+@pytest.fixture
+def port_in_use() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield int(other.getsockname()[1])
+
+
+def test_a_port_in_use_is_known_before_the_app_is_loaded(
+    port_in_use: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*said: object, **named: object) -> None:
+        raise AssertionError("a host was made")
+
+    monkeypatch.setattr(node, "Host", started)
+    host = HostSettings(
+        node_id="host-1",
+        app="shop:app",
+        app_dir=Path(),
+        addresses=("unix:/nowhere",),
+        log_url="bokilog://127.0.0.1:1",
+    )
+    settings = node.FunctionNodeSettings(host=host, gateway=GatewaySettings(http_port=port_in_use))
+    with pytest.raises(InvalidSettings, match=f"http_port={port_in_use} is in use by another"):
+        asyncio.run(node.serve(settings, lambda: None, asyncio.Event()))
+
+
+@pytest.mark.parametrize("command", [["dev", "m:app"], ["serve", "m:app"]])
+def test_commands_tell_of_a_port_in_use_before_they_start_anything(
+    port_in_use: int,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--http-port", str(port_in_use)]) == 2
+    told = capsys.readouterr()
+    assert f"http_port={port_in_use} is in use by another process" in told.err
+    assert told.out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.asyncio
+async def test_what_was_reserved_is_served_and_let_go_of(host: str) -> None:
+    settings = GatewaySettings(http_host=host, http_port=0)
+    reserved = reserve(settings)
+    assert len({each.getsockname()[1] for each in reserved}) == 1
+    async with bokilog.open() as log:
+        gateway = await Gateway.start(
+            FakeRunner({}), log, app="shop", settings=settings, reserved=reserved
+        )
+        port = int(gateway.url.rpartition(":")[2])
+        with pytest.raises(InvalidSettings, match="in use"):
+            reserve(GatewaySettings(http_host=host, http_port=port))
+        await gateway.aclose()
+    assert all(each.fileno() == -1 for each in reserved)
