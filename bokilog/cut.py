@@ -34,8 +34,8 @@ def frontier(progress: Iterable[int], *, write_quorum: int) -> int:
     >>> frontier([5], write_quorum=2)
     0
     """
-    counts = sorted(progress, reverse=True)
-    return counts[write_quorum - 1] if len(counts) >= write_quorum else 0
+    counts = sorted(progress)
+    return counts[-write_quorum] if len(counts) >= write_quorum else 0
 
 
 def advance(last: Mapping[int, int], now: Mapping[int, int]) -> tuple[CutSpan, ...]:

@@ -248,7 +248,16 @@ class Frame:
     """A frame with its LocalIds: columns and payload of `records` records of `shard` from `first`
     on."""
 
-    __slots__ = ("columns", "first", "header", "payload", "records", "shard")
+    __slots__ = (
+        "columns",
+        "first",
+        "header",
+        "payload",
+        "records",
+        "shard",
+        "size_bytes",
+        "until",
+    )
 
     def __init__(
         self,
@@ -265,18 +274,12 @@ class Frame:
         self.payload = payload
         """The records' bytes in order: one buffer each (as a client in this process made them), or
         one for all."""
-        self.records = len(columns.tags)
-        self.header = header or encode_header(shard=shard, first=first, columns=columns)
-
-    @property
-    def until(self) -> int:
+        self.records = records = len(columns.tags)
+        self.until = first + records
         """First count after the frame: where progress stands once it is held (P9)."""
-        return self.first + self.records
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the whole frame, as it is journalled."""
-        return HEADER_BYTES + len(self.columns.encoded) + self.columns.payload_bytes
+        self.header = header or encode_header(shard=shard, first=first, columns=columns)
+        self.size_bytes = HEADER_BYTES + len(columns.encoded) + columns.payload_bytes
+        """Of the whole frame, as it is journalled."""
 
     @property
     def checksum(self) -> int:
@@ -291,7 +294,7 @@ class Frame:
 
     def buffers(self) -> list[Buffer]:
         """The frame as it is journalled and sent: header, columns, payload."""
-        return [self.header, self.columns.encode(), *self.payload]
+        return [self.header, self.columns.encoded, *self.payload]
 
 
 class Head(NamedTuple):
@@ -320,9 +323,7 @@ def encode_header(*, shard: Shard, first: int, columns: Columns) -> bytes:
         VERSION,
         flags,
         0,
-        shard.space,
-        shard.term,
-        shard.number,
+        *shard,  # log space, term, number
         first,
         len(columns.tags),
         columns.units,

@@ -386,6 +386,12 @@ class MetalogFollower:
     def offer(self, run: Run) -> list[tuple[Position, Entry]]:
         """The entries that are next now, with the position each one leads to."""
         ready: list[tuple[Position, Entry]] = []
+        _, term, first, entries = run
+        if (term, first) == self.position and len(entries) == 1 and not self._held:
+            if self._ends.get(term, first + 1) > first:  # the usual run, in its turn
+                self.position = Position(term, first + 1)
+                ready.append((self.position, entries[0]))
+            return ready
         if self._continues(run):
             self._take(run, ready)
         elif self._is_ahead(run):
@@ -461,6 +467,7 @@ class MetalogFollower:
         )
 
     def _take(self, run: Run, ready: list[tuple[Position, Entry]]) -> None:
+        _, term, first, entries = run
         for count in range(self.position.count, self._end_of(run)):
-            self.position = Position(run.term, count + 1)
-            ready.append((self.position, run.entries[count - run.first]))
+            self.position = Position(term, count + 1)
+            ready.append((self.position, entries[count - first]))

@@ -249,8 +249,13 @@ class ClientCore:
         """Lanes take turns, a frame each; a frame without room lets no other pass."""
         if self._pumping or not self.up or self.leaving or self.port is None:
             return
-        self._pumping = True  # an answer from inside `send` comes back here
         turns, idle_count = self._turns, 0
+        for lane in turns:
+            if lane.backlog:
+                break
+        else:
+            return
+        self._pumping = True  # an answer from inside `send` comes back here
         try:
             while idle_count < len(turns):
                 batch = turns[0].head()

@@ -201,7 +201,8 @@ class Client:
             wait_until_s=wait_until_s,
         )
         self.core.ask(request, self._loop.time())
-        if len(self.core.requests) == 1:  # with more under way, those of this turn leave together
+        # With more under way, those of this turn leave together, and with its appends.
+        if len(self.core.requests) == 1 and not self._flush_due:
             self._flush_port()
         self._set_timer()
         return waiter

@@ -122,12 +122,17 @@ class CutClock:
 
     def read(self, now_s: float, wall_ms: int) -> int:
         """Milliseconds at `now_s` of the monotonic clock; never less than before."""
-        if self._last_s is None:
-            self._ms = max(self._ms, float(wall_ms))
-        else:
-            passed_ms = max(0.0, now_s - self._last_s) * 1000
-            slowest, fastest = passed_ms / TIME_RATE_MAX, passed_ms * TIME_RATE_MAX
-            self._ms = min(max(float(wall_ms), self._ms + slowest), self._ms + fastest)
+        last_s, last_ms = self._last_s, self._ms
+        if last_s is None:
+            self._ms = max(last_ms, float(wall_ms))
+        elif now_s > last_s:
+            passed_ms = (now_s - last_s) * 1000
+            fastest = last_ms + passed_ms * TIME_RATE_MAX
+            if wall_ms > fastest:
+                self._ms = fastest
+            else:
+                slowest = last_ms + passed_ms / TIME_RATE_MAX
+                self._ms = slowest if wall_ms < slowest else float(wall_ms)
         self._last_s = now_s
         return int(self._ms)
 
@@ -202,12 +207,15 @@ class SequencerCore:
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """What an event asks for, in order."""
         self._moment.now_s = now_s
+        if type(event) is Received:
+            source, message = event
+            self.trace.append((now_s, source, type(message).__name__))
+            if type(message) is ShardProgress:
+                return self._progressed(source, message)
+            return self._received(source, message)
+        if type(event) is BatchEnded:
+            return self._end_batch(now_s, event[0]) if self._touched else []
         match event:
-            case Received(source=source, message=message):
-                self.trace.append((now_s, source, type(message).__name__))
-                return self._received(source, message)
-            case BatchEnded(wall_ms=wall_ms):
-                return self._end_batch(self._clock.read(now_s, wall_ms))
             case Persisted(token=token):
                 return self._persisted(token)
             case PersistFailed(token=token, reason=reason):
@@ -235,6 +243,8 @@ class SequencerCore:
                 return []  # of the controller beside this core
             case ColdDone():
                 return []  # of storage nodes
+            case Received() | BatchEnded():
+                raise AssertionError("these are handled before")
             case _:
                 assert_never(event)
 
@@ -309,8 +319,6 @@ class SequencerCore:
                 return [Send(source, Status(request, self.facts()))]
             case TermChanged(term=term):
                 return [LoadView(term)] if term > self.newest_term else []
-            case ShardProgress():
-                return self._progressed(source, message)
             case (
                 OpenShardRequest()
                 | FollowMetalog()
@@ -394,10 +402,11 @@ class SequencerCore:
 
     def _progressed(self, source: Address, message: ShardProgress) -> list[Effect]:
         """By far the most of what a primary is told."""
-        primary = self.primaries.get(LogSpaceId(message.space))
-        if primary is None or message.term != primary.term:
+        space, term, _, _, _ = message
+        primary = self.primaries.get(LogSpaceId(space))
+        if primary is None or term != primary.term:
             return self._addressed(source, message)
-        self._touched.add(primary.space.id)
+        self._touched.add(LogSpaceId(space))
         primary.progressed(NodeId(str(source)), message)
         return []
 
@@ -455,8 +464,9 @@ class SequencerCore:
                 self.ignored_count += 1
         return []
 
-    def _end_batch(self, timestamp_ms: int) -> list[Effect]:
+    def _end_batch(self, now_s: float, wall_ms: int) -> list[Effect]:
         effects: list[Effect] = []
+        timestamp_ms = self._clock.read(now_s, wall_ms)
         touched, self._touched = self._touched, set()
         for space in sorted(touched):
             role = self.primaries.get(space) or self.backups[space]

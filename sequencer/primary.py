@@ -83,6 +83,9 @@ RUNS_LOOKED_AT: Final = 1024
 RUNS_IN_FLIGHT_MAX: Final = 1024
 """Runs that wait for their sync; on a disk that stands still nothing more is ordered, and what
 arrives meanwhile is one cut later."""
+RUNS_REPLICATED_MAX: Final = 2
+"""Runs that wait for a majority: one on its way there, one on its way back. What arrives meanwhile
+is one cut, which costs every process less than several (7 to 10 % of throughput when saturated)."""
 PROPOSALS_MAX: Final = 4096
 """Proposals of one run, at most 300 bytes each; more are refused as `Overloaded`."""
 OPENINGS_MAX: Final = 4096
@@ -220,11 +223,8 @@ class Primary:
 
     def progressed(self, node: NodeId, message: ShardProgress) -> None:
         """What a storage node holds."""
-        self._progress.report(
-            node,
-            (message.disk_id, message.incarnation),
-            [(number, count) for number, count in message.counts],
-        )
+        _, _, disk_id, incarnation, counts = message
+        self._progress.report(node, (disk_id, incarnation), counts)
 
     def open_shard(self, message: OpenShardRequest) -> None:
         """Idempotent: an engine asks until the metalog tells it; an engine's new start closes its
@@ -382,10 +382,11 @@ class Primary:
 
     def end_batch(self, wall_ms: int, token: int) -> list[Effect]:
         """Everything of this batch becomes one run; at most one commit, named by `token`."""
-        effects = self._answer_tails()
+        effects = self._answer_tails() if self._tails else []
         if self._stopped is not None or self._sealed:
             return effects
-        if self._due and len(self._in_flight) < RUNS_IN_FLIGHT_MAX:
+        most = RUNS_IN_FLIGHT_MAX if self._replication is None else RUNS_REPLICATED_MAX
+        if (self._progress.due or self._due) and len(self._in_flight) < most:
             effects += self._order(wall_ms, token)
         if self._ceiling_asked <= SEQNUM_MAX:
             self._ask_ceiling(effects)
@@ -393,10 +394,10 @@ class Primary:
 
     @property
     def _due(self) -> bool:
-        """Whether there may be anything to order; most batches only publish, or feed."""
+        """Whether there may be anything to order beside frames; most batches only publish, or
+        feed."""
         return bool(
-            self._progress.due
-            or self._proposed
+            self._proposed
             or self._wanted
             or self._losses
             or self._survival.undecided
@@ -461,15 +462,16 @@ class Primary:
             del self._followers[source]
             return [Send(source, MetalogGone(self.space.id, self._begins_at))]
         effects: list[Effect] = []
-        position_told = not follower.number
+        number = follower.number
+        position_told = not number
         for looked_at, run in enumerate(self._runs_from(follower.sent)):
-            if len(effects) >= RUNS_FED or looked_at >= RUNS_LOOKED_AT:
+            if looked_at and (len(effects) >= RUNS_FED or looked_at >= RUNS_LOOKED_AT):
                 effects.append(SetTimer(("feed", self.space.id, source), 0.0))
                 return effects
             follower.sent = run.until
-            if not follower.number:
+            if not number:
                 effects.append(Send(source, Metalog(run)))
-            elif _touches(run, follower.number):
+            elif _touches(run, number):
                 effects.append(Send(source, Metalog(run)))
                 position_told = run.tail is not None
             else:
@@ -571,15 +573,16 @@ class Primary:
         entries = self._entries(wall_ms)
         if not entries:
             return []
-        run = Run(self.space.id, self.term, self.count, tuple(entries))
+        first = self.count
+        run = Run(self.space.id, self.term, first, tuple(entries))
         try:
             location = self._journal.append(ITEM_METALOG, [encode_run(run)])
         except ReadOnly as error:  # it failed for good, and `PersistFailed` is on its way
             return self.persist_failed(error.reason)
-        self.count = run.until
+        self.count = first + len(entries)
         self._proposed.clear()
         self._losses.clear()
-        self._runs.add(run.first, location)
+        self._runs.add(first, location)
         self._in_flight.append(InFlight(token, run, self.tail, self._moment.now_s))
         if self._replication is None:
             return [Commit(self.space.id, token)]
@@ -601,23 +604,30 @@ class Primary:
         self.cut_latency.observe(self._moment.now_s - made_s)
         self.published_count = run.until
         self._recent.append(run)
-        self._deletions += deletions_of(run)
+        if not (len(run.entries) == 1 and type(run.entries[0]) is Cut):
+            self._deletions += deletions_of(run)
 
     def _published(self) -> list[Effect]:
         while len(self._recent) > RUNS_CACHED:
             self._recent.popleft()
-        return [effect for source in list(self._followers) for effect in self.feed(source)]
+        effects: list[Effect] = []
+        for source in list(self._followers):
+            effects += self.feed(source)
+        return effects
 
     def _entries(self, wall_ms: int) -> list[Entry]:
-        self.timestamp_ms = timestamp_ms = max(wall_ms, self.timestamp_ms)
+        timestamp_ms = self.timestamp_ms
+        if wall_ms > timestamp_ms:
+            self.timestamp_ms = timestamp_ms = wall_ms
         entries: list[Entry] = []
         if self._survival.undecided:
             if not self._survival.nothing_left:
                 return []
             entries.append(self._start_over(timestamp_ms))
-        for request in self._wanted.values():
-            entries += self._open(request, timestamp_ms)
-        self._wanted.clear()
+        if self._wanted:
+            for request in self._wanted.values():
+                entries += self._open(request, timestamp_ms)
+            self._wanted.clear()
         spans = self._progress.take_cut(room=self._ceiling - self.tail)
         if spans:
             entries.append(Cut(timestamp_ms, self.tail, spans))
@@ -671,7 +681,7 @@ class Primary:
         return effects
 
     def _answer_tails(self) -> list[Effect]:
-        if not self._tails or self._sealed:
+        if self._sealed:
             return []
         if self._replication is not None:
             effects, self._tails = self._replication.begin_round(self._tails)

@@ -10,7 +10,7 @@ Does not know: seqnums, terms, when a cut is due. Differs from Boki: W of N inst
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bokilog.cut import CutSpan, frontier
 from bokilog.ids import NodeId
@@ -54,14 +54,14 @@ class Progress:
         return self.shards.pop(number).ordered
 
     def report(
-        self, node: NodeId, identity: tuple[str, int], counts: Iterable[tuple[int, int]]
+        self, node: NodeId, identity: tuple[str, int], counts: Iterable[Sequence[int]]
     ) -> None:
         """A node's counts; unknown and closed shards, and nodes that are no replica, do not count.
 
         Args:
             node: the storage node.
             identity: its (disk id, incarnation); a lower incarnation of a disk is a late message.
-            counts: (shard number, records held to the class's standard).
+            counts: rows of shard number and records held to the class's standard.
         """
         known = self._identities.get(node)
         if known != identity:
@@ -85,10 +85,12 @@ class Progress:
 
     def _move_frontier(self, number: int, shard: ShardState) -> None:
         held = frontier(shard.counts.values(), write_quorum=self._write_quorum)
-        shard.frontier = max(held, shard.ordered)
-        if shard.frontier > shard.ordered:
+        ordered = shard.ordered
+        if held > ordered:
+            shard.frontier = held
             self._dirty.add(number)
         else:
+            shard.frontier = ordered
             self._dirty.discard(number)
 
     @property
@@ -111,12 +113,12 @@ class Progress:
         taken = []
         for number in sorted(self._dirty):
             shard = self.shards[number]
-            size = shard.frontier - shard.ordered
-            if size > room:
+            start, until = shard.ordered, shard.frontier
+            if until - start > room:
                 continue
-            room -= size
-            taken.append(CutSpan(number, shard.ordered, shard.frontier))
-            shard.ordered = shard.frontier
+            room -= until - start
+            taken.append(CutSpan(number, start, until))
+            shard.ordered = until
             self._dirty.discard(number)
         return tuple(taken)
 

@@ -261,12 +261,13 @@ class Answers:
 
     # --- waiting ----------------------------------------------------------------------------------
 
-    def wake(self) -> list[Effect]:
+    @property
+    def waiting(self) -> bool:
+        """Whether anybody waits, for a position or for a record."""
+        return bool(self._waiting)
+
+    def wake(self, effects: list[Effect]) -> None:
         """Requests whose position has come, and reads of the LogBooks that changed."""
-        effects: list[Effect] = []
-        if not len(self._waiting):
-            self.books_touched.clear()
-            return effects
         position = self._index.position
         for waiting in self._waiting.reached(position):
             effects += self._ask(waiting.source, waiting.request)
@@ -284,8 +285,6 @@ class Answers:
             else:
                 continue
             self._waiting.take(key)
-        self.books_touched.clear()
-        return effects
 
     def link_down(self, source: Address) -> list[Effect]:
         """Nobody waits for an answer there any more."""

@@ -108,11 +108,11 @@ class StorageCore:
         """Log spaces that something happened to since the last batch ended."""
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
+        if type(event) is Received:
+            return self._received(*event)
+        if type(event) is BatchEnded:
+            return self._end_batch()
         match event:
-            case Received(source=source, message=message):
-                return self._received(source, message)
-            case BatchEnded():
-                return self._end_batch()
             case Persisted(token=token):
                 return self._replica(self._committing.pop(token)).persisted(token)
             case PersistFailed(token=token, reason=reason):
@@ -137,6 +137,8 @@ class StorageCore:
                 return []
             case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
                 return []  # of sequencers
+            case Received() | BatchEnded():
+                raise AssertionError("these are handled before")
             case _:
                 assert_never(event)
 
@@ -165,7 +167,7 @@ class StorageCore:
         """A frame; what its own shard has no use for any more, the replica sees."""
         frame = message.frame
         space, term, _ = frame.shard
-        if self.gate.admit(term, source, message) is FUTURE:
+        if term != self.gate.term and self.gate.admit(term, source, message) is FUTURE:
             return [LoadView(term)]
         replica = self._known_replica(space)
         if replica is None or replica.mend(source, frame):
@@ -176,17 +178,20 @@ class StorageCore:
         """Metalog of an ended term is still wanted: it is how a node that was away catches up (P8,
         P13)."""
         run = message.run
-        if self.gate.admit(run.term, source, message) is FUTURE:
-            return [LoadView(run.term)]
-        replica = self._known_replica(run.space)
+        space, term, _, _ = run
+        if term != self.gate.term and self.gate.admit(term, source, message) is FUTURE:
+            return [LoadView(term)]
+        replica = self._known_replica(space)
         return replica.metalog(run) if replica is not None else []
 
     def _known_replica(self, number: LogSpaceId) -> Replica | None:
         """The replica that a message is for; None, and counted, if there is none here."""
-        if number not in self.replicas:
+        replica = self.replicas.get(number)
+        if replica is None:
             self.ignored_count += 1
-            return None
-        return self._replica(number)
+        else:
+            self._touched.add(number)
+        return replica
 
     def _dispatch(self, source: Address, message: Message) -> list[Effect]:
         number = _space_of(message)
@@ -344,13 +349,13 @@ class StorageCore:
         return [*effects, SetTimer("upkeep", BEHIND_LOOK_S if behind else LOOK_S)]
 
     def _end_batch(self) -> list[Effect]:
+        if not self._touched:
+            return []
         effects: list[Effect] = []
         touched, self._touched = self._touched, set()
         for number in sorted(touched):
-            replica = self.replicas[number]
             token = self._token + 1
-            effects += replica.end_batch(token)
-            if replica.committed(token):
+            if self.replicas[number].end_batch(token, effects):
                 self._token = token
                 self._committing[token] = number
         return effects

@@ -255,11 +255,12 @@ class Index:
                 place in the journal.
             gaps: first seqnum and number of records that no replica has, in order (P24).
         """
-        assert cut.first_seqnum >= self.tail, f"the cut at {cut.first_seqnum} orders again"
-        self._enter(position, cut.timestamp_ms)
-        self._advance_shards(cut.spans)
-        self._local_ids.add(position.term, cut.first_seqnum, cut.spans)
-        tail = cut.first_seqnum
+        timestamp_ms, tail, spans = cut
+        assert tail >= self.tail, f"the cut at {tail} orders again"
+        self._enter(position, timestamp_ms)
+        self._advance_shards(spans)
+        self._local_ids.add(position[0], tail, spans)
+        end = tail + record_count(spans)
         outcomes = []
         lost = iter(gaps)
         gap = next(lost, None)
@@ -273,7 +274,7 @@ class Index:
         while gap is not None:
             tail = self._apply_gap(tail, *gap)
             gap = next(lost, None)
-        assert tail == cut.first_seqnum + record_count(cut.spans), "a cut without all its frames"
+        assert tail == end, "a cut without all its frames"
         self.tail = tail
         self.empty = False
         self._chain(cut, outcomes, gaps)
@@ -349,13 +350,13 @@ class Index:
         return verdicts, tuple(void)
 
     def _advance_shards(self, spans: Sequence[CutSpan]) -> None:
-        for span in spans:
-            shard = self.open_shards.get(span.number)
-            assert shard is not None, f"a cut of shard {span.number}, which is not open (P1)"
-            assert shard.ordered == span.start, (
-                f"a cut of shard {span.number} from {span.start}, ordered are {shard.ordered}"
+        for number, start, until in spans:
+            shard = self.open_shards.get(number)
+            assert shard is not None, f"a cut of shard {number}, which is not open (P1)"
+            assert shard.ordered == start, (
+                f"a cut of shard {number} from {start}, ordered are {shard.ordered}"
             )
-            shard.ordered = span.until
+            shard.ordered = until
 
     # --- the fold: other entries ---
 
@@ -425,14 +426,17 @@ class Index:
         self.tail = tail
 
     def _enter(self, position: Position, timestamp_ms: int) -> None:
-        assert position.count == self.position.count + 1, (
+        term, count = position
+        last_term, last_count = self.position
+        assert count == last_count + 1, (
             f"the entry that leads to {position} does not follow {self.position}"
         )
-        assert position.term >= self.position.term, f"{position} is of an earlier term"
-        if position.term > self.position.term:
+        assert term >= last_term, f"{position} is of an earlier term"
+        if term > last_term:
             self._close_all()
         self.position = position
-        self.timestamp_ms = max(self.timestamp_ms, timestamp_ms)
+        if timestamp_ms > self.timestamp_ms:
+            self.timestamp_ms = timestamp_ms
 
     def _close_all(self) -> None:
         """A term is over: its shards are named by it, and the next one's are others (P1)."""
@@ -449,10 +453,10 @@ class Index:
         encoded = pack(entry_to_plain(entry))
         parts = [_CHAIN.pack(self.chained_hash, len(encoded)), encoded, _COUNT.pack(len(outcomes))]
         voids = []
-        for outcome in outcomes:
-            parts.append(outcome.frame.header[-8:])
-            if outcome.void_units:
-                voids.append((outcome.first_seqnum, outcome.void_units))
+        for first_seqnum, frame, _, void_units in outcomes:
+            parts.append(frame.header[-8:])
+            if void_units:
+                voids.append((first_seqnum, void_units))
         parts.append(pack(voids) if voids else _NO_VOIDS)
         if gaps:
             parts.append(pack([list(gap) for gap in gaps]))

@@ -34,10 +34,11 @@ class KeptRuns:
         keeps: whether its metalog may be lost at all.
     """
 
-    __slots__ = ("_runs", "_space")
+    __slots__ = ("_runs", "_space", "keeps")
 
     def __init__(self, space: LogSpaceId, *, keeps: bool) -> None:
         self._space = space
+        self.keeps = keeps
         self._runs: deque[Run] = deque(maxlen=RUNS_KEPT if keeps else 0)
 
     def keep(self, run: Run) -> None:

@@ -19,7 +19,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from bokilog.cut import CutSpan, first_seqnums
+from bokilog.cut import CutSpan
 from bokilog.ids import Term
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch, IndexStore
@@ -56,12 +56,13 @@ class LocalIds:
     def add(self, term: Term, first_seqnum: int, spans: Sequence[CutSpan]) -> None:
         """What the next cut orders."""
         seqnums, terms, numbers, starts, untils = self._active
-        for seqnum, span in first_seqnums(first_seqnum, spans):
-            seqnums.append(seqnum)
+        for number, start, until in spans:
+            seqnums.append(first_seqnum)
             terms.append(term)
-            numbers.append(span.number)
-            starts.append(span.start)
-            untils.append(span.until)
+            numbers.append(number)
+            starts.append(start)
+            untils.append(until)
+            first_seqnum += until - start
 
     def spans(self, start: int, until: int) -> Iterator[OrderedSpan]:
         """Those that hold a seqnum in `[start, until)`, in order."""

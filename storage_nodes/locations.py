@@ -89,15 +89,16 @@ class Locations:
 
     def add(self, row: Row) -> None:
         """The next ordered frame."""
-        active = self._active
-        if row.void_units:
-            active.voids[len(active.first_seqnums)] = row.void_units
-        active.first_seqnums.append(row.first_seqnum)
-        active.timestamps_ms.append(row.timestamp_ms)
-        active.segments.append(row.location[0])
-        active.offsets.append(row.location[1])
-        active.lengths.append(row.location[2])
-        active.records.append(row.records)
+        first_seqnum, frame_records, location, timestamp_ms, void_units = row
+        first_seqnums, timestamps_ms, segments, offsets, lengths, records, voids = self._active
+        if void_units:
+            voids[len(first_seqnums)] = void_units
+        first_seqnums.append(first_seqnum)
+        timestamps_ms.append(timestamp_ms)
+        segments.append(location[0])
+        offsets.append(location[1])
+        lengths.append(location[2])
+        records.append(frame_records)
 
     def relocate(self, first_seqnum: int, location: Location) -> bool:
         """The frame at `first_seqnum` lies somewhere else now; False if there is no such frame."""

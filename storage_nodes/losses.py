@@ -46,6 +46,11 @@ class Losses:
         return bool(self._found)
 
     @property
+    def stated_any(self) -> bool:
+        """Whether anything was said to hold the fold up."""
+        return self._stated is not None
+
+    @property
     def stated(self) -> str:
         """What was said to hold the fold up, for people; empty: nothing."""
         said = self._stated

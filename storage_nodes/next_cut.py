@@ -94,12 +94,20 @@ class NextCut:
     def frames_of(self, position: Position, cut: Cut) -> list[Ordered] | None:
         """The frames of a cut, in its order; None if one of them is missing."""
         found: list[Ordered] = []
-        for seqnum, span in first_seqnums(cut.first_seqnum, cut.spans):
-            shard = Shard(self._space, position.term, span.number)
-            frames = self._frames_of_span(shard, span.start, span.until)
+        _, seqnum, spans = cut
+        lossless, term = not self._losses.any, position[0]
+        for number, start, until in spans:
+            shard = Shard(self._space, term, number)
+            frames = (
+                self._pending.frames_of(shard, start, until)
+                if lossless
+                else self._frames_of_span(shard, start, until)
+            )
             if isinstance(frames, int):
                 return None
-            found += [(seqnum + held.start - span.start, shard, held) for held in frames]
+            for held in frames:
+                found.append((seqnum + held.start - start, shard, held))
+            seqnum += until - start
         return found
 
     def _frames_of_span(self, shard: Shard, start: int, until: int) -> list[HeldFrame] | int:
@@ -132,7 +140,7 @@ class NextCut:
         opened = []
         for seqnum, shard, held in frames:
             try:
-                frame = self._pending.bytes_of(held)
+                frame = held.frame or self._pending.bytes_of(held)
             except (RemoteProtocolError, CorruptJournal):
                 if len(space.replicas) == 1:
                     raise  # there is nobody to ask

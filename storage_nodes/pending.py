@@ -134,21 +134,25 @@ class Pending:
         if frame.shard in self._closed:
             self.late_count += 1
             return False
-        shard = self.shard(frame.shard)
-        known = shard.frames.get(frame.first)
+        shard, first = self.shard(frame.shard), frame.first
+        known = shard.frames.get(first)
         if known is not None:
             if known.checksum != frame.checksum:
                 self.refused_count += 1
             return False
-        return frame.until > shard.held or frame.first in shard.damaged
+        return frame.until > shard.held or first in shard.damaged
 
     def add(self, frame: Frame, location: Location, *, durable: bool) -> HeldFrame:
         """A frame that the journal took; `durable` when it was read back from it."""
-        shard = self.shard(frame.shard)
-        held = shard.frames[frame.first] = HeldFrame(frame, location)
+        name, first = frame.shard, frame.first
+        shard = self.shard(name)
+        held = shard.frames[first] = HeldFrame(frame, location)
         held.durable = durable
-        shard.damaged.discard(frame.first)
-        self._remember(frame.shard, held, frame)
+        shard.damaged.discard(first)
+        self._bytes += frame.size_bytes
+        self._in_memory[name, first] = held
+        if self._bytes > self._bytes_max:
+            self._shrink()
         self._stage(shard)
         if durable:
             self.advance(shard)
@@ -176,7 +180,8 @@ class Pending:
                 shard.held = shard.gaps.pop(shard.held)
             else:
                 break
-        self._shrink()
+        if self._bytes > self._bytes_max:
+            self._shrink()
         return shard.held > before
 
     def frames_of(self, shard: Shard, start: int, until: int) -> list[HeldFrame] | int:
@@ -239,7 +244,8 @@ class Pending:
 
     def durable(self, shard: Shard, start: int) -> HeldFrame | None:
         """The journal has made a frame durable; the frame, if it is waited for."""
-        self._owed.discard((shard, start))
+        if self._owed:
+            self._owed.discard((shard, start))
         room = self.shards.get(shard)
         held = room.frames.get(start) if room is not None else None
         if held is not None:
@@ -292,11 +298,6 @@ class Pending:
             for start, held in room.frames.items():
                 assert start == held.start < held.until
                 assert not (held.folded and held.until <= room.held), "a finished frame is kept"
-
-    def _remember(self, shard: Shard, held: HeldFrame, frame: Frame) -> None:
-        self._bytes += frame.size_bytes
-        self._in_memory[shard, held.start] = held
-        self._shrink()
 
     def _shrink(self) -> None:
         """Keeps the newest frames' bytes; the oldest durable ones go when the bound is met."""

@@ -41,6 +41,7 @@ from bokilog.journal import Journal, Location, SegmentReleased
 from bokilog.limits import BLOCK_BYTES
 from bokilog.messages import Read, ReadReply
 from bokilog.storage_nodes.cold_reads import RANGE_BYTES_MAX, ColdReads, widened
+from bokilog.storage_nodes.hidden_spans import HiddenSpans
 from bokilog.storage_nodes.index import Index, Row
 from bokilog.storage_nodes.locations import is_here, is_lacking
 
@@ -97,7 +98,16 @@ def is_whole(frame: Frame) -> bool:
 class Reader:
     """Reads of one log space at one storage node."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_cold", "_frames", "_index", "_journal", "lost_until")
+    __slots__ = (
+        "_bytes",
+        "_bytes_max",
+        "_cold",
+        "_frames",
+        "_hidden_spans",
+        "_index",
+        "_journal",
+        "lost_until",
+    )
 
     def __init__(
         self,
@@ -113,6 +123,7 @@ class Reader:
         self._cold = cold
         """Segments that lie in an object store: what is read of one may have to be waited for."""
         self._frames: OrderedDict[int, OpenFrame] = OrderedDict()
+        self._hidden_spans = HiddenSpans()
         self._bytes = 0
         self._bytes_max = cache_bytes_max
         self.lost_until = lost_until
@@ -131,11 +142,10 @@ class Reader:
         One that was `read_back` from the journal for it is verified by every read, like any other
         that comes from there (P29).
         """
-        self._keep(
-            OpenFrame(
-                frame, first_seqnum=first_seqnum, timestamp_ms=timestamp_ms, location=read_back
-            )
+        opened = OpenFrame(
+            frame, first_seqnum=first_seqnum, timestamp_ms=timestamp_ms, location=read_back
         )
+        self._keep(opened)
 
     def read(self, read: Read, position: Position) -> ReadReply | BokilogError | ColdMiss:
         """The reply at the index's position; an empty one says that the range holds nothing.
@@ -151,11 +161,11 @@ class Reader:
         tail = self._index.tail
         until = min(read.until, tail)
         try:
-            found = self._visible(read, until)
+            found, more = self._visible(read, until)
             exact = not found and read.start and read.until == read.start + 1
             if exact and self._index.is_lost(read.start):
                 return DataLost(seqnum=read.start)
-            more = len(found) > read.limit
+            more |= len(found) > read.limit
             return self._reply(read, found[: read.limit], more=more, position=position)
         except (BokilogError, ColdMiss) as error:
             return error
@@ -275,36 +285,50 @@ class Reader:
                     return
                 yield opened.frame
 
-    def _visible(self, read: Read, until: int) -> list[int]:
-        """Visible seqnums of the range, one more than the limit if there are more."""
+    def _visible(self, read: Read, until: int) -> tuple[list[int], bool]:
+        """Visible seqnums of the range, one more than the limit if there are more; whether they end
+        before bytes that have to be waited for."""
         index, wanted = self._index, read.limit + 1
         if read.tag is not None or not index.has_tag_trims(read.book):
-            return index.seqnums(
+            found = index.seqnums(
                 read.book, read.tag, read.start, until, limit=wanted, reverse=read.reverse
             )
-        found: list[int] = []
-        start, end = read.start, until
+            return found, False
+        found = []
+        start, end = self._hidden_spans.without(
+            read.book, read.start, until, reverse=read.reverse
+        )
+        begun = end if read.reverse else start
         while len(found) < wanted:
             batch = index.seqnums(read.book, None, start, end, limit=wanted, reverse=read.reverse)
             if not batch:
                 break
-            found += self._not_hidden(read.book, batch)
+            try:
+                self._add_not_hidden(read, begun, batch, found)
+            except ColdMiss:
+                if found:
+                    return found[:wanted], True
+                raise
             if read.reverse:
                 end = batch[-1]
             else:
                 start = batch[-1] + 1
-        return found[:wanted]
+        return found[:wanted], False
 
-    def _not_hidden(self, book: int, seqnums: list[int]) -> list[int]:
-        """Those of which not all tags are trimmed."""
-        found = []
+    def _add_not_hidden(
+        self, read: Read, begun: int, seqnums: list[int], found: list[int]
+    ) -> None:
+        """Those of which not all tags are trimmed; where there are none from `begun` on is kept."""
         for place, seqnum in enumerate(seqnums):
             try:
-                if not self._hidden(book, seqnum):
-                    found.append(seqnum)
+                hidden = self._hidden(read.book, seqnum)
             except ColdMiss as miss:
                 raise widened(miss, self._rows_of(seqnums[place:])) from None
-        return found
+            if not hidden:
+                found.append(seqnum)
+            elif not found:
+                span = (seqnum, begun) if read.reverse else (begun, seqnum + 1)
+                self._hidden_spans.add(read.book, *span)
 
     def _rows_of(self, seqnums: Sequence[int]) -> Iterator[Row]:
         """The frames of some seqnums, as they come."""
@@ -450,11 +474,11 @@ class Reader:
         return data[start - first * BLOCK_BYTES : until - first * BLOCK_BYTES]
 
     def _keep(self, opened: OpenFrame) -> None:
-        frames = self._frames
-        known = frames.pop(opened.first_seqnum, None)
+        frames, first_seqnum = self._frames, opened.first_seqnum
+        known = frames.pop(first_seqnum, None)
         if known is not None:
             self._bytes -= known.frame.size_bytes
-        frames[opened.first_seqnum] = opened
+        frames[first_seqnum] = opened
         self._bytes += opened.frame.size_bytes
         while self._bytes > self._bytes_max and len(frames) > 1:
             _, oldest = frames.popitem(last=False)

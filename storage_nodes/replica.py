@@ -374,9 +374,12 @@ class Replica:
 
     def replicate(self, frame: Frame, source: Address = "") -> list[Effect]:
         """Journals a frame; it counts once it is durable."""
-        if self._losses.refuses(frame.shard, frame.first) and source not in self.space.replicas:
+        shard, first = frame.shard, frame.first
+        if self._losses.stated_any and (
+            self._losses.refuses(shard, first) and source not in self.space.replicas
+        ):
             return []
-        if self.read_only or frame.shard.term < self.index.position.term:
+        if self.read_only or shard[1] < self.index.position[0]:
             return []
         if not self._pending.wanted(frame):
             return []
@@ -386,8 +389,8 @@ class Replica:
             self.read_only = str(error)
             return []
         self._pending.add(frame, location, durable=False)
-        self._staged.append((frame.shard, frame.first))
-        self.index.segments.frame(location.segment)
+        self._staged.append((shard, first))
+        self.index.segments.frame(location[0])
         return []
 
     def _append(self, frame: Frame) -> Location:
@@ -428,15 +431,16 @@ class Replica:
             for shard, start in self._committing.pop(done):
                 if self._pending.durable(shard, start) is None:
                     continue
-                moved = self._pending.advance(self._pending.shard(shard))
+                moved = self._pending.advance(self._pending.shards[shard])
                 if moved and not self._report_written:
                     self._changed.add(shard)
         if self._upkeep.committing:
             self._upkeep.persisted(token)
-        for filled in [known for known in self._filling if known <= token]:
-            for move in self._filling.pop(filled):
-                location = self._journal.resolve(move.new)
-                self._backfill.arrived(move.first_seqnum, location, books=move.books)
+        if self._filling:
+            for filled in [known for known in self._filling if known <= token]:
+                for move in self._filling.pop(filled):
+                    location = self._journal.resolve(move.new)
+                    self._backfill.arrived(move.first_seqnum, location, books=move.books)
         effects = [] if self._report_written else self._progress()
         if self._freeze_token is not None and token >= self._freeze_token:
             self._freeze_token = None
@@ -475,11 +479,12 @@ class Replica:
             self.dropped_runs_count += 1
             return []
         self._losses.note(run)
-        self._runs.keep(run)
+        if self._runs.keeps:
+            self._runs.keep(run)
         first = run.entries[0]
         if isinstance(first, StartOver) and self._new_index is not None and self.index.empty:
             self._start_over(run, first, self._new_index())
-        self._take_entries(self._follower.offer(run))
+        self._entries += self._follower.offer(run)
         return self._fold()
 
     def give_runs(self, source: Address, message: FetchRuns) -> list[Effect]:
@@ -523,10 +528,10 @@ class Replica:
         if self._loading.writing:
             return effects
         budget = FOLD_RECORDS
-        dropped = self.dropped_runs_count
-        while self._entries:
-            position, entry = self._entries[0]
-            if position.term > self.index.position.term:
+        dropped, entries, losses = self.dropped_runs_count, self._entries, self._losses
+        while entries:
+            position, entry = entries[0]
+            if position[0] > self.index.position[0]:
                 effects += self._begin_term()
             if budget <= 0:
                 if not self._fold_scheduled:
@@ -535,18 +540,19 @@ class Replica:
                 return effects
             if isinstance(entry, Cut):
                 needs = self._next_cut
-                gaps = needs.gaps_of(position, entry) if self._losses.any else []
+                gaps = needs.gaps_of(position, entry) if losses.any else []
                 frames = needs.frames_of(position, entry)
                 opened = needs.opened(frames, self.space) if frames is not None else None
                 if frames is None or opened is None:
                     return [*effects, *needs.fetch(self.space, self.index.tail)]
-                effects += self._losses.take_back(to=self.space.primary)
+                if losses.stated_any:
+                    effects += losses.take_back(to=self.space.primary)
                 budget -= self._fold_cut(position, entry, frames, opened, gaps)
                 if gaps:
                     effects += self._progress()
             else:
                 self._fold_entry(position, entry)
-            self._entries.popleft()
+            entries.popleft()
             if self._agreement is not None:
                 index = self.index
                 self._agreement.folded(index.position, index.chained_hash, index.tail)
@@ -571,9 +577,10 @@ class Replica:
         opened: list[Opened],
         gaps: list[Gap],
     ) -> int:
-        lost = [(seqnum, until - start) for _, start, until, seqnum in gaps]
+        lost = [(seqnum, until - start) for _, start, until, seqnum in gaps] if gaps else ()
         outcomes = self.index.apply_cut(position, cut, opened, gaps=lost)
-        records = 0
+        records, timestamp_ms = 0, cut.timestamp_ms
+        streams, touched = self._streams, self._answers.books_touched
         for shard, start, until, _ in gaps:
             self._losses.lost_records += until - start
             if self._pending.lost(shard, start, until) and not self._report_written:
@@ -584,17 +591,14 @@ class Replica:
             records += frame.records
             read_back = location if held.frame is None else None
             self._pending.folded(shard, held)
-            self._reader.remember(seqnum, frame, cut.timestamp_ms, read_back=read_back)
-            self._note_books(frame.columns.books)
-            if self._streams:
-                self._streams.frame(outcome, cut.timestamp_ms)
+            self._reader.remember(seqnum, frame, timestamp_ms, read_back=read_back)
+            books = frame.columns.books
+            if isinstance(books, int):
+                touched.add(books)
+            else:
+                touched.update(books)
+            streams.frame(outcome, timestamp_ms)
         return records
-
-    def _note_books(self, books: int | list[int]) -> None:
-        if isinstance(books, int):
-            self._answers.books_touched.add(books)
-        else:
-            self._answers.books_touched.update(books)
 
     def _fold_entry(self, position: Position, entry: Entry) -> None:
         result = self.index.apply(position, entry)
@@ -613,11 +617,10 @@ class Replica:
 
     def _begin_term(self) -> list[Effect]:
         """Once everything of an ended term is folded, the fold stands in the next one (P27)."""
-        position = self.index.position
-        following = self._ended.get(Term(position.term + 1))
-        if following is None or position.count != following.position.count:
+        old_term, count = self.index.position
+        following = self._ended.get(Term(old_term + 1))
+        if following is None or count != following.position.count:
             return []
-        old_term = position.term
         self.index.begin_term(Term(old_term + 1), tail=following.tail)
         self._follower.position = max(self._follower.position, self.index.position)
         self._pending.end_term(old_term)
@@ -634,12 +637,16 @@ class Replica:
 
     # --- end of a batch ---------------------------------------------------------------------------
 
-    def end_batch(self, token: int) -> list[Effect]:
-        """Commits what was staged, tells followers, wakes reads, starts due checkpoints."""
-        effects: list[Effect] = []
+    def end_batch(self, token: int, effects: list[Effect]) -> bool:
+        """Commits what was staged, tells followers, wakes reads, starts due checkpoints.
+
+        Returns:
+            Whether there was something to commit, under this token.
+        """
         if self._entries:
             effects += self._fold()
-        if self._staged or self._upkeep.copies or self._filled:
+        commits = bool(self._staged or self._upkeep.copies or self._filled)
+        if commits:
             self._committing[token] = self._staged
             self._last_token = token
             if self._report_written:
@@ -653,31 +660,32 @@ class Replica:
         if self._report_written and self._changed:
             effects += self._progress()
         if self._loading.writing:
-            return effects
-        if self._answers.early_aux:
-            self._answers.take_early_aux()
-        if self._backfill.busy:
+            return commits
+        answers, index = self._answers, self.index
+        if answers.early_aux:
+            answers.take_early_aux()
+        if index.lacking is not None:
             self._backfill.folded()
-        effects += self._streams.messages(self.index.position, self.index.tail)
-        effects += self._answers.wake()
-        effects += self._freeze()
-        return effects
-
-    def committed(self, token: int) -> bool:
-        return token in self._committing
+        self._streams.messages(index.position, index.tail, effects)
+        if answers.waiting:
+            answers.wake(effects)
+        answers.books_touched.clear()
+        if self._checkpoint_due or self._freeze_token is not None or index.full:
+            effects += self._freeze()
+        return commits
 
     def _progress(self) -> list[Effect]:
         counts = []
+        written, of = self._report_written, self.term
         for shard in self._changed:
             room = self._pending.shards.get(shard)
-            if room is not None and shard.term == self.term:
-                counts.append([shard.number, room.staged if self._report_written else room.held])
+            _, term, number = shard
+            if room is not None and term == of:
+                counts.append([number, room.staged if written else room.held])
         self._changed.clear()
         if not counts:
             return []
-        message = ShardProgress(
-            self.space.id, self.term, self._identity.disk_id, self._identity.incarnation, counts
-        )
+        message = ShardProgress(self.space.id, of, *self._identity, counts)
         return [Send(self.space.primary, message)]
 
     # --- what others ask --------------------------------------------------------------------------

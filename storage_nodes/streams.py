@@ -9,10 +9,10 @@ Does not know: the fold, or how a follower uses what it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from bokilog.effects import Address, Send
+from bokilog.effects import Address, Effect, Send
 from bokilog.errors import BokilogError, to_wire
 from bokilog.ids import Position
 from bokilog.messages import IndexStream
@@ -50,9 +50,6 @@ class Streams:
     def __init__(self, space: int) -> None:
         self._space = space
         self._followers: dict[Address, Follower] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._followers)
 
     def follow(
         self, source: Address, *, number: int, books: Iterable[int], position: Position
@@ -97,12 +94,12 @@ class Streams:
     def frame(self, outcome: FrameOutcome, timestamp_ms: int) -> None:
         """An ordered frame: its verdicts to its engine, its columns to whoever follows one of its
         LogBooks."""
-        frame = outcome.frame
+        first_seqnum, frame, verdicts, void_units = outcome
         columns, shard = frame.columns, frame.shard
         books = columns.books
         for follower in self._followers.values():
-            if outcome.verdicts and shard.number == follower.number:
-                row: list[object] = [shard.term, shard.number, frame.first, outcome.verdicts]
+            if verdicts and shard.number == follower.number:
+                row: list[object] = [shard.term, shard.number, frame.first, verdicts]
                 follower.verdicts.append(row)
             wanted = follower.books
             if not wanted:
@@ -110,11 +107,11 @@ class Streams:
             if (books in wanted) if isinstance(books, int) else not wanted.isdisjoint(books):
                 follower.entries.append(
                     [
-                        outcome.first_seqnum,
+                        first_seqnum,
                         books,
                         columns.unit_records,
                         columns.tags,
-                        list(outcome.void_units),
+                        list(void_units),
                         timestamp_ms,
                     ]
                 )
@@ -136,26 +133,24 @@ class Streams:
             if follower.number == proposer.engine:
                 follower.answers.append([proposer.request, values, error])
 
-    def messages(self, position: Position, tail: int) -> Iterator[Send]:
+    def messages(self, position: Position, tail: int, effects: list[Effect]) -> None:
         """One message for each follower that is behind, or that there is news for."""
         for source, follower in self._followers.items():
             if follower.sent == position and not follower.has_news:
                 continue
-            yield Send(
-                source,
-                IndexStream(
-                    space=self._space,
-                    since=follower.sent,
-                    position=position,
-                    tail=tail,
-                    entries=follower.entries,
-                    trims=follower.trims,
-                    verdicts=follower.verdicts,
-                    answers=follower.answers,
-                    following=follower.following,
-                    deleted=follower.deleted,
-                ),
+            stream = IndexStream(
+                self._space,
+                follower.sent,
+                position,
+                tail,
+                follower.entries,
+                follower.trims,
+                follower.verdicts,
+                follower.answers,
+                follower.following,
+                follower.deleted,
             )
+            effects.append(Send(source, stream))
             follower.sent, follower.asked = position, False
             follower.entries, follower.trims, follower.verdicts = [], [], []
             follower.answers, follower.following, follower.deleted = [], [], []

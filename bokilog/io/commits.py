@@ -77,11 +77,18 @@ class Committer:
 
     def flush(self) -> None:
         """Ends a batch: writes the group, unless one is being synced."""
-        if self._wanted and not self._syncing and self._retry is None:
-            self._write()
+        if self._syncing:
+            return
+        if self._wanted:
+            if self._retry is None:
+                self._write()
+            if self._wanted or self._syncing:
+                return
         # Of several committers most have nothing to do at the end of most batches.
-        if self._watch_room and not self._wanted and not self._syncing:
-            self._look_for_room()
+        if self._watch_room:
+            short = self._journal.short()
+            if short or self._told:
+                self._look_for_room(short)
 
     def _write(self) -> None:
         written = self._journal.commit(use_headroom=self._use_headroom)
@@ -134,22 +141,20 @@ class Committer:
         self._retry = None
         self.flush()
 
-    def _look_for_room(self) -> None:
+    def _look_for_room(self, short: str) -> None:
         """Tells that items were refused, and when there is room for them again.
 
         Only while nothing is under way: what was staged before the one that was refused is told to
         be durable first.
         """
-        short = self._journal.short()
-        if short or self._told:
-            self._tell(short)
+        self._tell(short)
         if short and self._look is None:
             self._look = self._loop.call_later(RETRY_S, self._look_again)
 
     def _look_again(self) -> None:
         self._look = None
         if self.idle:
-            self._look_for_room()
+            self._look_for_room(self._journal.short())
 
     def _tell(self, reason: str) -> None:
         """Once when it begins and once when it is over."""

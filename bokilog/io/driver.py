@@ -219,18 +219,17 @@ class Driver(Generic[EventT, EffectT]):
         now_s = self._clock.now_s()
         handle, perform_all = self._handle, self._perform_all
         for position, event in enumerate(inbox):
-            if self._stopped:
-                self._dropped += len(inbox) - position
-                return
-            if isinstance(event, TimerFired) and self._fired.pop(event.timer, None) is not event:
+            if type(event) is TimerFired and self._fired.pop(event.timer, None) is not event:
                 continue  # it was set anew or cancelled while it stood in the inbox
             effects = handle(event, now_s)
             if effects:
                 perform_all(effects)
-        if not self._stopped:
-            effects = handle(BatchEnded(self._clock.wall_ms()), now_s)
-            if effects:
-                perform_all(effects)
+                if self._stopped:
+                    self._dropped += len(inbox) - position - 1
+                    return
+        effects = handle(BatchEnded(self._clock.wall_ms()), now_s)
+        if effects:
+            perform_all(effects)
 
     def _perform_all(self, effects: Iterable[EffectT]) -> None:
         perform = self._perform

@@ -100,6 +100,8 @@ class MemoryJournal:
 
     def short(self) -> str:
         """See `Journal.short`."""
+        if not self._untold and not self._short:
+            return ""
         untold, self._untold = self._untold, ""
         if self.full is None:
             self._short = ""

@@ -47,82 +47,100 @@ class FromCore(NamedTuple):
     effect: Effect
 
 
+class _Part:
+    """One of the cores, as the others see it."""
+
+    __slots__ = ("dirty", "handle", "name", "ways")
+
+    def __init__(self, name: str, core: Core) -> None:
+        self.name = name
+        self.handle = core.handle
+        self.dirty = False
+        """Something happened to it since it heard of the last batch's end."""
+        self.ways: dict[Address, tuple[_Part, Address]] = {}
+        """By address, whom its message goes to, and as whose it arrives there."""
+
+
 class ComposedCore:
     """Runs cores by name; their timers are named `(core, timer)` outside."""
 
-    __slots__ = ("_cores", "_dirty", "_events", "_out", "_ways")
+    __slots__ = ("_events", "_out", "_parts")
 
     def __init__(self, cores: Mapping[str, Core]) -> None:
-        self._cores = {name: core.handle for name, core in cores.items()}
-        self._events: deque[tuple[str, Event]] = deque()
-        self._dirty = dict.fromkeys(cores, False)
-        self._ways: dict[tuple[str, Address], tuple[str, Address]] = {}
-        """By sender and address, which core a message goes to, and as whose it arrives there."""
-        for source, to in product(cores, cores):
-            self._ways[source, to] = (to, source)
-            self._ways[source, bulk(to)] = (to, bulk(source))
+        self._parts = {name: _Part(name, core) for name, core in cores.items()}
+        self._events: deque[tuple[_Part, Event]] = deque()
+        for source, to in product(self._parts.values(), self._parts.values()):
+            source.ways[to.name] = (to, source.name)
+            source.ways[bulk(to.name)] = (to, bulk(source.name))
         self._out: list[FromCore | SetTimer | CancelTimer] = []
 
     def handle(
         self, event: ToCore | TimerFired | BatchEnded, now_s: float
     ) -> list[FromCore | SetTimer | CancelTimer]:
         """One event, and all that follows from it between the cores."""
-        if isinstance(event, ToCore):
-            self._events.append(event)
-            self._drain(now_s)
-        elif isinstance(event, BatchEnded):
+        if type(event) is ToCore:
+            self._tell(event.core, event.event, now_s)
+        elif type(event) is BatchEnded:
             self._end_batch(event, now_s)
-        else:
+        elif type(event) is TimerFired:
             match event.timer:
-                case (str() as core, timer):  # as `_collect` named it
-                    self._events.append((core, TimerFired(timer)))
-                    self._drain(now_s)
+                case (str() as core, timer):  # as `_pass_out` named it
+                    self._tell(core, TimerFired(timer), now_s)
                 case _:
                     raise AssertionError(f"{event} is for no core")
-        out, self._out = self._out, []
+        out = self._out
+        if out:
+            self._out = []
         return out
 
+    def _tell(self, core: str, event: Event, now_s: float) -> None:
+        part = self._parts[core]
+        part.dirty = True
+        self._events.append((part, event))
+        self._drain(now_s)
+
     def _end_batch(self, batch_ended: BatchEnded, now_s: float) -> None:
-        dirty = self._dirty
+        parts, events = self._parts.values(), self._events
         for _ in range(ROUNDS_MAX):
-            for name in dirty:
-                if dirty[name]:
+            for part in parts:
+                if part.dirty:
                     break
             else:
                 return
-            dirty[name] = False
-            effects = self._cores[name](batch_ended, now_s)
-            if effects:
-                self._collect(name, effects)
-                self._drain(now_s)
+            part.dirty = False
+            events.append((part, batch_ended))
+            self._drain(now_s)
         raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} rounds")
 
     def _drain(self, now_s: float) -> None:
-        events, cores, dirty = self._events, self._cores, self._dirty
+        """Messages between the cores are events; all else is for the shell."""
+        events, new = self._events, tuple.__new__  # twice as fast as a named tuple's own
         for _ in range(ROUNDS_MAX):
+            part, event = events.popleft()
+            effects = part.handle(event, now_s)
+            if effects:
+                ways = part.ways
+                for effect in effects:
+                    if type(effect) is Send:
+                        to, message = effect
+                        way = ways.get(to)
+                        if way is not None:
+                            other, source = way
+                            other.dirty = True
+                            events.append((other, new(Received, (source, message))))
+                            continue
+                    self._pass_out(part.name, effect)
             if not events:
                 return
-            name, event = events.popleft()
-            dirty[name] = True
-            effects = cores[name](event, now_s)
-            if effects:
-                self._collect(name, effects)
         raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} events")
 
-    def _collect(self, source: str, effects: list[Effect]) -> None:
-        """Messages between the cores are events; all else is for the shell."""
-        for effect in effects:
-            if isinstance(effect, Send):
-                way = self._ways.get((source, effect.to))
-                if way is not None:
-                    self._events.append((way[0], Received(way[1], effect.message)))
-                    continue
-            if isinstance(effect, SetTimer):
-                self._out.append(SetTimer((source, effect.timer), effect.delay_s))
-            elif isinstance(effect, CancelTimer):
-                self._out.append(CancelTimer((source, effect.timer)))
-            else:
-                self._out.append(FromCore(source, effect))
+    def _pass_out(self, core: str, effect: Effect) -> None:
+        if type(effect) is SetTimer:
+            self._out.append(SetTimer((core, effect.timer), effect.delay_s))
+        elif type(effect) is CancelTimer:
+            self._out.append(CancelTimer((core, effect.timer)))
+        else:
+            self._out.append(tuple.__new__(FromCore, (core, effect)))
 
 
 def bulk(node: str) -> Address:

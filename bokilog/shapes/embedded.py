@@ -354,14 +354,17 @@ class EmbeddedNode:
     def _perform(self, effect: FromCore | SetTimer | CancelTimer) -> None:
         assert isinstance(effect, FromCore), "the driver keeps the timers"
         core, asked = effect
+        if type(asked) is Send:
+            to, message = asked
+            if to == CLIENT:
+                self._replies.append(message)
+            elif self._guests is not None and isinstance(to, int):
+                self._guests.send(to, message)
+            return
+        if type(asked) is Commit:
+            self._committers[LogSpaceId(asked.space)].request((core, asked.token))
+            return
         match asked:
-            case Send(to=to, message=message):
-                if to == CLIENT:
-                    self._replies.append(message)
-                elif self._guests is not None and isinstance(to, int):
-                    self._guests.send(to, message)
-            case Commit(space=space, token=token):
-                self._committers[LogSpaceId(space)].request((core, token))
             case Checkpoint(space=space):
                 self._start_checkpoint(LogSpaceId(space))
             case RaiseCeiling(space=space, seqnum=seqnum):

@@ -165,28 +165,30 @@ class EngineCore:
         """What an event asks for, in order."""
         self._now_s = now_s
         if type(event) is Received:
-            message = event.message
-            self.trace.append((now_s, event.source, type(message).__name__))
-            return self._received(event.source, message)
+            source, message = event
+            self.trace.append((now_s, source, type(message).__name__))
+            return self._received(source, message)
+        if type(event) is BatchEnded:
+            return self._end_batch()
         return self._other(event)
 
     def _received(self, source: Address, message: Message) -> list[Effect]:
         """The commonest first."""
+        if type(message) is AppendFrame:
+            return self._append(source, message)
+        if type(message) is Metalog:
+            return self._metalog(source, message)
+        if type(message) is IndexStream:
+            return self._stream(source, message)
         match message:
-            case AppendFrame():
-                return self._append(source, message)
             case Read() | BookState():
                 if message.linearizable:
                     return self.requests.want_tail(source, message)
                 return self.reader.ask(source, message, self._now_s)
             case ReadReply():
                 return self.reader.replied(message, self._now_s)
-            case Metalog():
-                return self._metalog(source, message)
             case MetalogPosition():
                 return self._published(source, message)
-            case IndexStream():
-                return self._stream(source, message)
             case ShardHeld():
                 return self._held(source, message)
             case TailRequest():
@@ -219,11 +221,8 @@ class EngineCore:
                 return []
 
     def _other(self, event: Event) -> list[Effect]:
-        if not isinstance(event, BatchEnded):
-            self.trace.append((self._now_s, "", type(event).__name__))
+        self.trace.append((self._now_s, "", type(event).__name__))
         match event:
-            case BatchEnded():
-                return self._end_batch()
             case LinkUp(peer=peer):
                 return self._link_up(peer)
             case LinkDown(peer=peer):
@@ -241,8 +240,8 @@ class EngineCore:
                 return []  # an engine has no journal
             case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
                 return []  # of sequencers
-            case Received():
-                raise AssertionError("messages are handled before")
+            case Received() | BatchEnded():
+                raise AssertionError("these are handled before")
             case _:
                 assert_never(event)
 
@@ -260,19 +259,20 @@ class EngineCore:
     def _metalog(self, source: Address, message: Metalog) -> list[Effect]:
         """Entries of an ended term are wanted too: they say what of it was ordered (P13)."""
         run = message.run
-        producer = self.producers.get(run.space)
-        if self.gate.admit(run.term, source, message) is FUTURE:
-            return [LoadView(run.term)]
+        space, term, first, entries = run
+        producer = self.producers.get(space)
+        if term != self.gate.term and self.gate.admit(term, source, message) is FUTURE:
+            return [LoadView(term)]
         if producer is None:
             self.ignored_count += 1
             return []
         tail = run.tail
         if tail is not None:
-            self._horizons[run.space].saw(Position(run.term, run.until), tail)
+            self._horizons[space].saw(Position(term, first + len(entries)), tail)
         effects = producer.metalog(run)
-        folded = self.reader.position(run.space)
-        if folded.count > run.first and producer.awaits_verdicts_at(folded):
-            self.reader.want_verdicts(run.space)  # it was decided before that replica was followed
+        folded = self.reader.position(space)
+        if folded[1] > first and producer.awaits_verdicts_at(folded):
+            self.reader.want_verdicts(space)  # it was decided before that replica was followed
         return effects
 
     def _published(self, source: Address, message: MetalogPosition) -> list[Effect]:
@@ -323,12 +323,13 @@ class EngineCore:
         if effects is None:
             self.ignored_count += 1
             return []
-        producer = self.producers[message.space]
-        effects += producer.books_deleted(message.deleted, message.position)
-        if message.verdicts:
-            effects += producer.verdicts(message.verdicts)
-        for row in message.answers:
-            answered, trim = self.requests.decided(row, message.position)
+        space, _, position, _, _, _, verdicts, answers, _, deleted = message
+        producer = self.producers[space]
+        effects += producer.books_deleted(deleted, position)
+        if verdicts:
+            effects += producer.verdicts(verdicts)
+        for row in answers:
+            answered, trim = self.requests.decided(row, position)
             if trim is not None:
                 self.reader.trimmed(trim.book, trim.tag, trim.until)
             effects += answered
@@ -428,7 +429,7 @@ class EngineCore:
 
     def _end_batch(self) -> list[Effect]:
         if not self.reader.due:
-            return self.requests.end_batch()
+            return self.requests.end_batch() if self.requests.arrived else []
         rows: dict[int, list[list[int]]] = {}
         if self.reader.verdicts_due:
             rows = {space: each.awaited_verdicts() for space, each in self.producers.items()}

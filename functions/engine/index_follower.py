@@ -207,10 +207,11 @@ class IndexFollower:
 
     def advance(self, message: IndexStream) -> None:
         """Takes over how far the index has come, and nothing else."""
-        self.horizon.indexed_tail = message.tail  # also if the replica before it was further
-        if message.position > self.position:
-            self.position, self.tail.seqnum = message.position, message.tail
-            self.horizon.saw(message.position, message.tail)
+        position, tail = message.position, message.tail
+        self.horizon.indexed_tail = tail  # also if the replica before it was further
+        if position > self.position:
+            self.position, self.tail.seqnum = position, tail
+            self.horizon.saw(position, tail)
 
     def apply(self, message: IndexStream) -> News:
         """Takes over what was folded.

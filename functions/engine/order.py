@@ -86,14 +86,19 @@ class SpaceOrder:
             ready = self._strict.offer(run)
             self.position = self._strict.position
             return ready
-        until = min(run.until, self._ends.get(run.term, run.until))
+        _, of, first, entries = run
+        until = first + len(entries)
+        if of in self._ends:
+            until = min(until, self._ends[of])
         term, count = self.position
-        if run.term < term or until <= count:
+        if of < term or until <= count:
             return []
-        self.position = Position(run.term, until)
+        position = self.position = Position(of, until)
+        if until == first + 1:  # the usual run
+            return [(position, entries[0])]
         return [
-            (Position(run.term, place + 1), run.entries[place - run.first])
-            for place in range(max(count, run.first), until)
+            (Position(of, place + 1), entries[place - first])
+            for place in range(max(count, first), until)
         ]
 
     def seen(self, position: Position) -> None:

@@ -154,7 +154,7 @@ class SpaceProducer:
 
     def take(self, client: Address, message: AppendFrame) -> list[Effect]:
         """A client's frame: it leaves at once if the shard is open."""
-        columns, number = message.columns, message.number
+        _, number, columns, _ = message
         size_bytes = columns.payload_bytes + RECORD_BYTES * len(columns.tags)
         if (
             number != self._next.setdefault(client, number)
@@ -316,7 +316,7 @@ class SpaceProducer:
         self._take_anywhere(run, effects)
         for position, entry in self.order.offer(run):
             if isinstance(entry, Cut):
-                if position.term == self._shard.term and not self._cut(position, entry, effects):
+                if position[0] == self._shard[1] and not self._cut(position, entry, effects):
                     effects += self._found_gap(position)
                     break
             elif isinstance(entry, CloseShard):
@@ -339,6 +339,8 @@ class SpaceProducer:
         once more.
         """
         for place, entry in enumerate(run.entries, 1):
+            if type(entry) is Cut:
+                continue
             if isinstance(entry, DeleteBook):
                 self._delete(entry.book, run.first + place)
             elif (
@@ -354,9 +356,11 @@ class SpaceProducer:
 
         Those up to there that come after an entry of the primary's, it sends after that entry.
         """
+        count = position[1]
         for book in books:
-            self._delete(book, position.count)
-        self._indexed_count = max(self._indexed_count, position.count)
+            self._delete(book, count)
+        if count > self._indexed_count:
+            self._indexed_count = count
         return self._learned() if self.standing is Standing.LEARNING else []
 
     def metalog_begins(self, count: int) -> list[Effect]:
@@ -373,8 +377,8 @@ class SpaceProducer:
 
     def _cut(self, position: Position, cut: Cut, effects: list[Effect]) -> bool:
         """Orders what the cut covers of the shard; False: entries before it are missing."""
-        seqnum = cut.first_seqnum
-        for number, start, until in cut.spans:
+        timestamp_ms, seqnum, spans = cut
+        for number, start, until in spans:
             if number == self.number:
                 if until <= self.ordered_count:
                     return True
@@ -385,7 +389,7 @@ class SpaceProducer:
                     self._gap_until = start
                     return False
                 self._own_position = position
-                self._order(until, seqnum, position, cut.timestamp_ms, effects)
+                self._order(until, seqnum, position, timestamp_ms, effects)
             seqnum += until - start
         self._horizon.saw(position, seqnum)
         return True
@@ -404,7 +408,7 @@ class SpaceProducer:
             self.bytes -= taken.size_bytes
             taken.first_seqnum = seqnum
             taken.position = position
-            if position.term == self._term:  # what an earlier one ordered may be lost since (P20)
+            if position[0] == self._term:  # what an earlier one ordered may be lost since (P20)
                 self._cache.add_frame(space, seqnum, frame, timestamp_ms)
             if self._deleted:
                 self._void_deleted(taken, effects)

@@ -56,7 +56,7 @@ class Replicas:
         for replica in self._replicas:
             if replica.ready:
                 replica.sent_until = until
-                effects.append(Send(replica.address, replicate))
+                effects.append(tuple.__new__(Send, (replica.address, replicate)))
 
     def link_up(self, peer: Address) -> list[Effect]:
         """It is asked what it holds."""

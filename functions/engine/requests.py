@@ -91,6 +91,11 @@ class PrimaryRequests:
 
     # --- tails ------------------------------------------------------------------------------------
 
+    @property
+    def arrived(self) -> bool:
+        """Whether `end_batch` has anything to ask for."""
+        return bool(self._arrived)
+
     def want_tail(self, source: Address, message: TailRequest | Read | BookState) -> list[Effect]:
         """At the end of the tick a round begins for all who have arrived."""
         if message.space not in self._primaries:
