@@ -96,6 +96,10 @@ class Screen:
         """A worker is gone that nobody had told to end."""
         self._say(f"[red]worker[/] {ended.worker} of {escape(ended.function)}: {ended.reason}")
 
+    def warned(self, problem: str) -> None:
+        """Something may not be as it was meant."""
+        self._say(f"[yellow]warning[/] {escape(problem)}")
+
     def say(self, line: str) -> None:
         """One line, without markup."""
         self._say(escape(line))

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import ceil
 from typing import Final
 
 from bokilog import call_errors, errors
@@ -46,7 +47,9 @@ _STATUS: Final[Mapping[type[BokilogError], int]] = {
 }
 _FAMILY: Final = ((errors.UsageError, 400), (errors.UnavailableError, 503), (BokilogError, 500))
 _RETRY_AFTER_S: Final = 1
+"""What 429 and 503 say at least: the header has whole seconds."""
 _TRACES: Final = frozenset({"trace"})
+_TOO_DEEP: Final = call_errors.CallTooDeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ def of_error(error: BokilogError, *, call_id: str = "", show_traces: bool = Fals
     status = _STATUS.get(kind)
     if status is None:
         status = next(each for family, each in _FAMILY if isinstance(error, family))
+    if isinstance(error, call_errors.FunctionFailed) and error.type_name == _TOO_DEEP.__name__:
+        status = _STATUS[_TOO_DEEP]  # it was raised far below, and came up through all of them
     shown = {
         name: value
         for name, value in vars(error).items()
@@ -74,7 +79,8 @@ def of_error(error: BokilogError, *, call_id: str = "", show_traces: bool = Fals
     extra |= {"definite": error.definite, **shown}
     if call_id:
         extra["call"] = call_id
-    return _problem(status, kind.__name__, str(error), extra)
+    retry_after_s = error.retry_after_s if isinstance(error, errors.Overloaded) else 0.0
+    return _problem(status, kind.__name__, str(error), extra, retry_after_s=retry_after_s)
 
 
 def of_request(status: int, detail: str, **extra: object) -> Problem:
@@ -83,10 +89,17 @@ def of_request(status: int, detail: str, **extra: object) -> Problem:
     return _problem(status, title, detail, extra)
 
 
-def _problem(status: int, title: str, detail: str, extra: Mapping[str, object]) -> Problem:
+def _problem(
+    status: int,
+    title: str,
+    detail: str,
+    extra: Mapping[str, object],
+    *,
+    retry_after_s: float = 0.0,
+) -> Problem:
     body = {"type": f"urn:bokilog:{title}", "title": title, "status": status, "detail": detail}
     headers = {}
     if status in (429, 503):
-        headers["Retry-After"] = str(_RETRY_AFTER_S)
+        headers["Retry-After"] = str(max(ceil(retry_after_s), _RETRY_AFTER_S))
     told = {name: value for name, value in extra.items() if name not in body}
     return Problem(status, json.dumps(body | told).encode(), headers)

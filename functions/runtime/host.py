@@ -94,6 +94,8 @@ class Watcher(Protocol):
 
     def worker_ended(self, ended: WorkerEnded) -> None: ...
 
+    def warned(self, problem: str) -> None: ...
+
 
 class LocalCall:
     """A call that was started in this process; a `RunningCall`."""
@@ -163,7 +165,7 @@ class Host:
             settings.node_id,
             deliver=self._deliver,
             aside=self._on_aside,
-            peers_changed=lambda: self.peers_changed(),
+            peers_changed=self._peers_changed,
         )
         self._templates = Templates(self._template_command, ended=self._template_ended)
         self._driver: Driver[Event, Effect] = Driver(
@@ -178,6 +180,10 @@ class Host:
         self._local_numbers = 0
         self._addresses: list[str] = []
         self._membership: Membership | None = None
+        self._present: dict[str, HostRecord] = {}
+        """Other hosts, as they say themselves."""
+        self._differing: set[tuple[str, ...]] = set()
+        """Functions of other versions of the app, or of other apps of its name, that were met."""
         self._first_memory: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = ""
@@ -269,7 +275,13 @@ class Host:
             self._names(),
             True,
         )
-        self._membership = Membership(self.log, self.app, record, changed=self._hosts_changed)
+        self._membership = Membership(
+            self.log,
+            self.app,
+            record,
+            changed=self._hosts_changed,
+            named_alike=self._named_alike,
+        )
         await self._membership.join()
         self.joined.set()
 
@@ -455,15 +467,47 @@ class Host:
             self._watcher.wrote(call_id, message.stream, message.written)
 
     def _hosts_changed(self, present: dict[str, HostRecord]) -> None:
-        for name in self._connections.peers:
-            if name not in present:
-                peer = self._connections.hang_up(name)
-                if peer is not None:
-                    self._spawn(peer.aclose(), "hang-up")
+        self._present = present
+        self._hang_up()
         for name, record in present.items():
             address = reachable(record)
             if address:
                 self._connections.dial(name, address)
+            self._compare(record)
+
+    def _peers_changed(self) -> None:
+        self._hang_up()
+        self.peers_changed()
+
+    def _hang_up(self) -> None:
+        """Hosts that have ended, or were silent for long, are dialled no more. One that answers may
+        still run calls of this one: it hangs up itself."""
+        for name, answers in self._connections.peers.items():
+            if name not in self._present and not answers:
+                peer = self._connections.hang_up(name)
+                if peer is not None:
+                    self._spawn(peer.aclose(), "hang-up")
+
+    def _compare(self, record: HostRecord) -> None:
+        """Of two apps of one name, each host has its own functions: that is better told."""
+        own, theirs = self._names(), record.functions
+        if set(own) == set(theirs) or tuple(theirs) in self._differing:
+            return
+        self._differing.add(tuple(theirs))
+        lacks = ", ".join(sorted(set(own) - set(theirs))) or "nothing"
+        more = ", ".join(sorted(set(theirs) - set(own))) or "nothing"
+        what = f"host {record.name} has another version of {self.app!r}, or another app of its name"
+        self._warn(f"{what}: it lacks {lacks}, and has {more} besides")
+
+    def _named_alike(self, record: HostRecord) -> None:
+        where = ", ".join(record.addresses)
+        self._warn(f"another host at {where} is called {record.name!r} too: give each its own name")
+
+    def _warn(self, problem: str) -> None:
+        if self._watcher is not None:
+            self._watcher.warned(problem)
+        else:
+            logger.warning("%s", problem)
 
     async def _watch_memory(self) -> None:
         while True:

@@ -41,6 +41,7 @@ class Seen:
         self.lost: list[WorkerEnded] = []
         self.begun: list[CallBegan] = []
         self.calls: list[CallOver] = []
+        self.warnings: list[str] = []
 
     def loaded(self, loaded: AppLoaded) -> None:
         self.versions.append(loaded)
@@ -59,6 +60,9 @@ class Seen:
 
     def worker_ended(self, ended: WorkerEnded) -> None:
         self.lost.append(ended)
+
+    def warned(self, problem: str) -> None:
+        self.warnings.append(problem)
 
 
 class Hosting:

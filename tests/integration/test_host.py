@@ -253,13 +253,13 @@ def test_a_change_of_a_file_loads_the_app_again_while_running_calls_finish(tmp_p
     run(work, app="changing:app", app_dir=tmp_path, watch=True)
 
 
-def test_an_app_that_cannot_be_imported_ends_the_start_with_its_traceback(tmp_path: Path) -> None:
+def test_an_app_that_cannot_be_imported_ends_the_start(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
 
     async def work(at: Hosting) -> None:
         raise AssertionError("it began")
 
-    with pytest.raises(InvalidSettings, match="nothing_of_that_name"):
+    with pytest.raises(InvalidSettings, match="app=broken:app cannot be loaded"):
         run(work, app="broken:app", app_dir=tmp_path)
 
 

@@ -73,6 +73,17 @@ async def test_time_session_and_trace_travel(serve: Serve) -> None:
         assert start.trace == "00-ab-cd-01"
 
 
+@pytest.mark.parametrize(("retry_after_s", "said"), [(0.01, "1"), (3.2, "4")])
+async def test_who_is_refused_is_told_when_to_come_back(
+    serve: Serve, retry_after_s: float, said: str
+) -> None:
+    async def fails(start: Start) -> tuple[int, bytes]:
+        raise Overloaded(retry_after_s, "too many calls")
+
+    async with serve({"f": fails}) as served, served.http.post("/f/f") as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (429, said)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "told"),
     [
@@ -82,6 +93,7 @@ async def test_time_session_and_trace_travel(serve: Serve) -> None:
         (Overloaded(1.0, "too many calls"), 429, {"retryable": True}),
         (WorkerLost("f", "killed"), 502, {"retryable": True, "definite": False}),
         (FunctionFailed("f", "ValueError", "no", "Traceback"), 500, {"type_name": "ValueError"}),
+        (FunctionFailed("f", "CallTooDeep", "at depth 65", "Traceback"), 508, {"definite": False}),
     ],
     ids=lambda each: type(each).__name__,
 )

@@ -1,15 +1,28 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+import bokilog
+from bokilog.functions.runtime.host import Host
 from bokilog.functions.runtime.membership import (
     SILENT_S,
     HostRecord,
     Hosts,
+    Membership,
     decode_host,
     encode_host,
+    hosts_of,
     reachable,
+    recent_of,
 )
+from bokilog.functions.runtime.process_settings import HostSettings
+from tests.integration.hosting import Seen
 
 ONE = HostRecord("host-1", ["unix:/nowhere/host.sock", "tcp:10.0.0.1:7400"], ["f"], True)
 
@@ -43,3 +56,133 @@ def test_a_unix_socket_is_dialled_only_where_it_is(tmp_path: Path) -> None:
     here = ONE._replace(addresses=["tcp:10.0.0.1:7400", f"unix:{socket}"])
     assert reachable(here) == f"unix:{socket}"
     assert reachable(ONE._replace(addresses=[])) == ""
+
+
+@pytest.mark.asyncio
+async def test_only_as_many_records_are_read_as_may_count() -> None:
+    read: list[float] = []
+
+    async def newest_first() -> AsyncIterator[Any]:
+        for age_s in (0, 10, SILENT_S, SILENT_S + 1, SILENT_S + 2):
+            read.append(age_s)
+            yield SimpleNamespace(timestamp_ms=round((1_000 - age_s) * 1e3))
+
+    found = await recent_of(newest_first())
+    assert len(found) == 3
+    assert read[-1] == SILENT_S + 1, "what lies before is not looked at"
+
+
+class Member:
+    """A host's membership, and what it was told."""
+
+    def __init__(self, log: Any, record: HostRecord) -> None:
+        self.present: dict[str, HostRecord] = {}
+        self.alike: list[HostRecord] = []
+        self.membership = Membership(
+            log, "shop", record, changed=self.changed, named_alike=self.alike.append
+        )
+
+    def changed(self, present: dict[str, HostRecord]) -> None:
+        self.present = present
+
+
+async def settled(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_hosts_see_each_other_come_and_go() -> None:
+    async with bokilog.open() as log:
+        one = Member(log, ONE)
+        await one.membership.join()
+        other = Member(log, ONE._replace(name="host-2"))
+        await other.membership.join()
+        await settled(lambda: set(one.present) == {"host-2"} and set(other.present) == {"host-1"})
+        assert {each.name for each in await hosts_of(log, "shop")} == {"host-1", "host-2"}
+        await other.membership.leave(timeout_s=5)
+        await settled(lambda: not one.present)
+        assert [each.name for each in await hosts_of(log, "shop")] == ["host-1"]
+        await one.membership.leave(timeout_s=5)
+
+
+@pytest.mark.asyncio
+async def test_two_hosts_of_one_name_are_told_and_one_outlives_the_others_end() -> None:
+    async with bokilog.open() as log:
+        one, other = Member(log, ONE), Member(log, ONE._replace(addresses=["tcp:10.0.0.2:1"]))
+        await one.membership.join()
+        await other.membership.join()
+        await settled(lambda: one.alike and other.alike)
+        await other.membership.leave(timeout_s=5)
+        async with asyncio.timeout(5):
+            while [each.addresses for each in await hosts_of(log, "shop")] != [ONE.addresses]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        await one.membership.leave(timeout_s=5)
+        assert len(one.alike) == len(other.alike) == 1
+
+
+class Dialled:
+    """The connections of a host, as far as membership is concerned."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bool] = {}
+
+    @property
+    def peers(self) -> dict[str, bool]:
+        return dict(self.answers)
+
+    def dial(self, name: str, address: str) -> None:
+        self.answers.setdefault(name, False)
+
+    def hang_up(self, name: str) -> None:
+        del self.answers[name]
+
+
+def a_host() -> tuple[Host, Dialled, Seen]:
+    seen = Seen()
+    settings = HostSettings(
+        node_id="host-1",
+        app="shop:app",
+        app_dir=Path(),
+        addresses=("unix:/nowhere",),
+        log_url="bokilog://127.0.0.1:1",
+    )
+    host, dialled = Host(settings, watcher=seen), Dialled()
+    host._connections = dialled  # type: ignore[assignment]
+    return host, dialled, seen
+
+
+@pytest.mark.asyncio
+async def test_a_host_that_was_silent_for_long_is_dialled_no_more() -> None:
+    host, dialled, _ = a_host()
+    host._hosts_changed({"host-2": ONE._replace(name="host-2")})
+    assert dialled.peers == {"host-2": False}
+    host._hosts_changed({})
+    assert dialled.peers == {}
+
+
+@pytest.mark.asyncio
+async def test_a_host_that_ends_finishes_the_calls_that_it_got_from_others() -> None:
+    host, dialled, _ = a_host()
+    told: list[bool] = []
+    host.peers_changed = lambda: told.append(True)
+    host._hosts_changed({"host-2": ONE._replace(name="host-2")})
+    dialled.answers["host-2"] = True
+    host._hosts_changed({})
+    assert dialled.peers == {"host-2": True}, "it says that it ends, and still answers"
+    dialled.answers["host-2"] = False
+    host._peers_changed()
+    assert dialled.peers == {}
+    assert told == [True]
+
+
+@pytest.mark.asyncio
+async def test_another_app_of_the_same_name_is_told_once() -> None:
+    host, _, seen = a_host()
+    other = ONE._replace(name="host-2", functions=["f", "g"])
+    for _ in range(2):
+        host._hosts_changed({"host-2": other})
+    assert len(seen.warnings) == 1
+    assert "host-2 has another version of" in seen.warnings[0]
+    assert "has f, g besides" in seen.warnings[0]
