@@ -18,7 +18,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, overload
 
 from bokilog.client import routing
-from bokilog.client.batching import NEVER, Lane, Unit, in_column, unit_digest
+from bokilog.client.batching import NEVER, Lane, Unit, Waiter, in_column, unit_digest
 from bokilog.client.books import Route
 from bokilog.client.core import Book
 from bokilog.client.follow import Turn, follow_turns, scan_pages
@@ -204,6 +204,27 @@ class ClientLogBook(Generic[T]):
         column = self._check_tags(tags)
         return await self._issue([encoded], [column], unless=unless, key=key, timeout_s=timeout_s)
 
+    def append_for(
+        self,
+        waiter: Waiter,
+        data: T,
+        tags: Tags = (),
+        *,
+        unless: Unless | None = None,
+        key: str | None = None,
+    ) -> None:
+        """`append` for those who append many at once, without a future and a task for each.
+
+        What becomes of it is told to `waiter`, as soon as it is known here.
+
+        Raises:
+            BokilogError: the arguments are not what `append` takes, or the log is closed.
+        """
+        self._check(None)
+        encoded = self._encoded(data)
+        column = self._check_tags(tags)
+        self._send([encoded], [column], unless=unless, key=key, timeout_s=None, waiter=waiter)
+
     async def append_batch(
         self,
         entries: Iterable[Entry],
@@ -233,9 +254,22 @@ class ClientLogBook(Generic[T]):
         key: str | None,
         timeout_s: float | None,
     ) -> int:
+        waiter = self._new_waiter()
+        self._send(datas, tags, unless=unless, key=key, timeout_s=timeout_s, waiter=waiter)
+        return await waiter
+
+    def _send(
+        self,
+        datas: list[bytes],
+        tags: list[ColumnTags],
+        *,
+        unless: Unless | None,
+        key: str | None,
+        timeout_s: float | None,
+        waiter: Waiter,
+    ) -> None:
         conditions = check_conditions(unless)
         key = check_key(key)
-        waiter = self._new_waiter()
         unit = Unit(
             datas=datas,
             tags=tags,
@@ -249,7 +283,6 @@ class ClientLogBook(Generic[T]):
         if route is not None and route.live:
             self._use(route)
         self._client.append(self._book, unit)
-        return await waiter
 
     def _encoded(self, value: object) -> bytes:
         if self._codec is not None:

@@ -17,10 +17,11 @@ only want to know how things stand (`to_tail`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from bokilog.client.follow import Turn
 from bokilog.codec import natural, octets, pack, row, unpack
 from bokilog.errors import (
     BokilogError,
@@ -59,6 +60,16 @@ class Fold(Protocol[T_co]):
         ...
 
 
+class PagedBook(LogBook, Protocol):
+    """A LogBook that is followed page by page: a step per record costs more than folding it."""
+
+    def follow_pages(
+        self, *, tag: str | None = None, min_seqnum: int = 0
+    ) -> AsyncGenerator[Turn, None]:
+        """`follow`, a page at a time."""
+        ...
+
+
 class Restored(NamedTuple):
     """The fold is at a snapshot, or at the beginning: forget what was known of it before."""
 
@@ -66,10 +77,11 @@ class Restored(NamedTuple):
 
 
 class Folded(NamedTuple, Generic[T]):
-    """A record was folded."""
+    """Records were folded: those that came together."""
 
-    record: Record
-    change: T
+    records: Sequence[Record]
+    changes: Sequence[T]
+    """What the fold made of each."""
 
 
 class Gap(NamedTuple):
@@ -97,7 +109,7 @@ class Replay(Generic[T]):
 
     def __init__(
         self,
-        book: LogBook,
+        book: PagedBook,
         fold: Fold[T],
         *,
         tag: str,
@@ -126,7 +138,7 @@ class Replay(Generic[T]):
         """Not written, since another one was there first or the log did not take it."""
 
     async def steps(self) -> AsyncGenerator[Step[T], None]:
-        """Fold for ever: the newest snapshot, then every record as it comes.
+        """Fold for ever: the newest snapshot, then every record as it comes, page by page.
 
         Ends by `aclose()`, cancellation, or an error that is for whoever runs it (`Closed`,
         `HistoryChanged`, `FormatTooNew`, what the fold raises).
@@ -197,23 +209,23 @@ class Replay(Generic[T]):
     # --- reading ----------------------------------------------------------------------------------
 
     async def _follow(self) -> AsyncGenerator[Folded[T] | CaughtUp, None]:
-        follow = self._book.follow(tag=self._tag, min_seqnum=self.position, caught_up=True)
-        async with aclosing(follow) as records:
-            async for record in records:
-                if isinstance(record, CaughtUp):
-                    self.position = max(self.position, record.seqnum)
-                    yield record
-                    continue
-                yield self._folded(record)
+        follow = self._book.follow_pages(tag=self._tag, min_seqnum=self.position)
+        async with aclosing(follow) as pages:
+            async for records, caught_up in pages:
+                if records:
+                    yield Folded(records, [self._folded(record) for record in records])
                 if self._is_snapshot_due():
                     await self.snapshot()
+                if caught_up is not None:
+                    self.position = max(self.position, caught_up)
+                    yield CaughtUp(caught_up)
 
-    def _folded(self, record: Record) -> Folded[T]:
+    def _folded(self, record: Record) -> T:
         change = self._fold.apply(record)
         self.position = record.seqnum + 1
         self._new_records += 1
         self._new_bytes += len(record.data)
-        return Folded(record, change)
+        return change
 
     def _is_snapshot_due(self) -> bool:
         return (

@@ -66,7 +66,7 @@ from bokilog.functions.runtime import references
 from bokilog.functions.runtime.caller import error_of
 from bokilog.functions.runtime.messages import Done, Encoding, Flag
 from bokilog.functions.runtime.options import FunctionOptions
-from bokilog.logbook import Log, LogBook
+from bokilog.logbook import LogBook
 from bokilog.record import Buffer, Record, check_key
 
 WAIT_S: Final = 60.0
@@ -471,9 +471,9 @@ async def find_call(
     )
 
 
-async def list_calls(log: Log, app: str, *, dead: bool = False) -> list[CallStatus]:
+async def list_calls(log: ClientLog, app: str, *, dead: bool = False) -> list[CallStatus]:
     """The calls that are not over, oldest first; `dead`: those given up and not driven again."""
-    book: LogBook = log.book(book_name(app))
+    book = log.book(book_name(app))
     if dead:
         return [status async for status in _dead(book)]
     state = CallsState()

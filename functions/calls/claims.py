@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple, assert_never
@@ -173,6 +174,18 @@ class Claims:
 
     def handle(self, event: ClaimsEvent, now_s: float) -> list[ClaimsEffect]:
         """What is to be done now."""
+        return self.handle_all((event,), now_s)
+
+    def handle_all(self, events: Iterable[ClaimsEvent], now_s: float) -> list[ClaimsEffect]:
+        """The same for what came together: the state may have taken in all of it already."""
+        for event in events:
+            self._handle(event, now_s)
+        self._claim(now_s)
+        self._wake()
+        effects, self._out = self._out, []
+        return effects
+
+    def _handle(self, event: ClaimsEvent, now_s: float) -> None:
         match event:
             case Changed(what):
                 self._changed(what, now_s)
@@ -210,10 +223,6 @@ class Claims:
                 self._drain(now_s, at_once=at_once)
             case _:
                 assert_never(event)
-        self._claim(now_s)
-        self._wake()
-        effects, self._out = self._out, []
-        return effects
 
     @property
     def is_idle(self) -> bool:
@@ -325,7 +334,8 @@ class Claims:
                 run.at, run.outcome = _At.OVER, self._released(call)
             else:
                 run.at = _At.RUNNING
-                self._out.append(Run(call.call_id, call.attempt, call.spawned_seqnum))
+                run_it = Run(call.call_id, call.attempt, call.spawned_seqnum, call.spawned)
+                self._out.append(run_it)
         if run.outcome is not None:
             self._step(call, run.outcome)
         elif now_s < run.extend_s:

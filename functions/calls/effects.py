@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
-from bokilog.functions.calls.records import CallRecord
+from bokilog.functions.calls.records import CallRecord, Spawned
 from bokilog.functions.runtime.messages import Done
 from bokilog.functions.runtime.options import FunctionOptions
 
@@ -122,6 +122,8 @@ class Run(NamedTuple):
     attempt: int
     spawned_seqnum: int
     """Where its arguments are."""
+    spawned: Spawned | None
+    """They themselves, if they are at hand."""
 
 
 class StopRun(NamedTuple):

@@ -15,8 +15,9 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from bokilog.call_errors import ResultUnusable
@@ -72,7 +73,6 @@ from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.runner import CallRunner, RunningCall
 from bokilog.io.clock import Clock, SystemClock
 from bokilog.limits import HOLD_TTL_S_MAX, MIB, RECORD_BYTES_MAX
-from bokilog.logbook import LogBook
 from bokilog.record import Entry
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class DurableCalls:
         self._runner = runner
         self._host = host_name
         self._clock = clock or SystemClock()
-        self._book: LogBook = log.book(book_name(app), session=log.session())
+        self._book = log.book(book_name(app), session=log.session())
         self._state = CallsState()
         boot = secrets.token_hex(4)
         self._core = Claims(self._state, host=host_name, boot=boot, settings=settings)
@@ -129,6 +129,8 @@ class DurableCalls:
         self._running: dict[tuple[str, int], RunningCall] = {}
         self._runs: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told: list[ClaimsEvent] = []
+        """What happened in this turn of the loop: the core is told at its end."""
         self._wake: asyncio.TimerHandle | None = None
         self._folded_past: list[tuple[int, asyncio.Future[None]]] = []
         self._calm = asyncio.Event()
@@ -181,16 +183,15 @@ class DurableCalls:
 
     # --- the core's shell -------------------------------------------------------------------------
 
-    def _feed(self, event: ClaimsEvent) -> None:
+    def _feed(self, *events: ClaimsEvent) -> None:
         if self.ended.is_set():
             return
-        for effect in self._core.handle(event, self._clock.now_s()):
+        for effect in self._core.handle_all(events, self._clock.now_s()):
             match effect:
                 case Append():
-                    self._do(self._append(effect))
+                    self._append(effect)
                 case Run():
-                    self._runs.add((effect.call_id, effect.attempt))
-                    self._do(self._run(effect))
+                    self._run(effect)
                 case StopRun(call_id, attempt, reason):
                     self._runs.discard((call_id, attempt))
                     running = self._running.get((call_id, attempt))
@@ -211,33 +212,41 @@ class DurableCalls:
         self._wake = None
         self._feed(Woke(self._clock.wall_ms()))
 
-    async def _append(self, effect: Append) -> None:
-        event: ClaimsEvent
+    def _tell(self, event: ClaimsEvent) -> None:
+        """Tell the core at the end of this turn of the loop, together with what else comes in it:
+        a frame's answers do, and what the core then wants leaves as one frame."""
+        if not self._told:
+            asyncio.get_running_loop().call_soon(self._feed_told)
+        self._told.append(event)
+
+    def _feed_told(self) -> None:
+        told, self._told = self._told, []
+        position = self._replay.position
+        self._feed(
+            *[each._replace(position=position) if type(each) is Refused else each for each in told]
+        )
+
+    def _append(self, effect: Append) -> None:
         try:
-            seqnum = await self._book.append(
+            self._book.append_for(
+                _Answer(effect.ticket, self._tell),
                 encode(effect.record),
                 effect.tags,
                 unless={effect.ticket: effect.after},
                 key=effect.key,
             )
-            event = Appended(effect.ticket, seqnum)
-        except ConditionFailed as error:
-            event = Refused(effect.ticket, error.winner, self._replay.position)
-        except KeyReused as error:
-            # The due time's call is there, as another version of the app declares the function.
-            event = Refused(effect.ticket, error.seqnum, self._replay.position)
         except BokilogError as error:
             logger.info("%s: not appended: %s", effect.ticket, error)
-            event = NotAppended(effect.ticket)
-        self._feed(event)
+            self._tell(NotAppended(effect.ticket))
 
     async def _follow(self) -> None:
         async with aclosing(self._replay.steps()) as steps:
             async for step in steps:
                 match step:
-                    case Folded(_, change):
-                        if change is not None:
-                            self._feed(Changed(change))
+                    case Folded(_, changes):
+                        # What several records are about is looked at once: as the last leaves it.
+                        changed = dict.fromkeys(each for each in changes if each is not None)
+                        self._feed(*map(Changed, changed))
                     case Restored():
                         self._feed(StateReplaced())
                     case Gap(error):
@@ -275,22 +284,57 @@ class DurableCalls:
 
     # --- one run ----------------------------------------------------------------------------------
 
-    async def _run(self, effect: Run) -> None:
+    def _run(self, effect: Run) -> None:
         key = effect.call_id, effect.attempt
-        started_s = self._clock.now_s()
+        self._runs.add(key)
+        spawned, started_s = effect.spawned, self._clock.now_s()
+        if spawned is None or spawned.flags & Flag.STREAM:
+            self._do(self._run_at_length(effect, started_s))
+            return
+        # The usual call needs no task: it starts now, and its result goes into its last record.
+        self._running[key] = running = self._runner.start(_start(spawned, key[1]))
+        running.done.add_done_callback(partial(self._ran, key, spawned.function, started_s))
+
+    def _ran(
+        self, key: tuple[str, int], function: str, started_s: float, ran: asyncio.Future[Done]
+    ) -> None:
+        self._running.pop(key, None)
+        if ran.cancelled():
+            return  # the runner is closed
+        done = ran.result()
+        if done.encoding == Encoding.REFERENCE or is_large(done.payload):
+            self._do(self._keep(key, function, started_s, done))
+        else:
+            self._over(key, started_s, done)
+
+    async def _keep(
+        self, key: tuple[str, int], function: str, started_s: float, done: Done
+    ) -> None:
         try:
-            spawned = await self._arguments(effect)
-            if key not in self._runs:
-                return  # stopped before it began
-            done = await self._ran(key, spawned)
-            done = await self._durable(effect.call_id, spawned.function, done)
+            done = await self._durable(key[0], function, done)
         except BokilogError as error:
-            done = Done(0, 0, "", to_wire(error), 0, 0, False, b"")
-        finally:
-            self._running.pop(key, None)
+            done = _failed(error)
+        self._over(key, started_s, done)
+
+    def _over(self, key: tuple[str, int], started_s: float, done: Done) -> None:
         self._runs.discard(key)
         ran_ms = int((self._clock.now_s() - started_s) * 1_000)
-        self._feed(RunOver(*key, done, ran_ms))
+        self._tell(RunOver(*key, done, ran_ms))
+
+    async def _run_at_length(self, effect: Run, started_s: float) -> None:
+        """A run whose arguments are to be read first, or that yields."""
+        key = effect.call_id, effect.attempt
+        try:
+            spawned = effect.spawned or await self._arguments(effect)
+            if key not in self._runs:
+                return  # stopped before it began
+            done = await self._done_of(key, spawned)
+            done = await self._durable(effect.call_id, spawned.function, done)
+        except BokilogError as error:
+            done = _failed(error)
+        finally:
+            self._running.pop(key, None)
+        self._over(key, started_s, done)
 
     async def _arguments(self, effect: Run) -> Spawned:
         record = await self._book.read(effect.spawned_seqnum)
@@ -299,20 +343,8 @@ class DurableCalls:
             raise DataLost(effect.spawned_seqnum)
         return spawned
 
-    async def _ran(self, key: tuple[str, int], spawned: Spawned) -> Done:
-        start = Start(
-            call=0,
-            function=spawned.function,
-            encoding=spawned.encoding,
-            deadline_ms=spawned.timeout_ms,
-            depth=spawned.depth,
-            attempt=key[1],
-            flags=spawned.flags | Flag.DURABLE,
-            call_id=spawned.call_id,
-            token=spawned.token,
-            trace=spawned.trace,
-            payload=spawned.payload,
-        )
+    async def _done_of(self, key: tuple[str, int], spawned: Spawned) -> Done:
+        start = _start(spawned, key[1])
         if not spawned.flags & Flag.STREAM:
             self._running[key] = running = self._runner.start(start)
             return await asyncio.shield(running.done)
@@ -470,6 +502,58 @@ class _Items:
             size_bytes += len(item.payload)
             batch.append(item)
         return batch
+
+
+class _Answer:
+    """Where the outcome of an append goes; the waiter of its unit."""
+
+    __slots__ = ("_is_told", "_tell", "_ticket")
+
+    def __init__(self, ticket: str, tell: Callable[[ClaimsEvent], None]) -> None:
+        self._ticket = ticket
+        self._tell = tell
+        self._is_told = False
+
+    def done(self) -> bool:
+        """Whether it was told."""
+        return self._is_told
+
+    def set_result(self, result: int, /) -> None:
+        """It is in the log."""
+        self._is_told = True
+        self._tell(Appended(self._ticket, result))
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """It is not, or nobody knows."""
+        self._is_told = True
+        if isinstance(exception, ConditionFailed):
+            self._tell(Refused(self._ticket, exception.winner, 0))
+        elif isinstance(exception, KeyReused):
+            # The due time's call is there, as another version of the app declares the function.
+            self._tell(Refused(self._ticket, exception.seqnum, 0))
+        else:
+            logger.info("%s: not appended: %s", self._ticket, exception)
+            self._tell(NotAppended(self._ticket))
+
+
+def _start(spawned: Spawned, attempt: int) -> Start:
+    return Start(
+        call=0,
+        function=spawned.function,
+        encoding=spawned.encoding,
+        deadline_ms=spawned.timeout_ms,
+        depth=spawned.depth,
+        attempt=attempt,
+        flags=spawned.flags | int(Flag.DURABLE),
+        call_id=spawned.call_id,
+        token=spawned.token,
+        trace=spawned.trace,
+        payload=spawned.payload,
+    )
+
+
+def _failed(error: BokilogError) -> Done:
+    return Done(0, 0, "", to_wire(error), 0, 0, False, b"")
 
 
 def _options(plain: object) -> FunctionOptions:

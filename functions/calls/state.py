@@ -2,7 +2,8 @@
 
 Decides what a record changes: which calls are open, who holds which lease until when, which attempt
 is next, and how far each schedule got. A call that is over is forgotten, so the state is as large
-as what is open. Payloads are not kept: who runs a call reads its `Spawned` record again.
+as what is open. Arguments are kept up to some bytes, those of the calls that came first and run
+first: who runs another one reads its `Spawned` record again.
 
 Invariants: the same records give the same state on every host, and a snapshot is as good as the
 records before it; time is that of the records, never of a host: an `Expired` before the end of its
@@ -11,7 +12,9 @@ lease changes nothing but what the call's next step is appended after. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
+from operator import attrgetter
 from typing import Final
 
 from bokilog.codec import listed, natural, naturals, pack, row, text, unexpected, unpack
@@ -31,9 +34,13 @@ from bokilog.functions.calls.records import (
     schedule_tag,
 )
 from bokilog.functions.runtime.messages import Flag
+from bokilog.limits import MIB
 from bokilog.record import Record
 
 SNAPSHOT_VERSION: Final = 1
+KEPT_BYTES_MAX: Final = 8 * MIB
+"""Of arguments at hand."""
+_KEPT_COST_BYTES: Final = 600  # what a `Spawned` takes beside its payload, about
 
 
 class Phase(IntEnum):
@@ -43,26 +50,30 @@ class Phase(IntEnum):
     CLAIMED = 1
 
 
+_ROW: Final = (
+    "attempt",
+    "call_id",
+    "due_ms",
+    "flags",
+    "function",
+    "holder",
+    "lease_ms",
+    "phase",
+    "prefer",
+    "retries",
+    "retry_delay_ms",
+    "schedule",
+    "seqnum",
+    "spawned_ms",
+    "spawned_seqnum",
+)
+"""Of a call, as a snapshot has it."""
+
+
 class OpenCall:
     """A call that is not over. A plain class with slots: every record changes one."""
 
-    __slots__ = (
-        "attempt",
-        "call_id",
-        "due_ms",
-        "flags",
-        "function",
-        "holder",
-        "lease_ms",
-        "phase",
-        "prefer",
-        "retries",
-        "retry_delay_ms",
-        "schedule",
-        "seqnum",
-        "spawned_ms",
-        "spawned_seqnum",
-    )
+    __slots__ = (*_ROW, "spawned")
 
     def __init__(self, spawned: Spawned, seqnum: int, timestamp_ms: int) -> None:
         self.call_id = spawned.call_id
@@ -85,6 +96,8 @@ class OpenCall:
         """Claimed: by whom; waiting: who held it last."""
         self.lease_ms = 0
         """Claimed: when the lease ends, by the time of the log."""
+        self.spawned: Spawned | None = None
+        """With its arguments, if those are at hand; else they are read from the log."""
 
     @property
     def is_stream(self) -> bool:
@@ -96,23 +109,25 @@ class OpenCall:
         """It was started as often as it may."""
         return self.attempt > self.retries
 
-    def to_row(self) -> list[object]:
+    def to_row(self) -> tuple[object, ...]:
         """As a snapshot has it."""
-        return [getattr(self, name) for name in self.__slots__]
+        return _row_of(self)  # by one call: thousands of them hold the host up
 
     @classmethod
     def from_row(cls, values: list[object]) -> OpenCall:
         """What `to_row` gave; checked, since it comes from a record."""
         call = cls.__new__(cls)
-        for name, value in zip(cls.__slots__, row(values, len(cls.__slots__)), strict=True):
+        for name, value in zip(_ROW, row(values, len(_ROW)), strict=True):
             (text if name in _TEXTS else natural)(value)
             setattr(call, name, value)
+        call.spawned = None
         if call.phase not in _PHASES:
             raise unexpected(call.phase, "a phase")
         call.phase = Phase(call.phase)
         return call
 
 
+_row_of: Final[Callable[[OpenCall], tuple[object, ...]]] = attrgetter(*_ROW)
 _TEXTS: Final = frozenset({"call_id", "function", "holder", "prefer", "schedule"})
 _PHASES: Final = frozenset(Phase)
 
@@ -134,7 +149,15 @@ class Due:
 class CallsState:
     """The fold. Give every record of the tag `calls` to `apply`, in order."""
 
-    __slots__ = ("calls", "dead_count", "ended_count", "log_ms", "odd_count", "schedules")
+    __slots__ = (
+        "_kept_bytes",
+        "calls",
+        "dead_count",
+        "ended_count",
+        "log_ms",
+        "odd_count",
+        "schedules",
+    )
 
     def __init__(self) -> None:
         self._clear()
@@ -151,6 +174,7 @@ class CallsState:
         """Of the ended: those that were given up."""
         self.odd_count = 0
         """Records that say nothing to this fold: not ours, or of a call whose beginning is lost."""
+        self._kept_bytes = 0
 
     def oldest_seqnum(self, default: int) -> int:
         """The first record that an open call still needs, or `default` without any."""
@@ -221,6 +245,9 @@ class CallsState:
             return spawned.call_id
         call = OpenCall(spawned, record.seqnum, record.timestamp_ms)
         self.calls[spawned.call_id] = call
+        if self._kept_bytes + (size_bytes := _kept_bytes_of(spawned)) <= KEPT_BYTES_MAX:
+            self._kept_bytes += size_bytes
+            call.spawned = spawned
         if spawned.schedule:
             self.schedules[spawned.schedule].open.append(spawned.call_id)
         return spawned.call_id
@@ -228,6 +255,8 @@ class CallsState:
     def _ended(self, call: OpenCall) -> None:
         self.ended_count += 1
         del self.calls[call.call_id]
+        if call.spawned is not None:
+            self._kept_bytes -= _kept_bytes_of(call.spawned)
         due = self.schedules.get(call.schedule) if call.schedule else None
         if due is not None:
             due.open.remove(call.call_id)
@@ -279,6 +308,12 @@ class CallsState:
             assert call.call_id == call_id
             assert call.spawned_seqnum <= call.seqnum
             assert (call.phase == Phase.CLAIMED) <= (call.lease_ms > 0 and call.holder != "")
+        kept = [each.spawned for each in self.calls.values() if each.spawned is not None]
+        assert self._kept_bytes == sum(map(_kept_bytes_of, kept)) <= KEPT_BYTES_MAX
         scheduled = [call_id for due in self.schedules.values() for call_id in due.open]
         assert len(set(scheduled)) == len(scheduled)
         assert set(scheduled) <= set(self.calls)
+
+
+def _kept_bytes_of(spawned: Spawned) -> int:
+    return _KEPT_COST_BYTES + len(spawned.payload)

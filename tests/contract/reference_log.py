@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
 
 from bokilog import record as checks
+from bokilog.client.follow import Turn
 from bokilog.errors import Closed, InvalidToken
 from bokilog.limits import PAGE_BYTES_DEFAULT, PAGE_RECORDS_DEFAULT
 from bokilog.logbook import Log, LogBook, Session
@@ -237,6 +239,18 @@ class AsyncReferenceBook:
                 if caught_up:
                     yield CaughtUp(min_seqnum)
                 await self.read_range(tag=tag, min_seqnum=min_seqnum, wait_s=3600)
+
+    async def follow_pages(
+        self, *, tag: str | None = None, min_seqnum: int = 0
+    ) -> AsyncGenerator[Turn, None]:
+        """`follow`, in pages of one record."""
+        follow = self.follow(tag=tag, min_seqnum=min_seqnum, caught_up=True)
+        async with aclosing(follow) as found:
+            async for each in found:
+                if isinstance(each, CaughtUp):
+                    yield Turn([], each.seqnum)
+                else:
+                    yield Turn([each], None)
 
     async def tail(self, *, timeout_s: float | None = None) -> int:
         return self._book("linearizable").tail

@@ -12,7 +12,9 @@ from bokilog.frame import (
     Buffer,
     Columns,
     Frame,
+    Tags,
     block_count,
+    check_tags,
     decode_columns,
     decode_frame,
     decode_head,
@@ -343,3 +345,25 @@ def test_another_frame_for_the_same_local_id_has_another_identity() -> None:
     assert Frame(shard=SHARD, first=0, columns=other, payload=[]).checksum != (
         frame_of(RICH, PAYLOAD).checksum
     )
+
+
+# --- columns of tags ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "last",
+    [[], ["a", ""], ["a", 1], [b"a"], ["a", "a"], [f"t{n}" for n in range(TAGS_MAX + 1)], ("a",)],
+    ids=["none", "empty", "number", "bytes", "twice", "too many", "tuple"],
+)
+def test_a_column_of_lists_of_tags_is_refused_for_one_that_is_none(last: object) -> None:
+    fine = [["calls", "call:1"], ["calls", "call:2", "end:2"]]
+    assert check_tags(fine) is fine
+    with pytest.raises(RemoteProtocolError):
+        check_tags([*fine, last])
+
+
+def test_units_with_a_librarys_tag_are_found_among_records_with_several_tags() -> None:
+    tags: list[Tags] = [["a", "b"], ["a", "$w"], None, "$w", ["cost:$5"]]
+    assert columns_of([b""] * 5, tags=tags).system_units == (1, 3)
+    assert columns_of([b""] * 5, tags=tags, unit_records=[1, 2, 2]).system_units == (1, 2)
+    assert columns_of([b""] * 2, tags=[["a", "b"], None]).system_units == ()

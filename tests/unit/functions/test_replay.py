@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
+from bokilog.client.follow import Turn
 from bokilog.codec import natural, pack, unpack
 from bokilog.errors import DataLost, FormatTooNew, Trimmed
 from bokilog.functions.replay import Folded, Gap, Replay, Restored, Step
@@ -60,6 +61,12 @@ async def caught_up(steps: AsyncGenerator[Step[int], None]) -> list[Step[int]]:
     return found
 
 
+def changes_of(steps: list[Step[int]]) -> list[int]:
+    """What the fold made of each record."""
+    folded = [each for each in steps if isinstance(each, Folded)]
+    return [change for each in folded for change in each.changes]
+
+
 async def snapshots(book: AsyncReferenceBook) -> int:
     return len([each async for each in book.scan(tag="snap")])
 
@@ -71,9 +78,27 @@ async def test_every_record_is_folded_once_and_in_order() -> None:
     async with aclosing(replay_of(book).steps()) as steps:
         found = await caught_up(steps)
         assert found[0] == Restored(0)
-        assert [each.change for each in found if isinstance(each, Folded)] == [1, 3]
+        assert changes_of(found) == [1, 3]
         await add(book, 4)
-        assert [each.change for each in await caught_up(steps) if isinstance(each, Folded)] == [7]
+        assert changes_of(await caught_up(steps)) == [7]
+
+
+async def test_records_that_come_together_are_one_step_with_a_change_each() -> None:
+    log = AsyncReferenceLog()
+    await add(log.book("b"), 1, 2, 4)
+
+    class Paged(AsyncReferenceBook):
+        async def follow_pages(self, **options: object):  # type: ignore[no-untyped-def]
+            page = await self.read_range(tag="n")
+            yield Turn(page.records, page.next_seqnum)
+
+    replay = replay_of(Paged(log, "b", log.book("b")._session))
+    async with aclosing(replay.steps()) as steps:
+        _, folded = await caught_up(steps)
+    assert isinstance(folded, Folded)
+    assert [int(each.data) for each in folded.records] == [1, 2, 4]
+    assert folded.changes == [1, 3, 7]
+    assert await snapshots(log.book("b")) == 1, "three are worth one"
 
 
 async def test_a_new_fold_begins_at_the_newest_snapshot() -> None:
@@ -86,7 +111,7 @@ async def test_a_new_fold_begins_at_the_newest_snapshot() -> None:
     async with aclosing(late.steps()) as steps:
         restored, *rest = await caught_up(steps)
         assert restored == Restored(4)
-        assert [each.change for each in rest if isinstance(each, Folded)] == [10]
+        assert changes_of(rest) == [10]
 
 
 async def test_snapshots_take_no_more_bytes_than_the_records_they_stand_for() -> None:
