@@ -64,12 +64,23 @@ def test_p11_one_backup_that_is_away_holds_nothing_up_and_catches_up() -> None:
     trio.isolate(S3)
     for _ in range(5):
         trio.order(S1)
-    trio.settle()
+        trio.settle()
     assert max(trio.published) == 8
     assert trio.count(S3) == 3
     trio.heal()
     trio.settle()
     assert trio.count(S3) == 8
+
+
+def test_p11_what_arrives_while_two_runs_wait_for_a_majority_is_one_cut() -> None:
+    trio = started()
+    began = trio.count(S1)
+    for _ in range(module.RUNS_REPLICATED_MAX + 4):
+        trio.order(S1)
+    assert trio.count(S1) == began + module.RUNS_REPLICATED_MAX
+    trio.settle()
+    assert max(trio.published) == began + module.RUNS_REPLICATED_MAX + 1
+    assert {trio.count(node) for node in SEQUENCERS} == {max(trio.published)}
 
 
 def test_p11_a_backup_far_behind_is_fed_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +90,7 @@ def test_p11_a_backup_far_behind_is_fed_in_portions(monkeypatch: pytest.MonkeyPa
     trio.isolate(S3)
     for _ in range(20):
         trio.order(S1)
-    trio.settle()
+        trio.settle()
     trio.heal()
     carry(trio, S3, S1)
     for timer in list(trio.processes[S1].timers):

@@ -10,10 +10,13 @@ the entries before they are durable, a seal could end the term too early, or too
 
 from __future__ import annotations
 
+import pytest
+
 from bokilog.effects import TimerFired
 from bokilog.ids import START, NodeId, Position
 from bokilog.journal import Location
 from bokilog.messages import FollowMetalog, IndexReport, MetalogGone, ReplicateRun, RunsGone, Sealed
+from bokilog.sequencer import primary as primary_module
 from bokilog.sequencer.held import Held, Holding, Recovered, Standing
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.sequencer.runs import CHUNK_RUNS, RunIndex
@@ -140,8 +143,11 @@ def test_p13_at_a_seal_it_is_given_the_end_from_where_the_other_begins() -> None
     assert trio.sent_to(STORAGE, MetalogGone)
 
 
-def test_p13_what_it_had_past_an_end_is_not_taken_for_what_was_let_go() -> None:
+def test_p13_what_it_had_past_an_end_is_not_taken_for_what_was_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its journal still has entries that the end left out, of counts up to where it goes on."""
+    monkeypatch.setattr(primary_module, "RUNS_REPLICATED_MAX", 40)
     trio = started(segment_bytes=SEGMENT_BYTES)
     trio.isolate(S1)
     for _ in range(40):

@@ -784,14 +784,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="ceilings are ignored",
         rule="P11",
-        seeds=_from(1),
+        seeds=_from(12),
         patches=_ceilings_ignored,
         knobs=_more(
             ("sync", "flush"),
             sequencer_count=3,
             heartbeat_s=0.01,
             duration_s=1.5,
-            faults={"kill_sequencer": 6.0},
+            faults={"kill_sequencer": 12.0},
             power_share=1.0,
             down_s=0.05,
         ),
