@@ -17,8 +17,11 @@ from bokilog.bench.orders import Order, Outcome
 from bokilog.bench.sample_app import WORK_S, app, empty, read_each, relay, work
 from bokilog.bench.serve import Handler, serve
 from bokilog.functions.runtime.outside import AppConnection
+from bokilog.functions.runtime.template import SPARE_AFTER_S
 
 WORKERS_COUNT: Final = 2
+PAUSE_S: Final = 3 * SPARE_AFTER_S
+"""Before a worker is asked for: enough to have one forked ahead."""
 _DATA: Final = bytes(1024)
 
 
@@ -42,6 +45,7 @@ class FunctionWorker:
             "spawn": self.spawn,
             "read": self.read,
             "template": self.template,
+            "begin": self.begin,
             "fork": self.fork,
             "fresh": self.fresh,
             "memory": self.memory,
@@ -134,14 +138,24 @@ class FunctionWorker:
         ready = await self._forks.start()
         return Outcome(values={f"{part}_ms": int(us) / 1e3 for part, us in _parts(ready.parts)})
 
+    async def begin(self, order: Order) -> Outcome:
+        """One worker at a time, each asked for when nobody has asked lately: then one was forked
+        ahead."""
+        return await self._workers(order, 1, PAUSE_S)
+
     async def fork(self, order: Order) -> Outcome:
-        """`count` workers at once, again and again; they end between the turns."""
+        """`count` workers at once, again and again, without a pause: they are forked."""
+        return await self._workers(order, order.count, 0.0)
+
+    async def _workers(self, order: Order, count: int, pause_s: float) -> Outcome:
+        """They end between the turns."""
         assert self._forks is not None
         took_s = []
         parts: list[tuple[str, int]] = []
         until_s = perf_counter() + order.seconds
         while perf_counter() < until_s:
-            took_s.append(await self._forks.fork(order.count))
+            await asyncio.sleep(pause_s)
+            took_s.append(await self._forks.fork(count))
             parts = _parts(self._forks.parts)
             await self._forks.end_workers()
         values = {f"{part}_ms": int(us) / 1e3 for part, us in parts}

@@ -102,12 +102,15 @@ def _ignore_lost(link: Link, error: Exception | None) -> None: ...
 class LinkCallbacks:
     """What is called about a link; all on the loop's thread, none may block.
 
+    `on_made` is called once the connection stands: what is sent then leaves with the preamble,
+    before it is known who is at the other end.
     `on_messages` gets every message of one read; it may raise `RemoteProtocolError`, which ends the
     link as garbage. The slices in messages keep that whole read in memory: copy what is kept.
     `on_lost` gets None after an orderly close by either side.
     """
 
     on_messages: Callable[[Link, list[WireMessage]], None]
+    on_made: Callable[[Link], None] = _ignore_link
     on_up: Callable[[Link], None] = _ignore_link
     on_lost: Callable[[Link, Exception | None], None] = _ignore_lost
     on_clogged: Callable[[Link], None] = _ignore_link
@@ -323,6 +326,11 @@ class Link(asyncio.BufferedProtocol):
         transport.write(PREAMBLE)
         delay_s = self._settings.greeting_timeout_s
         self._greeting_timer = self._loop.call_later(delay_s, self._on_silence)
+        self._callbacks.on_made(self)
+
+    def hand_over(self, callbacks: LinkCallbacks) -> None:
+        """From now on these are called; for a link that is up."""
+        self._callbacks = callbacks
 
     def pause_writing(self) -> None:
         """For the event loop."""

@@ -3,10 +3,11 @@
     python -P -m bokilog.functions.runtime.template --connect unix:SOCKET --app MODULE:APP
         --number N --folder DIR [--engine URL] [--host NAME] [--started-ns N]
 
-Decides what is done before the first fork (import, `@app.init`, `gc.freeze()`), and what a child
-must not inherit. It is blocking and has one thread, because of a thread that holds a lock while
-another one forks the child would get the lock and never its end; an app that leaves threads is
-refused in a sentence, and `App(..., start="spawn")` gives each worker an interpreter of its own.
+Decides what is done before the first fork (import, `@app.init`, `gc.freeze()`), what a child must
+not inherit, and when one is forked before it is asked for (`spare.py`). It is blocking and has one
+thread, because of a thread that holds a lock while another one forks the child would get the lock
+and never its end; an app that leaves threads is refused in a sentence, and `App(...,
+start="spawn")` gives each worker an interpreter of its own.
 
 Invariants: a worker never sees a socket or an open file of the template; it dies with the template,
 the template ends after its host. Does not know: which workers are needed, calls.
@@ -53,6 +54,7 @@ from bokilog.functions.runtime.messages import (
 )
 from bokilog.functions.runtime.output import install
 from bokilog.functions.runtime.rehearsal import rehearse
+from bokilog.functions.runtime.spare import Order, Spare, be_spare
 from bokilog.functions.runtime.worker import WorkerSettings, run_worker
 from bokilog.io import shared_memory as _shared_memory
 from bokilog.io.addresses import UnixAddress, connect_unix, parse_address
@@ -61,6 +63,9 @@ STATUS_ZERO: Final = 256
 """What `WorkerExited.status` adds: numbers on the wire are never negative."""
 LAST_WORKERS_S: Final = 5.0
 """How long workers may take to end after their host did, before they are killed."""
+SPARE_AFTER_S: Final = 0.1
+"""One worker is forked ahead once nobody has asked for one for so long: not in a burst, whose
+workers need the processors."""
 _PR_SET_PDEATHSIG: Final = 1
 _RECEIVE_BYTES: Final = 1 << 16
 
@@ -161,6 +166,9 @@ class Template:
         """pid -> number"""
         self._inherited: list[int] = []
         """Descriptors that are neither ours nor a worker's business."""
+        self._spare: Spare | None = None
+        self._spare_wanted = False
+        """There is none, and somebody has needed a worker since there was one."""
         self._app: App | None = None
         self._gone = False
         """The host is; nobody is told anything any more."""
@@ -203,8 +211,12 @@ class Template:
         poll = select.poll()
         poll.register(self._host, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        self._spare_wanted = self._app is not None and self._app.start == "fork"
         while True:
-            for descriptor, _ in poll.poll():
+            found = poll.poll(SPARE_AFTER_S * 1_000 if self._spare_wanted else None)
+            if not found:
+                self._have_spare()
+            for descriptor, _ in found:
                 if descriptor == self._wake:
                     os.read(self._wake, _RECEIVE_BYTES)
                     self._reap()
@@ -240,28 +252,54 @@ class Template:
         assert self._app is not None
         if self._app.start == "spawn":
             return self._spawn(number, function)
+        spare, self._spare = self._spare, None
+        self._spare_wanted = True
+        if spare is not None and spare.tell(Order(number, function, received_ns)):
+            return spare.pid
         template = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_worker(number, function, received_ns=received_ns, template=template)
+            forked_us = (time.monotonic_ns() - received_ns) // 1_000
+            settings = _worker_settings(self._options, number=number, function=function)
+            self._be_child(lambda app: run_worker(app, settings, [["fork", forked_us]]), template)
         return pid
 
-    def _be_worker(
-        self, number: int, function: str, *, received_ns: int, template: int
-    ) -> NoReturn:
+    def _have_spare(self) -> None:
+        """Nobody has asked for a worker lately: the next one need not wait for a fork."""
+        self._spare_wanted = False
+        template = os.getpid()
+        try:
+            told, order = os.pipe()
+        except OSError as error:
+            self._complain(f"no worker can be forked ahead: {error}")
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._complain(f"no worker can be forked ahead: {error}")
+            os.close(order)
+        else:
+            if pid == 0:
+                os.close(order)
+                settings = _worker_settings(self._options, number=0, function="")
+                self._be_child(lambda app: be_spare(app, settings, told), template)
+            self._spare = Spare(pid, order)
+        os.close(told)
+
+    def _be_child(self, live: Callable[[App], int], template: int) -> NoReturn:
         code = 1
         try:
-            forked_us = (time.monotonic_ns() - received_ns) // 1_000
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             die_with_parent(template)
             self._host.close()
             os.close(self._wake)
             os.close(self._woken)
+            if self._spare is not None:
+                self._spare.close()
             cut_off(self._inherited)
             assert self._app is not None
-            settings = _worker_settings(self._options, number=number, function=function)
-            code = run_worker(self._app, settings, [["fork", forked_us]])
+            code = live(self._app)
         except BaseException:  # a bug of ours: said, since nothing else would tell
             sys.excepthook(*sys.exc_info())
         finally:
@@ -282,7 +320,7 @@ class Template:
         return process.pid
 
     def _reap(self) -> None:
-        while self._workers:
+        while self._workers or self._spare is not None:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -290,13 +328,20 @@ class Template:
             if pid == 0:
                 return
             number = self._workers.pop(pid, None)
-            if number is not None:
+            if self._spare is not None and pid == self._spare.pid:
+                # Not forked anew before somebody needs a worker: it may end each time.
+                self._spare.close()
+                self._spare = None
+            elif number is not None:
                 code = os.waitstatus_to_exitcode(status)
                 self._send(WorkerExited(number, pid, STATUS_ZERO + code))
 
     def _end(self) -> None:
         """Workers end with their host's links; those that do not are stuck."""
         self._host.close()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         deadline_s = time.monotonic() + LAST_WORKERS_S
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)

@@ -16,6 +16,7 @@ import random
 import sys
 import time
 import traceback
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -109,17 +110,25 @@ class Worker:
             before_done=self._captured.forget,
         )
 
-    async def run(self) -> None:
-        """From the first message to the end of the host's link."""
+    async def run(self, link: Link | None = None) -> None:
+        """From the first message to the end of the host's link.
+
+        Args:
+            link: to the host, if there is one already.
+        """
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, Stream):
                 stream.captured = self._captured
         callbacks = LinkCallbacks(
-            on_messages=self._on_messages, on_up=self._on_up, on_lost=self._on_lost
+            on_messages=self._on_messages, on_made=self._on_made, on_lost=self._on_lost
         )
-        if self._settings.engine:  # before the host hears of us: a call may come at once
-            self._opening = self._loop.create_task(self._connect())
-        await dial(self._settings.address, callbacks)
+        if link is None:
+            await dial(self._settings.address, callbacks)
+        else:
+            link.hand_over(callbacks)
+            if not link.up:
+                return  # its end was told to others
+            self._on_made(link)
         await self._ended.wait()
         self._captured.flush()
         if self._link is not None:
@@ -127,7 +136,8 @@ class Worker:
 
     # --- the host ---
 
-    def _on_up(self, link: Link) -> None:
+    def _on_made(self, link: Link) -> None:
+        # Said with the preamble, not after the host's: that would be one more turn for each of us.
         self._link = link
         settings = self._settings
         self._send(
@@ -137,6 +147,8 @@ class Worker:
         parts = [*self._parts, ["loop and link", started_us]]
         self._send(WorkerReady(settings.number, os.getpid(), parts))
         link.flush()
+        if settings.engine:  # calls that come at once wait for it
+            self._opening = self._loop.create_task(self._connect())
 
     def _on_messages(self, link: Link, messages: list[WireMessage]) -> None:
         for wire in messages:
@@ -192,17 +204,22 @@ class Worker:
 def run_worker(app: App, settings: WorkerSettings, parts: PartRows) -> int:
     """Be a worker until the host goes; the exit code of the process, which has to end by
     `os._exit`: threads of the user's code may never end."""
+    return live(app, _run(app, settings, parts), f"worker {settings.number}")
+
+
+def live(app: App, life: Coroutine[object, object, None], name: str) -> int:
+    """Run what a worker does on a loop of its own, until it is over; the exit code."""
     app.run_here()
     _reseed()
     loop = new_loop()
     asyncio.set_event_loop(loop)
-    main = loop.create_task(_run(app, settings, parts))
+    main = loop.create_task(life)
     while not main.done():
         try:
             loop.run_until_complete(main)
         except (SystemExit, KeyboardInterrupt, RuntimeError, BokilogError) as error:
             if main.done():
-                sys.stderr.write(f"worker {settings.number}: {error}\n")
+                sys.stderr.write(f"{name}: {error}\n")
                 return 1
             # Of a task that the user's code started and nobody waits for, or it has stopped the
             # loop: not the worker's end.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -31,7 +33,7 @@ from bokilog.functions.runtime.messages import (
 
 M = TypeVar("M")
 PATIENCE_S = 15.0
-SPARE = 900_000
+OWN_CALLS = 900_000
 """Numbers of calls that `Peer.run` makes itself."""
 
 
@@ -43,9 +45,24 @@ class Peer:
         connection.settimeout(PATIENCE_S)
         self._reader = MessageReader()
         self._inbox: list[CallMessage] = []
-        self._calls = SPARE
+        self._calls = OWN_CALLS
+        self.greeting = Greeting(0, "nobody yet", "", "", 0)
         connection.sendall(PREAMBLE)
+
+    def greeted(self) -> bool:
+        """Whether the other side has said who it is: looks at what has come, or comes next."""
+        self._inbox += self._arrived()
+        if not self.waiting(Greeting):
+            return False
         self.greeting = self.receive(Greeting)
+        return True
+
+    @property
+    def pid(self) -> int:
+        """Of the other side."""
+        said = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid: int = struct.unpack("3i", said)[0]
+        return pid
 
     def send(self, *messages: CallMessage) -> None:
         """All in one write."""
@@ -59,10 +76,13 @@ class Peer:
                 if isinstance(message, kind):
                     del self._inbox[place]
                     return message
-            data = self.connection.recv(1 << 16)
-            if not data:
-                raise EOFError(f"it ended; it had said {self._inbox}")
-            self._inbox += [decode(wire) for wire in self._reader.feed(data)]
+            self._inbox += self._arrived()
+
+    def _arrived(self) -> list[CallMessage]:
+        data = self.connection.recv(1 << 16)
+        if not data:
+            raise EOFError(f"it ended; it had said {self._inbox}")
+        return [decode(wire) for wire in self._reader.feed(data)]
 
     def waiting(self, kind: type[M]) -> list[M]:
         """Those of a kind that have come and were not asked for."""
@@ -107,12 +127,46 @@ class FakeHost:
         self._numbers = 0
         self.process: subprocess.Popen[str] | None = None
         self.peers: list[Peer] = []
+        self._silent: dict[socket.socket, Peer] = {}
+        """Who has not said who it is: workers that were forked ahead, while nobody needs them."""
 
     def accept(self) -> Peer:
-        """The next connection."""
-        peer = Peer(self._listener.accept()[0])
-        self.peers.append(peer)
-        return peer
+        """The next connection whose other side says who it is."""
+        while True:
+            for peer in self._look():
+                try:
+                    if not peer.greeted():
+                        continue
+                except (EOFError, ConnectionError):
+                    pass  # it has ended without being needed
+                else:
+                    self.peers.append(peer)
+                    return self._silent.pop(peer.connection)
+                del self._silent[peer.connection]
+                peer.connection.close()
+
+    def forked_ahead(self, template: Peer, function: str) -> int:
+        """Wait for a worker that is forked ahead; its pid.
+
+        One that was there already is used up first: it may have ended since, unaccepted for long.
+        """
+        self.fork(template, function)
+        while not (alive := [each.pid for each in self._silent.values() if is_alive(each.pid)]):
+            self._look()
+        return alive[0]
+
+    def _look(self) -> list[Peer]:
+        """Those of whom something has come; accepts whoever has dialled."""
+        came, _, _ = select.select([self._listener, *self._silent], [], [], PATIENCE_S)
+        assert came, "nobody came"
+        if self._listener in came:
+            came.remove(self._listener)
+            connection = self._listener.accept()[0]
+            try:
+                self._silent[connection] = Peer(connection)
+            except ConnectionError:
+                connection.close()
+        return [self._silent[each] for each in came]
 
     def launch(self, app: str, folder: Path, *more: str) -> Peer:
         """Start a template, as hosts do."""
@@ -133,14 +187,24 @@ class FakeHost:
 
     def fork(self, template: Peer, function: str) -> tuple[Peer, int]:
         """A new worker, and its pid."""
-        self._numbers += 1
-        template.send(Fork(function, [self._numbers]))
-        worker = self.accept()
-        ready = worker.receive(WorkerReady)
-        assert (worker.greeting.role, worker.greeting.number) == ("worker", self._numbers)
-        forked = template.receive(Forked)
-        assert forked == Forked([ready.worker], [ready.pid])
+        [(worker, ready)] = self.fork_many(template, function, 1)
         return worker, ready.pid
+
+    def fork_many(
+        self, template: Peer, function: str, count: int
+    ) -> list[tuple[Peer, WorkerReady]]:
+        """So many new workers, asked for at once, by their numbers."""
+        numbers = list(range(self._numbers + 1, self._numbers + 1 + count))
+        self._numbers += count
+        template.send(Fork(function, numbers))
+        accepted = [self.accept() for _ in numbers]
+        workers = sorted(accepted, key=lambda worker: worker.greeting.number)
+        found = [(worker, worker.receive(WorkerReady)) for worker in workers]
+        greeted = [(worker.greeting.role, worker.greeting.number) for worker in workers]
+        assert greeted == [("worker", number) for number in numbers]
+        pids = [ready.pid for _, ready in found]
+        assert template.receive(Forked) == Forked(numbers, pids)
+        return found
 
     def exited(self, template: Peer, pid: int) -> int:
         """How a worker has ended."""
@@ -158,7 +222,7 @@ class FakeHost:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for peer in self.peers:
+        for peer in (*self.peers, *self._silent.values()):
             peer.connection.close()
         self._listener.close()
         if self.process is not None:

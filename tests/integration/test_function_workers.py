@@ -171,27 +171,41 @@ def test_a_worker_has_what_init_left_and_its_output_comes_before_its_end(worker:
     ]
 
 
-def test_a_worker_inherits_no_socket_no_file_and_no_thread(
+def test_one_worker_is_forked_ahead_and_all_are_alike(
     shop: tuple[FakeHost, Peer], told: dict[str, object]
 ) -> None:
+    """It inherits no socket, no file and no thread, and draws other random numbers."""
     host, template = shop
-    worker, pid = host.fork(template, "add")
     assert host.process is not None
     inherited = {each for each in descriptors(host.process.pid) if not each.startswith("pipe:")}
     assert any(each.startswith("socket:") for each in inherited), "the app has opened some"
-    assert not inherited.intersection(descriptors(pid)) - {os.devnull}
-    python_threads, threads, _ = unpack(worker.run("about").payload)
-    assert (python_threads, threads) == (1, 1)
-    leads_to = [each.partition(":")[0] for each in descriptors(pid)]
-    assert leads_to.count("socket") <= 3, "the host's link, and the loop's own pair"
+    ahead = host.forked_ahead(template, "say")
+    workers = host.fork_many(template, "about", 3)
+    assert [said.parts[0][0] for _, said in workers] == ["told", "fork", "fork"]
+    assert workers[0][1].pid == ahead
+    kinds, drawn = [], []
+    for worker, said in workers:
+        leads_to = descriptors(said.pid)
+        assert not inherited.intersection(leads_to) - {os.devnull}
+        kinds.append(sorted(each.partition(":")[0] for each in leads_to))
+        python_threads, threads, number = unpack(worker.run("about").payload)
+        assert (python_threads, threads) == (1, 1)
+        drawn.append(number)
+    assert kinds[0] == kinds[1] == kinds[2]
+    assert kinds[0].count("socket") <= 3, "the host's link, and the loop's own pair"
+    assert len(set(drawn)) == 3
 
 
-def test_workers_do_not_draw_the_same_random_numbers(
+def test_without_the_worker_that_was_forked_ahead_one_is_forked(
     shop: tuple[FakeHost, Peer], told: dict[str, object]
 ) -> None:
     host, template = shop
-    drawn = [unpack(host.fork(template, "about")[0].run("about").payload)[2] for _ in range(3)]
-    assert len(set(drawn)) == 3
+    ahead = host.forked_ahead(template, "say")
+    kill(ahead)
+    wait_gone(ahead)
+    [(worker, said)] = host.fork_many(template, "add", 1)
+    assert said.parts[0][0] == "fork"
+    assert unpack(worker.run("add", 1).payload) == 2
 
 
 def test_many_calls_run_at_once_in_one_worker(worker: Peer) -> None:
@@ -293,9 +307,10 @@ def test_with_their_host_everything_ends_even_what_is_stuck(tmp_path: Path) -> N
         workers = [host.fork(template, name) for name in ("add", "stuck", "stuck_loop")]
         for (worker, _), name in zip(workers, ("wait", "stuck", "stuck_loop"), strict=True):
             worker.start(1, name)
+        ahead = host.forked_ahead(template, "add")
         assert host.process is not None
         kill(host.process.pid)
-        for _, pid in workers:
+        for pid in (ahead, *(pid for _, pid in workers)):
             wait_gone(pid)
 
 

@@ -36,7 +36,7 @@ SHELLS = {
         # The user's side and the worker's: they wait, run the user's code, or stand upon what does.
         *("app", "caller", "context", "function", "loading", "local", "output"),
         *("generator_thread", "outside", "process_caller", "references", "rehearsal", "run_call"),
-        *("streaming", "template", "tracing", "values", "worker"),
+        *("spare", "streaming", "template", "tracing", "values", "worker"),
         # The host's side, without its core.
         *("connections", "host", "membership", "process_settings", "processes", "settings"),
     },
