@@ -156,7 +156,7 @@ class ClientLogBook(Generic[T]):
 
         See `bokilog.LogBook.append`. If cancelled, the append may still be ordered.
         """
-        route, lane = self._plain, self._lane
+        route, lane = self._plain or self._found(), self._lane
         if (
             route is None
             or lane is None
@@ -173,6 +173,16 @@ class ClientLogBook(Generic[T]):
         waiter = self._new_waiter()
         lane.append(route, self._session, data, column, waiter)
         return await waiter
+
+    def _found(self) -> Route | None:
+        """Where the LogBook lives, if another handle has found that out: then this one's first
+        append goes the short way too."""
+        route = self._book.route
+        if route is None or not route.live or self._codec is not None:
+            return None
+        self._check(None)
+        self._use(route)
+        return self._plain
 
     def _check_tags(self, tags: Tags) -> ColumnTags:
         """Tags as they stand in a column; the same object is not checked twice in a row."""

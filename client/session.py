@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 class Session:
     """What one caller has seen; shared by any number of calls."""
 
-    __slots__ = ("history_id", "positions", "trims")
+    __slots__ = ("_token", "history_id", "positions", "trims")
 
     def __init__(
         self,
@@ -50,6 +50,8 @@ class Session:
         self.positions: dict[int, Position] = dict(positions or {})
         self.trims: dict[int, int] = dict(trims or {})
         """LogBook number -> first kept seqnum: no level answers below it."""
+        self._token = ""
+        """As it was asked for last; empty: more was seen since."""
 
     def __repr__(self) -> str:
         return f"<Session {self.positions}>"
@@ -57,7 +59,9 @@ class Session:
     @property
     def token(self) -> str:
         """What was seen so far, as text for a header, a message or a child's arguments."""
-        return encode_token(Seen(self.history_id, self.positions, self.trims))
+        if not self._token:  # calls that are made in one turn have one token
+            self._token = encode_token(Seen(self.history_id, self.positions, self.trims))
+        return self._token
 
     def merge(self, token: str) -> None:
         """Take over what the holder of `token` has seen.
@@ -82,6 +86,7 @@ class Session:
         """Something answered at `position` was seen."""
         if position > self.positions.get(space, START):
             self.positions[space] = position
+            self._token = ""
 
     def saw_trim(self, book: int, trim_until: int) -> None:
         """The first kept seqnum of a LogBook was seen."""
@@ -89,6 +94,7 @@ class Session:
             return
         self.trims.pop(book, None)  # to the end: the newest are the last
         self.trims[book] = trim_until
+        self._token = ""
         if len(self.trims) > TRIMS_MAX:
             del self.trims[next(iter(self.trims))]
 

@@ -17,7 +17,7 @@ import sys
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import update_wrapper
+from functools import cache, update_wrapper
 from importlib import import_module
 from typing import Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
@@ -352,8 +352,7 @@ class Function(Generic[P, L, R]):
             raise NotSupported(f"{self.name}.spawn", problem)
         if caller.place.before_spawn is not None:
             await caller.place.before_spawn()
-        spawn = cast("Spawn", import_module(_CALLS_HOME).spawn)
-        call = await spawn(
+        call = await _spawn()(
             log,
             self.home.name,
             name,
@@ -618,6 +617,12 @@ class Spawn(Protocol):
     ) -> object:
         """Append it and return its handle."""
         ...
+
+
+@cache
+def _spawn() -> Spawn:
+    """Found once: to look a module up takes as long as to encode a call."""
+    return cast("Spawn", import_module(_CALLS_HOME).spawn)
 
 
 def _was_lost(done: Done) -> bool:
