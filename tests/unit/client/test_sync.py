@@ -40,7 +40,7 @@ class Order:
 def test_every_call_of_the_asynchronous_objects_is_there() -> None:
     for blocking, asynchronous in ((sync.LogBook, ClientLogBook), (sync.Log, ClientLog)):
         names = {name for name in vars(asynchronous) if not name.startswith("_")}
-        internal = {"scan_pages", "follow_pages", "typed_book", "client"}
+        internal = {"append_for", "scan_pages", "follow_pages", "typed_book", "client"}
         assert names - internal <= set(dir(blocking))
     assert bokilog.sync.connect is sync.connect
 
