@@ -591,6 +591,7 @@ class FramesSent(NamedTuple):
 
     space: int
     frames: int
+    """0: it does not have the first one that was asked for, whatever else it sent."""
 
 
 class FoldMarks(NamedTuple):

@@ -5,7 +5,7 @@ how much of what follows is asked for with it (P8); when no peer has it, so that
 loaded instead, or the primary is told that it may be lost.
 
 Invariants: a cut is folded only with every frame that it orders, each as the disk gave it back and
-whole; nobody is said to lack a frame who was not asked for it since the fold came to this entry.
+whole; nobody is said to lack a frame who was not asked for it since it is the first one missing.
 
 Does not know: how a cut is folded, or how a frame that arrives is kept. Which request goes to whom
 and when is `repair.py`'s; what was said of losses is in `losses.py`.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from typing import Final
 
 from bokilog.cut import CutSpan, first_seqnums, record_count
 from bokilog.effects import Effect, SetTimer
@@ -37,6 +38,9 @@ Ordered = tuple[int, Shard, HeldFrame]
 """A frame that a cut orders, behind its first seqnum and its shard."""
 Opened = tuple[int, Frame, Location]
 """The frame itself, behind its first seqnum, and where it lies."""
+Wanted = tuple[Position, tuple[Shard, int] | None]
+"""The next entry, and the first record of it that is missing."""
+NOTHING: Final[Wanted] = (START, None)
 Gap = tuple[Shard, int, int, int]
 """What is lost of a cut: shard, first count, past the last, and the first one's seqnum."""
 
@@ -84,8 +88,8 @@ class NextCut:
         self._journal = journal
         self._losses = losses
         self._repair = repair
-        self._refused: tuple[Position, set[str]] = (START, set())
-        """Peers that have no frames of the next entry to give."""
+        self._refused: tuple[Wanted, set[str]] = (NOTHING, set())
+        """Peers that do not have the first missing frame."""
         self._folded_by: dict[str, int] = {}
         """Entries that peers have folded."""
 
@@ -196,20 +200,28 @@ class NextCut:
         self._folded_by[peer] = count
 
     def refused(self, peer: str) -> None:
-        """A peer has no frames of the next entry to give."""
-        wanted = self._entries[0][0]
-        known = self._refused[1] if self._refused[0] == wanted else set()
-        self._refused = wanted, {*known, peer}
+        """A peer does not have the first missing frame."""
+        self._refused = self._wanted(), {*self._refused_by, peer}
 
     def is_refused_by(self, peers: Iterable[str]) -> bool:
-        """Whether all of these have no frames of the next entry to give."""
-        return self._refused[1].issuperset(peers)
+        """Whether none of these has the first missing frame."""
+        return self._refused_by.issuperset(peers)
 
     @property
     def was_let_go(self) -> bool:
-        """Whether one that has no such frames has folded them: then its fold is what is left."""
-        wanted, refused = self._refused
-        return any(self._folded_by.get(peer, 0) >= wanted.count for peer in refused)
+        """Whether one that has no such frame has folded it: then its fold is what is left."""
+        (position, _), refused = self._refused
+        return any(self._folded_by.get(peer, 0) >= position.count for peer in refused)
+
+    @property
+    def _refused_by(self) -> set[str]:
+        wanted, peers = self._refused
+        return peers if wanted == self._wanted() else set()
+
+    def _wanted(self) -> Wanted:
+        """The first record that is missing, of the next entry."""
+        missing = self._missing()
+        return self._entries[0][0], missing and (missing[0], missing[1])
 
     def state_loss(self, space: LogSpace) -> list[Effect]:
         """Nobody connected has the next frame: if that is everybody, the primary is told (P24)."""
@@ -235,8 +247,7 @@ class NextCut:
         wanted, missing = self._entries[0][0], self._missing()
         if missing is None:
             return ""
-        refused = self._refused[1] if self._refused[0] == wanted else set()
-        silent = [each for each in space.replicas if each not in (self._node, *refused)]
+        silent = [each for each in space.replicas if each not in (self._node, *self._refused_by)]
         what = f"entry {wanted.count} waits for record {missing[1]} of shard {missing[0].number}"
         if self._losses.stated:
             return f"{what}, which no replica has: it is lost once all of them have said so"

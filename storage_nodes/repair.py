@@ -95,19 +95,29 @@ class Repair:
 def give(
     source: Address, request: FetchFrames, *, pending: Pending, reader: Reader
 ) -> list[Effect]:
-    """What a peer lacks: from the fold as far as it is, else the one frame that is pending here."""
+    """What a peer lacks: from the fold as far as it is, or the one frame that is pending here.
+
+    Without that one the answer counts as none, whatever frames behind it are given: else a peer
+    would ask for it for ever, when a loss of power took it from everybody (P24).
+    """
     effects: list[Effect] = []
     size_bytes = 0
+    found = False
     for frame in reader.frames_between(
         request.first_seqnum, request.until_seqnum, limit=ANSWER_FRAMES_MAX
     ):
         effects.append(Send(source, Replicate(frame)))
+        found = found or (
+            frame.shard == request.shard and frame.first <= request.start < frame.until
+        )
         size_bytes += frame.size_bytes
         if size_bytes > ANSWER_BYTES_MAX:
             break
-    if not effects:
-        effects += [Send(source, Replicate(frame)) for frame in _pending(request, pending)]
-    return [*effects, Send(source, FramesSent(request.shard.space, len(effects)))]
+    if not found:
+        pending_here = _pending(request, pending)
+        effects += [Send(source, Replicate(frame)) for frame in pending_here]
+        found = bool(pending_here)
+    return [*effects, Send(source, FramesSent(request.shard.space, len(effects) if found else 0))]
 
 
 def _pending(request: FetchFrames, pending: Pending) -> list[Frame]:

@@ -18,17 +18,20 @@ from bokilog.effects import LinkUp, Send, TimerFired
 from bokilog.errors import DataLost, from_wire
 from bokilog.ids import NodeId, Position, Term
 from bokilog.messages import (
+    FetchFrames,
     FollowMetalog,
     FrameLost,
     FramesLacking,
     FramesSent,
     IndexReport,
     Metalog,
+    Replicate,
     RequestFailed,
     ShardProgress,
 )
 from bokilog.metalog import Lost, OpenShard, Run, decode_run, encode_run
 from bokilog.storage_nodes.losses import Losses
+from bokilog.storage_nodes.reader import Reader
 from tests.protocol.storage_rig import (
     NODE,
     NUMBER,
@@ -132,6 +135,27 @@ def test_p24_a_lost_unit_is_void_and_the_fold_goes_on() -> None:
     rig.hold(frame(4))
     rig.order(cut(5, 4, 5))
     assert rig.seqnums("t") == [1, 4, 5]
+
+
+def test_p24_a_peer_that_lacks_the_first_frame_says_so_whatever_it_gives_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else who waits for that one would ask for it for ever (found by the simulator: seed 1885)."""
+    peer = StorageRig(node=PEER).begin()
+    behind = frame(3)
+    monkeypatch.setattr(Reader, "frames_between", lambda *_, **__: iter([behind]))  # compacted
+    first = messages(peer.get(NODE, FetchFrames(SHARD, 1, 4, 2, 5)), Replicate, FramesSent)
+    assert first == [Replicate(behind), FramesSent(SPACE, 0)]
+    later = messages(peer.get(NODE, FetchFrames(SHARD, 3, 4, 4, 5)), Replicate, FramesSent)
+    assert later[-1] == FramesSent(SPACE, 1)
+
+
+def test_p24_a_no_is_of_one_frame() -> None:
+    rig = waiting(PEER, OTHER)
+    rig.get(PEER, FramesSent(SPACE, 0))
+    assert rig.replica.held_up.endswith("not yet asked for it: storage-3")
+    rig.hold(frame(1))
+    assert rig.replica.held_up.endswith("not yet asked for it: storage-2, storage-3")
 
 
 def test_p24_replicas_agree_also_where_bytes_turned_up_after_all() -> None:
