@@ -229,6 +229,9 @@ class SequencerCore:
             case TimerFired(timer=("feed", int() as space, source)):
                 primary = self.primaries.get(LogSpaceId(space))
                 return primary.feed(source) if primary is not None else []
+            case TimerFired(timer=("positions", int() as space)):
+                primary = self.primaries.get(LogSpaceId(space))
+                return primary.tell_positions() if primary is not None else []
             case TimerFired(timer="follow"):
                 return self._follow_again()
             case ViewInstalled(view=view):

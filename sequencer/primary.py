@@ -93,6 +93,9 @@ OPENINGS_MAX: Final = 4096
 RETRY_AFTER_S: Final = 0.1
 CEILING_STEP: Final = 1 << 24
 """Seqnums that one synced ceiling covers; at most that many are skipped when a term ends (P11)."""
+POSITIONS_S: Final = 0.02
+"""An engine that nothing of a run concerns is told the position this much later, and so for all
+runs meanwhile at once: nobody waits for it, and each message would wake a process."""
 FORGET_KEYS_MS: Final = 3_600_000
 """A `ForgetKeys` entry at most this often, by cut timestamps, and one when a term begins."""
 
@@ -103,13 +106,15 @@ FromBackup: TypeAlias = RunsHeld | ReplicateFrom | CeilingHeld | TermConfirmed
 class Follower:
     """Who gets this metalog: a storage node (every entry) or an engine (what touches its shard)."""
 
-    __slots__ = ("number", "sent")
+    __slots__ = ("number", "sent", "untold")
 
     def __init__(self, *, number: int, sent: int) -> None:
         self.number = number
         """The engine's shard number, or 0 for every entry (P18)."""
         self.sent = sent
         """Count of entries sent or skipped."""
+        self.untold = False
+        """The last of them were skipped, and it has not heard so."""
 
 
 class InFlight(NamedTuple):
@@ -205,6 +210,8 @@ class Primary:
         """By storage node: the records that hold its fold up, as its present process says (P24)."""
         self._losses: list[Lost] = []
         """Records that no replica has, to be told by the next run."""
+        self._positions_due = False
+        """The timer is set after which engines hear of what was skipped."""
         self._stopped: BokilogError | None = None
         self._deposed = False
         self._sealed = False
@@ -396,12 +403,7 @@ class Primary:
     def _due(self) -> bool:
         """Whether there may be anything to order beside frames; most batches only publish, or
         feed."""
-        return bool(
-            self._proposed
-            or self._wanted
-            or self._losses
-            or self._survival.undecided
-        )
+        return bool(self._proposed or self._wanted or self._losses or self._survival.undecided)
 
     def _ask_ceiling(self, effects: list[Effect]) -> None:
         need = self.tail + self._progress.waiting
@@ -449,8 +451,13 @@ class Primary:
         self._deposed = True
         return self._stop(WrongTerm(term))
 
-    def feed(self, source: Address) -> list[Effect]:
-        """The next published runs for a follower; more are sent when its timer fires."""
+    def feed(self, source: Address, *, at_leisure: bool = False) -> list[Effect]:
+        """The next published runs for a follower; more are sent when its timer fires.
+
+        Args:
+            source: the follower.
+            at_leisure: if it needs none of them, it may hear so later.
+        """
         follower = self._followers.get(source)
         if follower is None:
             return self._feed_backup(source)
@@ -476,8 +483,27 @@ class Primary:
                 position_told = run.tail is not None
             else:
                 position_told = False
+        follower.untold = not position_told and at_leisure and not effects
+        if follower.untold:
+            return self._tell_positions_later()
         if not position_told:
             effects.append(self._tell_position(source))
+        return effects
+
+    def _tell_positions_later(self) -> list[Effect]:
+        if self._positions_due:
+            return []
+        self._positions_due = True
+        return [SetTimer(("positions", self.space.id), POSITIONS_S)]
+
+    def tell_positions(self) -> list[Effect]:
+        """To the engines that the last runs did not concern."""
+        self._positions_due = False
+        effects: list[Effect] = []
+        for source, follower in self._followers.items():
+            if follower.untold:
+                follower.untold = False
+                effects.append(self._tell_position(source))
         return effects
 
     def check(self) -> None:
@@ -612,7 +638,7 @@ class Primary:
             self._recent.popleft()
         effects: list[Effect] = []
         for source in list(self._followers):
-            effects += self.feed(source)
+            effects += self.feed(source, at_leisure=True)
         return effects
 
     def _entries(self, wall_ms: int) -> list[Entry]:

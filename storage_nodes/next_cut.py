@@ -109,8 +109,7 @@ class NextCut:
             )
             if isinstance(frames, int):
                 return None
-            for held in frames:
-                found.append((seqnum + held.start - start, shard, held))
+            found += [(seqnum + held.start - start, shard, held) for held in frames]
             seqnum += until - start
         return found
 

@@ -229,6 +229,8 @@ class PrimaryMachine(RuleBasedStateMachine):
                     assert tail.tail == self.primary.published_tail
                 case SetTimer(timer=("feed", _, source)):
                     self._sent(self.primary.feed(source))
+                case SetTimer(timer=("positions", _)):
+                    self._sent(self.primary.tell_positions())
                 case _:
                     pass
         for reader in self.readers.values():

@@ -76,4 +76,6 @@ def test_p18_an_engine_learns_the_position_also_when_nothing_concerns_it() -> No
     rig = opened(1, 2)
     rig.follow("e", Position(TERM, 12), shard=1)
     rig.held({2: 4})
-    assert sent(rig.turn(), "e") == [MetalogPosition(SPACE, Position(TERM, 13), 104)]
+    assert sent(rig.turn(), "e") == []
+    told = [MetalogPosition(SPACE, Position(TERM, 13), 104)]
+    assert sent(rig.primary.tell_positions(), "e") == told

@@ -316,15 +316,38 @@ def test_an_engine_gets_what_touches_its_shard_and_every_position_it_does_not_te
     rig.follow(ENGINE, Position(TERM, 12), shard=1)
     rig.held({2: 5})
     other = MetalogPosition(SPACE, Position(TERM, 13), 105)
-    assert sent(rig.turn(), ENGINE) == [other]
+    assert sent(rig.turn(), ENGINE) == []
+    assert rig.primary.tell_positions() == [Send(ENGINE, other)]
     rig.held({1: 5})
     assert sent(rig.turn(), ENGINE) == [Metalog(run(13, cut(105, (1, 0, 5))))]
     rig.primary.propose("engine-2", Propose(9, SPACE, trim()))
-    assert sent(rig.turn(), ENGINE) == [MetalogPosition(SPACE, Position(TERM, 15), 110)]
+    assert sent(rig.turn(), ENGINE) == []
+    trimmed = MetalogPosition(SPACE, Position(TERM, 15), 110)
+    assert rig.primary.tell_positions() == [Send(ENGINE, trimmed)]
     rig.primary.propose("engine-2", Propose(9, SPACE, DeleteBook(0, 7, PROPOSER)))
     assert [entry for _, entry in entries_sent(rig.turn(), ENGINE)] == [
         DeleteBook(WALL_MS, 7, PROPOSER)
     ]
+
+
+def test_positions_of_many_runs_are_one_message_and_what_concerns_an_engine_takes_its_place() -> (
+    None
+):
+    rig = opened(1, 2)
+    rig.follow(ENGINE, Position(TERM, 12), shard=1)
+    timer = SetTimer(("positions", SPACE), module.POSITIONS_S)
+    rig.held({2: 5})
+    assert timer in rig.turn()
+    rig.held({2: 7})
+    assert timer not in rig.turn()
+    assert rig.primary.tell_positions() == [
+        Send(ENGINE, MetalogPosition(SPACE, Position(TERM, 14), 107))
+    ]
+    rig.held({2: 8})
+    assert timer in rig.turn()
+    rig.held({1: 1})
+    assert sent(rig.turn(), ENGINE) == [Metalog(run(15, cut(108, (1, 0, 1))))]
+    assert rig.primary.tell_positions() == []
 
 
 def test_engines_are_told_before_storage_nodes() -> None:
