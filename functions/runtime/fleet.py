@@ -232,6 +232,7 @@ class Fleet:
         reason = "it did not end when it was told to"
         if worker.state is WorkerState.STARTING:
             reason = "it did not get ready in time"
+            self._doubt(worker)
         elif not worker.linked:
             reason = "its connection ended"
             if worker.template not in self._templates:
@@ -433,6 +434,15 @@ class Fleet:
         files = tuple(str(each) for each in failed.files)
         self._out.append(EndTemplate(template.number))
         self._out.append(AppNotLoaded(failed.trace, files, serving))
+
+    def _doubt(self, worker: Worker) -> None:
+        """A template that has not said that it forks stands still: another one takes its place, as
+        at a reload, since workers that it has may be well."""
+        current = self._current
+        if worker.pid or current is None or self._loading is not None:
+            return
+        if worker.template == current.number:
+            self.reload()
 
     def template_ended(self, number: int, why: str, now_s: float) -> None:
         """Of itself: its workers go on, but nobody is there to fork more."""

@@ -338,6 +338,19 @@ def test_a_template_that_ends_by_itself_is_started_again_with_back_off() -> None
     assert len(sent(sim.ready(worker), Start)) == 1
 
 
+def test_a_template_that_stands_still_is_replaced_and_its_workers_finish() -> None:
+    sim = Sim({"f": FunctionOptions(), "g": FunctionOptions()})
+    worker, _ = sim.run(start(1))
+    waiting = sim.ask(start(2, "g", deadline_ms=60_000))
+    assert sim.forks(waiting), "of which nothing is ever heard"
+    effects = sim.wait(30.0)
+    assert len([each for each in effects if isinstance(each, StartTemplate)]) == 1
+    effects = sim.load({"f": FunctionOptions(), "g": FunctionOptions()})
+    effects += sim.ready(*sim.forks(effects))
+    assert [each.function for each in sent(effects, Start)] == ["g"]
+    assert codes(sim.tell(("worker", worker), done(sent(sim.effects, Start)[0].call))) == {1: None}
+
+
 def test_workers_that_end_before_they_are_ready_are_not_forked_in_a_loop() -> None:
     sim = one_worker(timeout_s=10.0)
     effects = sim.ask(start(1))
