@@ -77,6 +77,7 @@ class Cold:
         hot_bytes: of the journal that stay here; 0: no bound.
         incarnation: of this start.
         cache_bytes: of ranges that were read from the store.
+        retry_s: a job that failed is tried again after so long.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Cold:
         hot_bytes: int = 0,
         incarnation: int = 0,
         cache_bytes: int = CACHE_BYTES,
+        retry_s: float = RETRY_S,
     ) -> None:
         self.problem = ""
         """Why the last job failed; empty: it did not."""
@@ -97,6 +99,7 @@ class Cold:
         self._after_s = after_s
         self._hot_bytes = hot_bytes
         self._incarnation = incarnation
+        self._retry_s = retry_s
         self._segments = {each.segment: each for each in segments}
         """The list as it should be."""
         self._stored = {number: each.state for number, each in self._segments.items()}
@@ -130,6 +133,10 @@ class Cold:
         """Bytes of every object that may be read now."""
         fails = self.reads.fails
         return {n: each.size_bytes for n, each in self._cold.items() if not fails(n)}
+
+    def ends(self) -> Mapping[int, int]:
+        """Bytes of every object that counts, whether the store answers now or not."""
+        return {number: each.size_bytes for number, each in self._cold.items()}
 
     def is_chosen(self, segment: int) -> bool:
         """Whether it is about to move, or lies there."""
@@ -295,7 +302,7 @@ class Cold:
         """A job has ended, in whatever way."""
         self.problem = outcome.problem
         if outcome.problem and not outcome.final:
-            self._retry_at_s = now_s + RETRY_S
+            self._retry_at_s = now_s + self._retry_s
         match job:
             case StoreList(segments):
                 self._list_stored(segments, outcome)

@@ -5,13 +5,15 @@ So after a loss of power the fold may name frames that are not in the journal an
 treated as those of a loaded fold: their records are not answered for here until a peer has given
 the frames (P33), so readers ask the others meanwhile, and nothing is `DataLost` that anybody has.
 
+Segments that lie in an object store are as safe there as those of any class.
+
 Does not know: peers, when it is called. A log space with one replica has nobody to ask: there what
 is missing is lost, and its readers are told so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bokilog.journal import Location, SegmentInfo
 from bokilog.storage_nodes.index import Index
@@ -19,9 +21,17 @@ from bokilog.storage_nodes.keys import Lacking
 from bokilog.storage_nodes.locations import LACKING, is_here, is_lacking
 
 
-def mark_missing(index: Index, segments: Sequence[SegmentInfo]) -> int:
-    """Has the fold copy frames that no segment holds from peers; how many records are in them."""
-    ends = {segment.number: segment.until for segment in segments}
+def mark_missing(
+    index: Index, segments: Sequence[SegmentInfo], cold: Mapping[int, int] | None = None
+) -> int:
+    """Has the fold copy frames that no segment holds from peers; how many records are in them.
+
+    Args:
+        index: the fold.
+        segments: of the journal.
+        cold: bytes of each segment that lies in an object store instead.
+    """
+    ends = {**(cold or {}), **{segment.number: segment.until for segment in segments}}
     gone: list[tuple[int, int]] = []
     for first_seqnum, location in index.places():
         if not is_here(location) or location.segment not in index.segments:

@@ -230,7 +230,8 @@ class Reader:
             frame = self._from_journal(row.location, whole=True)
         except (RemoteProtocolError, CorruptJournal, SegmentReleased):
             return None
-        return frame if frame.records == row.records and is_whole(frame) else None
+        fits = frame.records == row.records and self._was_ordered_there(row, frame)
+        return frame if fits and is_whole(frame) else None
 
     def identity_of(self, row: Row) -> int | None:
         """The checksum of a frame whose header and columns are whole."""
@@ -295,9 +296,7 @@ class Reader:
             )
             return found, False
         found = []
-        start, end = self._hidden_spans.without(
-            read.book, read.start, until, reverse=read.reverse
-        )
+        start, end = self._hidden_spans.without(read.book, read.start, until, reverse=read.reverse)
         begun = end if read.reverse else start
         while len(found) < wanted:
             batch = index.seqnums(read.book, None, start, end, limit=wanted, reverse=read.reverse)
@@ -315,9 +314,7 @@ class Reader:
                 start = batch[-1] + 1
         return found[:wanted], False
 
-    def _add_not_hidden(
-        self, read: Read, begun: int, seqnums: list[int], found: list[int]
-    ) -> None:
+    def _add_not_hidden(self, read: Read, begun: int, seqnums: list[int], found: list[int]) -> None:
         """Those of which not all tags are trimmed; where there are none from `begun` on is kept."""
         for place, seqnum in enumerate(seqnums):
             try:
@@ -421,7 +418,7 @@ class Reader:
             raise CorruptRecord(seqnum=row.first_seqnum) from error
         except SegmentReleased as error:
             raise DataLost(seqnum=row.first_seqnum) from error
-        if frame.records != row.records:
+        if frame.records != row.records or not self._was_ordered_there(row, frame):
             raise CorruptRecord(seqnum=row.first_seqnum)
         opened = OpenFrame(
             frame,
@@ -432,6 +429,20 @@ class Reader:
         if whole:
             self._keep(opened)
         return opened
+
+    def _was_ordered_there(self, row: Row, frame: Frame) -> bool:
+        """Whether a frame from the object store is the one that was ordered at its place (P21):
+        objects may be mixed up by people who copy them, and each is whole in itself.
+
+        Those of a restored log have LocalIds of their own, of term 0.
+        """
+        if not self.lies_cold(row) or not frame.shard.term:
+            return True
+        for span in self._index.spans(row.first_seqnum, row.first_seqnum + 1):
+            count = span.start + row.first_seqnum - span.first_seqnum
+            named = (span.term, span.number, count)
+            return named == (frame.shard.term, frame.shard.number, frame.first)
+        return True
 
     def _from_journal(self, location: Location, *, whole: bool) -> Frame:
         if whole:

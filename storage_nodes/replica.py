@@ -238,7 +238,7 @@ class Replica:
         self._find_own({shard: [each[n] for n in sorted(each)] for shard, each in copied.items()})
         if self.space.durability != "flush" or len(self.space.replicas) == 1:
             return 0
-        missing = mark_missing(self.index, self._journal.segments())
+        missing = mark_missing(self.index, self._journal.segments(), self._cold.ends())
         if missing:
             self._backfill.begin()
         return missing
@@ -408,6 +408,8 @@ class Replica:
 
     def frames_sent(self, source: Address, message: FramesSent) -> list[Effect]:
         """A peer has answered; its frames are here, or it has none to give."""
+        if message.frames and self.read_only:
+            return []  # they were not taken: they are asked for again after a moment
         if self._repair.answered(message):
             return self._fold()
         if not self._entries:

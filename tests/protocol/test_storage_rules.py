@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bokilog.effects import CancelTimer, Effect, LinkUp, SetTimer, TimerFired
+from bokilog.effects import CancelTimer, Effect, LinkUp, ReadOnlyChanged, SetTimer, TimerFired
 from bokilog.errors import (
     BokilogError,
     CorruptRecord,
@@ -173,6 +173,24 @@ def test_p08_a_node_that_was_away_takes_ordered_frames_from_a_peer_and_counts_ag
     assert rig.seqnums() == [1, 2, 3]
     assert counts(rig.sync()) == [[[NUMBER, 3]]]
     assert messages(rig.get(ENGINE, ResumeShard(SHARD)), ShardHeld) == [ShardHeld(SHARD, 3)]
+
+
+def test_p08_a_full_node_asks_for_what_it_cannot_take_after_a_moment_only() -> None:
+    """1. The disk is full, and a frame is missing. 2. A peer gives it, and it is not taken. 3. If it
+    were asked for at once, it would come again and again, as fast as the network is."""
+    rig = StorageRig().begin()
+    rig.do(LinkUp(PEER))
+    rig.hold(frame(1))
+    rig.order(cut(1, 0, 2))
+    rig.do(PATIENCE_IS_OVER)
+    rig.do(ReadOnlyChanged(SPACE, "the disk is full"))
+    rig.take(frame(0), source=PEER)
+    assert messages(rig.get(PEER, FramesSent(SPACE, 1)), FetchFrames) == []
+    assert messages(rig.do(PATIENCE_IS_OVER), FetchFrames) == [FetchFrames(SHARD, 0, 2, 1, 3)]
+    rig.do(ReadOnlyChanged(SPACE, ""))
+    rig.take(frame(0), source=PEER)
+    rig.get(PEER, FramesSent(SPACE, 1))
+    assert rig.seqnums() == [1, 2]
 
 
 def test_p08_a_frame_that_is_still_on_its_way_is_not_asked_for() -> None:

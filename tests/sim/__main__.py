@@ -48,6 +48,7 @@ def _replay(seed: int) -> int:
 def _many(first: int, count: int, minutes: float) -> int:
     start_s = time.monotonic()
     done = violations = appends = reads = faults = 0
+    reached: dict[str, list[int]] = {}
     for seed in range(first, first + count):
         if minutes and time.monotonic() - start_s > minutes * 60:
             break
@@ -63,10 +64,14 @@ def _many(first: int, count: int, minutes: float) -> int:
         appends += report.appends
         reads += report.reads
         faults += sum(report.faults.values())
+        for path, often in report.reached.items():
+            reached.setdefault(path, []).append(often)
         _tell(report)
         if done % 100 == 0:
             passed_s = time.monotonic() - start_s
             print(f"{done} seeds in {passed_s:.0f} s, {violations} violations", flush=True)
+    for path, counts in sorted(reached.items()):
+        print(f"in {len(counts)} seeds, {sum(counts)} times: {path}")
     print(f"{appends} appends acknowledged, {reads} other calls answered, {faults} faults")
     print(f"{done} seeds, {violations} violations")
     return 1 if violations else 0

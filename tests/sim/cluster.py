@@ -21,6 +21,7 @@ from bokilog.effects import (
     CeilingRaised,
     Checkpoint,
     CheckpointStored,
+    ColdDone,
     Commit,
     Core,
     Disconnect,
@@ -42,6 +43,7 @@ from bokilog.effects import (
     Received,
     ReleaseLease,
     Send,
+    StartCold,
     StoreIntent,
     StorePromise,
     SwapView,
@@ -52,12 +54,25 @@ from bokilog.errors import BokilogError
 from bokilog.frame import ITEM_FRAME, Frame, decode_frame, first_bad_record
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.node import GreetingCore
+from bokilog.functions.engine.producer import Standing
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
 from bokilog.journal import Journal, Location
-from bokilog.messages import Message, Metalog, Tail, TailRequest, Welcome
+from bokilog.messages import (
+    FramesLacking,
+    Message,
+    Metalog,
+    MetalogBegins,
+    MetalogGone,
+    RunsGone,
+    SnapshotPart,
+    StoredFrame,
+    Tail,
+    TailRequest,
+    Welcome,
+)
 from bokilog.metalog import Cut, Run, decode_run
 from bokilog.record import Durability
 from bokilog.sequencer.controller import ControllerCore
@@ -67,6 +82,7 @@ from bokilog.sequencer.member import MemberCore
 from bokilog.sequencer.next_view import Start, next_view
 from bokilog.sequencer.primary import Primary, Recovered
 from bokilog.sequencer.recovery import ended_in, recover_metalog
+from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore, clear
@@ -78,8 +94,10 @@ from bokilog.view import LogSpace, Node, View, first_end
 from tests.sim.disk import Disk, SimJournal
 from tests.sim.loop import ProcessLoop, World
 from tests.sim.network import Network, Wire
+from tests.sim.objects import Mover, ObjectStore
 from tests.sim.oracle import WatchedIndex, space_oracles
 from tests.sim.swarm import Knobs
+from tests.sim.verdicts import Fetch
 
 SPACE = LogSpaceId(0)
 WALL_START_MS = 1_700_000_000_000
@@ -90,6 +108,15 @@ REDIAL_S = 0.05
 CLUSTER_ID = "sim"
 
 
+PATHS: dict[type, str] = {
+    MetalogBegins: "an engine starts behind released metalog",
+    MetalogGone: "a follower is behind released metalog",
+    RunsGone: "a backup is behind released metalog",
+    SnapshotPart: "a part of a peer's fold is loaded",
+    StoredFrame: "a frame is copied behind a loaded fold",
+    FramesLacking: "a replica states a loss",
+}
+"""What messages stand for, for the summary."""
 LEASE_S = 0.6
 """Without renewal another controller gets it, although the one before may not know."""
 
@@ -344,6 +371,9 @@ class Process:
             self.deliver(LinkClogged(name, clear=clear))
 
     def send(self, to: Address, message: Message) -> None:
+        path = PATHS.get(type(message))
+        if path is not None:
+            self._cluster.world.reach(path)
         if isinstance(message, Metalog):
             self._cluster.watch.published(message.run)
         elif isinstance(message, Tail) and self.name in self._cluster.sequencers:
@@ -373,6 +403,10 @@ class Process:
         check = getattr(self.core, "check", None)
         if check is not None:
             check()
+        if isinstance(self.core, GreetingCore):
+            for each in self.core._engine.producers.values():
+                if each.standing is Standing.LEARNING:
+                    self._cluster.world.reach("an engine waits for deletions")
         for committer in self._committers.values():
             committer.flush()
 
@@ -425,6 +459,7 @@ class Cluster:
             node: Disk(world, knobs, node, knobs.durabilities)
             for node in (*self.sequencers, *self.storage)
         }
+        self.objects = ObjectStore(world, knobs)
         self.processes: dict[NodeId, Process] = {}
         self.watch = Watch(self)
         self._chance = world.chance("cluster")
@@ -630,9 +665,16 @@ class Cluster:
         if first_bad_record(frame.columns, memoryview(payload)) is None:
             return frame
         name = frame.shard, frame.first
+        space = frame.shard.space
         for node in self.storage:
-            copy = self.disks[node].journals[frame.shard.space].frame(name)
+            copy = self.disks[node].journals[space].frame(name)
             if copy is not None and is_whole(copy):
+                return copy
+        for node in self.storage:
+            copy = self.objects.frame(
+                self.disks[node], space, lambda each: (each.shard, each.first) == name
+            )
+            if copy is not None:
                 return copy
         return frame
 
@@ -644,19 +686,29 @@ class Cluster:
     def _start_storage(self, node: NodeId, loop: ProcessLoop) -> None:
         disk, latest, knobs = self.disks[node], self.views.latest(), self.knobs
         disk.incarnation += 1
+        colds = {space: self._cold(disk, space) for space in self.spaces}
         replicas = {
-            space: self._replica(node, latest.space(space), disk.journals[space].recover)
+            space: self._replica(
+                node, latest.space(space), disk.journals[space].recover, colds[space]
+            )
             for space in self.spaces
         }
         first_term = min(replica.index.position.term for replica in replicas.values()) + 1
+        mover = Mover(self.world)
+
+        def cold_done(done: ColdDone) -> None:
+            process.deliver(done)
 
         def perform(effect: Effect) -> None:
+            if isinstance(effect, StartCold):
+                self.objects.start(effect, disk=disk, mover=mover, loop=loop, deliver=cold_done)
+                return
             assert isinstance(effect, Checkpoint), f"a storage node cannot carry out {effect}"
             space = LogSpaceId(effect.space)
             _Checkpoint(self, process, replicas[space], space).step()
 
         def rebuild(space: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
-            replicas[space], views = self._rebuild(node, space, view)
+            replicas[space], views = self._rebuild(node, space, view, colds[space])
             return replicas[space], views
 
         core = StorageCore(
@@ -678,7 +730,22 @@ class Cluster:
             if peer > node:
                 process.dial(peer)
 
-    def _replica(self, node: NodeId, space: LogSpace, items: Items) -> Replica:
+    def _cold(self, disk: Disk, space: LogSpaceId) -> Cold:
+        """Which segments lie in the object store, and when others go there."""
+        knobs = self.knobs
+        if knobs.durabilities[space] == "memory" or not knobs.cold_hot_bytes:
+            return Cold(space)
+        return Cold(
+            space,
+            disk.cold_lists[space],
+            where="the object store",
+            hot_bytes=knobs.cold_hot_bytes,
+            incarnation=disk.incarnation,
+            cache_bytes=knobs.cold_cache_bytes,
+            retry_s=knobs.cold_retry_s,
+        )
+
+    def _replica(self, node: NodeId, space: LogSpace, items: Items, cold: Cold) -> Replica:
         """As `storage_nodes/node.py` makes one, with the frames that its journal holds."""
         disk, knobs = self.disks[node], self.knobs
         lives = {"sync": 0, "flush": disk.boots, "memory": disk.incarnation}
@@ -692,6 +759,7 @@ class Cluster:
             cache_bytes_max=knobs.node_cache_bytes,
             pending_bytes_max=knobs.pending_bytes,
             load_entries=knobs.load_entries,
+            cold=cold,
         )
         for kind, location, data in items(replica.replay_from):
             assert kind == ITEM_FRAME, "a storage node of a cluster journals frames only"
@@ -704,7 +772,9 @@ class Cluster:
         postings_max, oracle = self.knobs.postings_max, self.oracles[space]
         return WatchedIndex(space, store, postings_max=postings_max, node=node, oracle=oracle)
 
-    def _rebuild(self, node: NodeId, space: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
+    def _rebuild(
+        self, node: NodeId, space: LogSpaceId, view: View, cold: Cold
+    ) -> tuple[Replica, list[View]]:
         """A replica whose fold is past no end up to that of `view` (P11)."""
         disk = self.disks[node]
         self.world.note(f"{node} builds its fold of log space {space} anew")
@@ -716,7 +786,7 @@ class Cluster:
             views = [each for each in views if each.term > stored.term]
         else:
             clear(store)
-        return self._replica(node, view.space(space), journal.items), views
+        return self._replica(node, view.space(space), journal.items, cold), views
 
     def _start_engine(self, node: NodeId, loop: ProcessLoop) -> None:
         knobs, view = self.knobs, self.views.latest()
@@ -797,6 +867,10 @@ class Cluster:
         core = process.core.sequencer if isinstance(process.core, MemberCore) else process.core
         assert isinstance(core, SequencerCore)
         return core
+
+    def cold_bytes(self, node: NodeId) -> Fetch:
+        """Reads a node's objects, whoever may: None is what is not there."""
+        return lambda space, miss: self.objects.read(self.disks[node], LogSpaceId(space), miss)
 
     def published(self, space: LogSpaceId = SPACE) -> int | None:
         """Count of published entries, if a primary is there."""

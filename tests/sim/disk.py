@@ -19,6 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from bokilog.cold import ColdSegment
 from bokilog.errors import RemoteProtocolError
 from bokilog.frame import ITEM_FRAME, Frame, decode_frame, decode_head
 from bokilog.ids import LogSpaceId, Shard, Term
@@ -38,6 +39,7 @@ from bokilog.storage_nodes.memory_store import MemoryStore
 from tests.sim.loop import World
 from tests.sim.swarm import Knobs
 
+STORAGE_NODE = "a storage node"
 Item = tuple[object, ...]
 """A frame (shard, first count) or a run of the metalog (log space, term, first count)."""
 
@@ -54,13 +56,23 @@ class SimJournal:
     """A `Journal` on a disk of this world."""
 
     def __init__(
-        self, world: World, knobs: Knobs, chance: random.Random, *, synced: bool = True
+        self,
+        world: World,
+        knobs: Knobs,
+        chance: random.Random,
+        *,
+        node: str = "",
+        synced: bool = True,
     ) -> None:
         self.synced = synced
         """Else it is written to the operating system and left to it."""
+        self._whose = STORAGE_NODE if node.startswith("storage") else "a sequencer"
         self._groups: list[tuple[int, list[int], list[tuple[Item, int]]]] = []
         """(segment, offsets, items) of each group, if it is never synced."""
-        self.inner = MemoryJournal(segment_bytes=knobs.segment_bytes)
+        segment_bytes = knobs.segment_bytes
+        if self._whose != STORAGE_NODE:
+            segment_bytes = knobs.metalog_segment_bytes or segment_bytes
+        self.inner = MemoryJournal(segment_bytes=segment_bytes)
         self.flipped = False
         """Some item is not what was written."""
         self.fail_next_sync = False
@@ -152,7 +164,10 @@ class SimJournal:
         return self.inner.segments()
 
     def release(self, segment: int) -> None:
-        if self._knobs.releases and self.synced:
+        moves = self._knobs.cold_hot_bytes and self._whose == STORAGE_NODE
+        if self._knobs.releases and (self.synced or moves):
+            self._groups = [group for group in self._groups if group[0] != segment]
+            self._world.reach(f"{self._whose} lets go of a segment")
             self.inner.release(segment)
 
     def free_bytes(self) -> int:
@@ -174,6 +189,18 @@ class SimJournal:
             except RemoteProtocolError:
                 pass  # a flipped bit
         return None
+
+    def sealed(self, number: int) -> tuple[bytes, list[tuple[int, int]]] | None:
+        """A segment as its file is, and where its frames lie; None: it is gone, or open."""
+        segment = self.inner._segments.get(number)
+        if segment is None or number == self.inner._open:
+            return None
+        data = bytearray(segment.end)
+        places = []
+        for offset, (_, item) in segment.items.items():
+            data[offset : offset + len(item)] = item
+            places.append((offset, len(item)))
+        return bytes(data), places
 
     def holds(self, shard: Shard, start: int, until: int) -> bool:
         """Whether these records would be here after a loss of power."""
@@ -267,6 +294,8 @@ class Disk:
         self.boots = 1
         self.journals: dict[LogSpaceId, SimJournal] = {}
         self.stores: dict[LogSpaceId, MemoryStore] = {}
+        self.cold_lists: dict[LogSpaceId, tuple[ColdSegment, ...]] = {}
+        """Which segments lie in the object store, as it is synced."""
         self.ceilings: dict[LogSpaceId, int] = {}
         self.promised: Term | None = None
         self._empty()
@@ -283,8 +312,9 @@ class Disk:
 
     def _empty_space(self, space: LogSpaceId) -> None:
         synced = self._durabilities[space] == "sync"
-        journal = SimJournal(self._world, self._knobs, self._chance, synced=synced)
+        journal = SimJournal(self._world, self._knobs, self._chance, node=self._node, synced=synced)
         self.journals[space], self.stores[space] = journal, MemoryStore()
+        self.cold_lists[space] = ()
 
     @property
     def _synced(self) -> list[SimJournal]:

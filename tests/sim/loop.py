@@ -43,6 +43,8 @@ class World:
         self.lines: list[str] = []
         """The trace; kept only if asked for. Its digest is always."""
         self.steps = 0
+        self.reached: dict[str, int] = {}
+        """How often what seldom happens did."""
         self._digest = xxh3_64()
         self._traced = traced
         self._heap: list[tuple[float, int, Callable[[], object]]] = []
@@ -81,6 +83,10 @@ class World:
         self._digest.update(line.encode())
         if self._traced:
             self.lines.append(line)
+
+    def reach(self, what: str) -> None:
+        """Something happened that a run may well go without."""
+        self.reached[what] = self.reached.get(what, 0) + 1
 
     def violation(self, text: str) -> None:
         """A rule was broken."""

@@ -20,6 +20,7 @@ import bokilog.sequencer.progress as progress
 import bokilog.storage_nodes.index as index
 from bokilog.client.batching import Lane
 from bokilog.client.session import Session
+from bokilog.cold import ColdState
 from bokilog.conditions import KeyUse, Unit
 from bokilog.effects import Checkpoint, Send, ViewInstalled
 from bokilog.functions.engine.core import EngineCore
@@ -46,10 +47,13 @@ from bokilog.sequencer.seal import Sealing
 from bokilog.storage_nodes.answers import Answers
 from bokilog.storage_nodes.aux_data import AuxData
 from bokilog.storage_nodes.books import Book, Books
+from bokilog.storage_nodes.cold import Cold
+from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.replica import Replica
 from bokilog.storage_nodes.streams import Streams
 from tests.sim.cluster import _StoreCalls
 from tests.sim.disk import SimJournal
+from tests.sim.objects import ObjectStore
 from tests.sim.swarm import MORE_WEIGHTS, WEIGHTS, Knobs
 
 
@@ -548,6 +552,65 @@ def _lost_frames_not_missed() -> list[Patch]:
     return [(Replica, "recovered_frames", lambda self: 0)]
 
 
+# --- cold segments --------------------------------------------------------------------------------
+
+
+def _colds(**changes: Any) -> Knobs:
+    """Everything that is stored goes to an object store at once, and is read from there."""
+    weights = dict.fromkeys(WEIGHTS, 0.0) | {"append": 10, "burst": 5, "read": 10, "page": 5}
+    return _world(
+        releases=True,
+        segment_bytes=1 << 14,
+        cold_hot_bytes=1,
+        cold_cache_bytes=1_000,
+        node_cache_bytes=0,
+        cache_bytes=0,
+        facts=False,
+        checkpoint_s=0.03,
+        data_bytes=400,
+        duration_s=2.0,
+        weights=weights,
+        **changes,
+    )
+
+
+def _gone_before_it_is_cold() -> list[Patch]:
+    """A segment is let go while its object is still on its way."""
+    original = Cold.turn
+
+    def turn(self: Cold, *arguments: Any, **named: Any) -> Any:
+        effects, there = original(self, *arguments, **named)
+        uploading = [n for n in self.kept() if self._stored.get(n) is ColdState.UPLOADING]
+        return effects, [*there, *uploading]
+
+    return [(Cold, "turn", turn)]
+
+
+def _not_read_back() -> list[Patch]:
+    """What the store says of an upload is believed."""
+    return [(ObjectStore, "gives_back", lambda self, name, data: True)]
+
+
+def _other_object() -> list[Patch]:
+    """Ranges are read from whichever object is asked for most, and nobody looks what they hold."""
+    original = ObjectStore._fetch
+
+    def fetch(self: ObjectStore, name: str, start: int, until: int) -> Any:
+        mine = name.rpartition("/")[0]
+        others = [each for each in self.objects if each.startswith(mine) and each != name]
+        return original(self, others[0] if others else name, start, until)
+
+    def fits(self: Reader, row: Any, frame: Any) -> bool:
+        return True
+
+    return [(ObjectStore, "_fetch", fetch), (Reader, "_was_ordered_there", fits)]
+
+
+def _cold_is_missed() -> list[Patch]:
+    """A start of a `flush` storage node takes cold segments for lost ones."""
+    return [(Cold, "ends", lambda self: {})]
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(name="ack before persist", rule="P9", patches=_ack_before_persist, knobs=_powerless()),
     Mutation(
@@ -826,6 +889,33 @@ MUTATIONS: tuple[Mutation, ...] = (
             down_s=0.05,
             checkpoint_s=0.05,
             node_cache_bytes=0,
+        ),
+    ),
+    Mutation(
+        name="a segment goes before its object is confirmed",
+        rule="P21",
+        patches=_gone_before_it_is_cold,
+        knobs=_colds(cold_latency_s=0.2, faults={"kill_storage": 3.0}, down_s=0.05),
+    ),
+    Mutation(
+        name="an upload is not read back",
+        rule="P21",
+        patches=_not_read_back,
+        knobs=_colds(cold_lost_share=0.5),
+    ),
+    Mutation(
+        name="ranges of another object are served",
+        rule="P21",
+        patches=_other_object,
+        knobs=_colds(),
+    ),
+    Mutation(
+        name="cold segments are missed at a start",
+        rule="P24",
+        seeds=_from(3),
+        patches=_cold_is_missed,
+        knobs=_colds(
+            durabilities=("sync", "flush"), books=2, faults={"blackout": 2.0}, down_s=0.05
         ),
     ),
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bokilog.errors import BokilogError
+from bokilog.errors import BokilogError, CorruptRecord
 from bokilog.functions.engine.core import EngineCore
 from bokilog.ids import NodeId
 from bokilog.sequencer.core import SequencerCore
@@ -23,7 +23,7 @@ from tests.sim.disk import Atlas
 from tests.sim.history import History, Track
 from tests.sim.loop import World
 from tests.sim.swarm import Knobs, draw
-from tests.sim.verdicts import Judge, broken_rules, first, unlike_the_order
+from tests.sim.verdicts import Judge, broken_rules, first, served, unlike_the_order
 from tests.sim.workload import Calls, SimClient
 
 LOOK_S = 0.05
@@ -46,6 +46,8 @@ class Report:
     reads: int
     """Answered."""
     faults: dict[str, int]
+    reached: dict[str, int]
+    """How often paths were taken that many runs go without."""
     lines: list[str]
 
     @property
@@ -109,6 +111,7 @@ class Simulation:
         self._demand("every replica stands at the end", lambda: self.cluster.together)
         self._demand("every replica has all records", lambda: not self._copying())
         self._demand("every follow is at the end", lambda: not any(self._behind()))
+        self._demand("damaged objects are made good", self._whole)
         self._demand("replicas of the last view are there, too", self._all_there)
         auditor.die()
 
@@ -137,6 +140,23 @@ class Simulation:
             for node in cluster.replicas(space)
         ]
         return any(each is None or each._backfill.busy for each in replicas)
+
+    def _whole(self) -> bool:
+        """Who reads a damaged frame in the object store has it repaired."""
+        if not self.knobs.cold_hot_bytes:
+            return True
+        whole = True
+        for space in self.cluster.spaces:
+            for node in self.cluster.replicas(space):
+                replica = self.cluster.replica(node, space)
+                if replica is None:
+                    return False
+                for book in self.cluster.oracles[space].timelines:
+                    found = served(replica, book, self.cluster.cold_bytes(node))
+                    if isinstance(found, CorruptRecord):
+                        replica._upkeep.suspect(found.seqnum)
+                        whole = False
+        return whole
 
     def _all_there(self) -> bool:
         """Meanwhile a spare may have taken the place of a replica that was slow to come back."""
@@ -189,7 +209,8 @@ class Simulation:
                 if replica.folds_given_up or replica.disagreement:
                     text = f"{node} took its fold of log space {space} for wrong, and it was not"
                     self.world.violation(text)
-                for reason in first(unlike_the_order(node, replica, oracle)):
+                fetch = self.cluster.cold_bytes(node)
+                for reason in first(unlike_the_order(node, replica, oracle, fetch)):
                     self.world.violation(reason)
 
     def _report(self) -> Report:
@@ -204,6 +225,7 @@ class Simulation:
             appends=sum(each.kind == "append" and each.ok for each in operations),
             reads=sum(each.kind != "append" and each.ok for each in operations),
             faults=self.nemesis.struck,
+            reached=self.world.reached,
             lines=self.world.lines,
         )
 
@@ -242,6 +264,8 @@ class Nemesis:
             "clock": self._jump,
             "checkpoint": self._checkpoint,
             "blackout": self._black_out,
+            "store_away": self._store_away,
+            "flip_object": self._flip_object,
         }
         durabilities = self._knobs.durabilities
         others = frozenset(self._cluster.storage) - self._atlas.victims
@@ -250,6 +274,9 @@ class Nemesis:
         be of it."""
         self._never_powerless = others if "flush" in durabilities else frozenset[str]()
         """The same of machines, with what they have not synced."""
+        if self._knobs.cold_hot_bytes and "flush" in durabilities:
+            # A metalog that loses its end has journals folded from their start, which is cold.
+            self._never_powerless |= set(self._cluster.sequencers)
 
     def start(self) -> None:
         for name, often in sorted(self._knobs.faults.items()):
@@ -274,6 +301,8 @@ class Nemesis:
         self._over = True
         cluster = self._cluster
         cluster.network.heal()
+        cluster.objects.come_back()
+        self._knobs.cold_error_share = self._knobs.cold_lost_share = 0.0
         self._knobs.slow_share = self._knobs.sync_slow_share = 0.0
         for node in cluster.sequencers:
             cluster.set_clock(node, 0)
@@ -448,6 +477,18 @@ class Nemesis:
     def _flip(self) -> None:
         node = NodeId(self._chance.choice(sorted(self._atlas.victims)))
         if self._cluster.disks[node].flip():
+            self._simulation.history.damaged = True
+
+    def _store_away(self) -> None:
+        """Nobody reaches the object store for a while: calls are refused, or never answered."""
+        objects = self._cluster.objects
+        objects.go_away(silent=self._chance.random() < 0.5)
+        self._world.later(self._chance.expovariate(1 / 0.5), objects.come_back)
+
+    def _flip_object(self) -> None:
+        node = NodeId(self._chance.choice(sorted(self._atlas.victims)))
+        if self._cluster.objects.flip(self._cluster.disks[node]):
+            self._world.reach("an object is damaged")
             self._simulation.history.damaged = True
 
     def _jump(self) -> None:

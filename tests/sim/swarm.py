@@ -44,11 +44,25 @@ class Knobs:
     unordered_frames_max: int = 16_384
     retry_s: float = 0.5
     segment_bytes: int = 1 << 26
+    metalog_segment_bytes: int = 0
+    """Of sequencers; 0: the same."""
     releases: bool = False
     """Whether segments that nobody needs go: then a node that comes back empty cannot fold from the
     start, and loads what a peer has folded."""
     load_entries: int = 1_000
     """One that lacks more than so many entries does so in any case."""
+    cold_hot_bytes: int = 0
+    """Of a storage node's journal that stay there; what is older goes to the object store. 0: there
+    is none."""
+    cold_cache_bytes: int = 1 << 20
+    cold_latency_s: float = 0.002
+    cold_retry_s: float = 0.2
+    cold_error_share: float = 0.0
+    """Of calls on the object store: they fail, or their answers are lost."""
+    cold_lost_share: float = 0.0
+    """Of uploads that it says it has."""
+    retention_bytes: int | None = None
+    """Of every LogBook."""
     node_cache_bytes: int = 1 << 20
     pending_bytes: int = 1 << 20
     checkpoint_s: float = 0.3
@@ -163,6 +177,9 @@ FAULTS: dict[str, float] = {
 CLASS_FAULTS: dict[str, float] = {"blackout": 0.4}
 """Of worlds that have other classes than `sync`: all storage nodes at once."""
 
+COLD_FAULTS: dict[str, float] = {"store_away": 0.4, "flip_object": 1.0}
+"""Of worlds with an object store."""
+
 CLASSES: tuple[tuple[Durability, ...], ...] = (
     ("sync",),
     ("sync",),
@@ -173,6 +190,10 @@ CLASSES: tuple[tuple[Durability, ...], ...] = (
 
 
 SPARES_SHARE = 0.2
+"""Of runs with several sequencers."""
+COLD_SHARE = 0.3
+"""Of all runs."""
+LEARNING_SHARE = 0.25
 """Of runs with several sequencers."""
 
 
@@ -236,7 +257,52 @@ def draw(seed: int) -> Knobs:
         }
     if knobs.sequencer_count > 1 and knobs.durabilities == ("sync",):
         _draw_spares(knobs, random.Random(f"{seed} spares"))
+    _draw_cold(knobs, random.Random(f"{seed} cold"))
+    if knobs.sequencer_count > 1:
+        _draw_learning(knobs, random.Random(f"{seed} learning"))
     return knobs
+
+
+def _draw_cold(knobs: Knobs, chance: random.Random) -> None:
+    """Small segments that go to an object store soon, and caches that do not spare it."""
+    if chance.random() >= COLD_SHARE:
+        return
+    knobs.releases = True
+    knobs.segment_bytes = chance.choice((1 << 14, 1 << 15))  # headers count as dead: 4 KiB each
+    knobs.cold_hot_bytes = chance.choice((1, 1, 1 << 15))
+    knobs.cold_cache_bytes = chance.choice((0, 1_000, 1 << 20))
+    knobs.cold_latency_s = chance.choice((0.001, 0.01, 0.1))
+    knobs.cold_retry_s = chance.choice((0.05, 0.5))
+    knobs.cold_error_share = chance.choice((0.0, 0.0, 0.1, 0.3))
+    knobs.cold_lost_share = chance.choice((0.0, 0.0, 0.2, 0.5))
+    knobs.retention_bytes = chance.choice((None, None, 1_000, 10_000))
+    knobs.node_cache_bytes = chance.choice((0, 2_000))
+    knobs.cache_bytes = chance.choice((0, 500))
+    knobs.checkpoint_s = chance.choice((0.03, 0.1, 0.3))
+    knobs.duration_s += chance.choice((1.0, 2.0))
+    knobs.data_bytes = chance.choice((40, 400, 1_000))
+    knobs.pause_s = 0.015
+    knobs.weights["append"] = 30
+    knobs.weights["trim"] *= chance.choice((0.0, 0.2, 1.0))
+    knobs.weights["page"] = 8
+    knobs.faults |= {
+        name: often * chance.choice((0.0, 1.0, 2.0)) for name, often in COLD_FAULTS.items()
+    }
+
+
+def _draw_learning(knobs: Knobs, chance: random.Random) -> None:
+    """Sequencers let go of metalog with deletions in it and start again, and so do engines: these
+    have to wait for what an index replica knows."""
+    if chance.random() >= LEARNING_SHARE:
+        return
+    knobs.releases = True
+    knobs.metalog_segment_bytes = 1 << 12
+    knobs.checkpoint_s = chance.choice((0.03, 0.1))
+    knobs.duration_s += 1.0
+    knobs.weights["delete"] = chance.choice((0.5, 2.0))
+    knobs.faults["kill_sequencer"] = chance.choice((1.0, 2.0))
+    knobs.faults["kill_engine"] = chance.choice((1.0, 2.0))
+    knobs.faults["clog"] = chance.choice((0.5, 3.0))
 
 
 def _draw_spares(knobs: Knobs, chance: random.Random) -> None:

@@ -20,13 +20,15 @@ excuses: two values that anybody was told of one seqnum.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from bokilog.client.books import Created, Deleted, decode
+from bokilog.cold import ColdMiss
 from bokilog.errors import (
     AppendUnknown,
+    BokilogError,
     ConditionFailed,
     CorruptRecord,
     DataError,
@@ -43,7 +45,6 @@ from bokilog.messages import (
     VERDICT_KEY_REUSED,
     VERDICT_VISIBLE,
     Read,
-    ReadReply,
 )
 from bokilog.metalog import Hold, Trim as TrimEntry
 from bokilog.record import Durability, Page, Record, Trim
@@ -257,9 +258,14 @@ class Judge:
                 return f"its token does not cover it: it was ordered by entry {unit.at}"
             return None
         for each in self._incarnations(operation.book):
-            forks = self._oracle(each).forks
-            if any(fork.started_over and _number(first, 0) < fork.lost_until for fork in forks):
-                return None  # it was in memory, and lost before anybody had folded it
+            oracle = self._oracle(each)
+            told = operation.ended.session[oracle.space]
+            for fork, was in zip(oracle.forks, oracle.lost, strict=True):
+                unseen = told.term < fork.term and told.count > was.count
+                if fork.started_over and _number(first, 0) < fork.lost_until:
+                    return None  # it was in memory, and lost before anybody had folded it
+                if not fork.refolded and unseen and _number(first, 0) >= fork.lost_until:
+                    return None  # the same of the end of an order
         units = [unit for _, _, unit in found]
         return f"it was acknowledged at {first}, and that is not so: {units}"
 
@@ -679,7 +685,13 @@ def _same_tags(asked: object, ordered: tuple[tuple[str, ...], ...]) -> bool:
 # --- replicas -------------------------------------------------------------------------------------
 
 
-def unlike_the_order(node: str, replica: Replica, oracle: SpaceOracle) -> Iterator[str]:
+Fetch = Callable[[int, ColdMiss], bytes | None]
+"""Bytes of a log space that lie in the object store."""
+
+
+def unlike_the_order(
+    node: str, replica: Replica, oracle: SpaceOracle, fetch: Fetch
+) -> Iterator[str]:
     """(1), (2), (14), (15): what a replica serves at the end is what the order says, and so does
     the reference."""
     at = replica.index.position.count
@@ -695,22 +707,25 @@ def unlike_the_order(node: str, replica: Replica, oracle: SpaceOracle) -> Iterat
         if reference is not None:
             kept = [record.seqnum for record in reference.visible(None, 0, NO_END)]
             assert kept == list(expected), "the timeline is not the reference"
-        served = _served(replica, book)
-        if isinstance(served, str):
-            yield f"{node} reads LogBook {book}: {served}"
+        found = served(replica, book, fetch)
+        if not isinstance(found, dict):
+            yield f"{node} reads LogBook {book}: {found!r}"
             continue
-        if served.keys() != expected.keys():
-            missing, more = expected.keys() - served.keys(), served.keys() - expected.keys()
+        if found.keys() != expected.keys():
+            missing, more = expected.keys() - found.keys(), found.keys() - expected.keys()
             yield f"{node} LogBook {book} lacks {sorted(missing)}, has {sorted(more)} too many"
             continue
         for seqnum, seen in expected.items():
-            if served[seqnum] != (seen.data, seen.tags, seen.timestamp_ms):
-                yield f"{node} serves {served[seqnum]} for {seen}"
+            if found[seqnum] != (seen.data, seen.tags, seen.timestamp_ms):
+                yield f"{node} serves {found[seqnum]} for {seen}"
 
 
-def _served(replica: Replica, book: int) -> dict[int, tuple[bytes, tuple[str, ...], int]] | str:
+Served = dict[int, tuple[bytes, tuple[str, ...], int]]
+
+
+def served(replica: Replica, book: int, fetch: Fetch) -> Served | BokilogError | ColdMiss:
     """Every visible record of a LogBook as one storage node serves it."""
-    found: dict[int, tuple[bytes, tuple[str, ...], int]] = {}
+    found: Served = {}
     start = 0
     while True:
         read = Read(
@@ -718,8 +733,14 @@ def _served(replica: Replica, book: int) -> dict[int, tuple[bytes, tuple[str, ..
             *(Position(replica.index.position.term, 0), 0, False, -1, -1),
         )
         reply = replica._reader.read(read, replica.index.position)
-        if not isinstance(reply, ReadReply):
-            return repr(reply)
+        while isinstance(reply, ColdMiss):
+            data = fetch(replica.space.id, reply)
+            if data is None:
+                return reply
+            replica._cold.reads._cache.put(reply.segment, reply.start, data)
+            reply = replica._reader.read(read, replica.index.position)
+        if isinstance(reply, BokilogError):
+            return reply
         for place, seqnum in enumerate(reply.seqnums):
             tags = reply.tags[place]
             names = () if tags is None else (tags,) if isinstance(tags, str) else tuple(tags)

@@ -454,7 +454,11 @@ class Calls:
         """Create the LogBook with a class of its own."""
         log, name = self._client.log, self._book.name
         return await self._call(
-            "create", lambda: log.create_book(name, durability=durability), durability=durability
+            "create",
+            lambda: log.create_book(
+                name, durability=durability, retention_bytes=self._client.knobs.retention_bytes
+            ),
+            durability=durability,
         )
 
     async def _delete(self) -> None:

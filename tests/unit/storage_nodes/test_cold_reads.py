@@ -22,6 +22,7 @@ from bokilog.messages import (
     StoredFrame,
     StoredSent,
 )
+from bokilog.metalog import Proposer, Trim
 from bokilog.storage_nodes import cold_reads
 from bokilog.storage_nodes.cold_reads import (
     DOWN_S,
@@ -200,6 +201,67 @@ def test_who_is_gone_waits_no_more(rig: ColdRig) -> None:
     rig.get(CLIENT, read(start=2, until=3))
     rig.do(LinkDown(CLIENT))
     assert messages(rig.answer(), ReadReply) == []
+
+
+def test_p21_a_whole_frame_of_another_object_is_not_served(rig: ColdRig) -> None:
+    """Somebody copied objects and mixed two up: each frame in them is whole, and not the one."""
+    second, third = sorted(rig.objects)[1:3]
+    rig.objects[second] = rig.objects[third]
+    rig.ask(read(start=2, until=3))
+    assert isinstance(error_of(rig.answer()), CorruptRecord)
+    rig.do(LinkUp(PEER))
+    (asked,) = messages(rig.look(), FetchFrames)
+    assert isinstance(asked, FetchFrames)
+    assert (asked.first_seqnum, asked.until_seqnum) == (2, 3)
+
+
+def hide(rig: ColdRig, until: int) -> None:
+    """Every record before it is gone by the trim of its only tag."""
+    rig.order(Trim(2_000, BOOK, "t", until, Proposer(0, 0)))
+
+
+def wait_for_all(rig: ColdRig, effects: list[Effect]) -> list[Effect]:
+    """Fetches are answered one by one, as long as there are any."""
+    for _ in range(3 * FRAMES):
+        if not rig.jobs:
+            return effects
+        effects = rig.answer()
+    raise AssertionError("the same ranges are fetched again and again")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_records_hidden_by_trims_of_their_tags_are_passed_with_hardly_any_memory(
+    reverse: bool,
+) -> None:
+    """Each look at one evicts the one before: a reader that began anew would never get past."""
+    rig = ColdRig(hot_bytes=40_000, cache_bytes=0)
+    rig.begin()
+    rig.fill(FRAMES)
+    rig.stored()
+    rig.move_all()
+    hide(rig, FRAMES - 1)
+    until = FRAMES + 1 if not reverse else FRAMES - 1
+    asked = read(start=0, until=until, reverse=reverse)._replace(limit=1)
+    effects = rig.get(CLIENT, asked)
+    found = records(wait_for_all(rig, effects))
+    assert found == ([] if reverse else [(FRAMES - 1, data_of(FRAMES - 1))])
+    wait_for_all(rig, rig.get(CLIENT, asked))
+    assert rig.replica._cold.reads.fetch_count <= len(rig.states()) + 1, (
+        "what is hidden stays hidden"
+    )
+
+
+def test_a_page_with_tag_trims_ends_before_cold_bytes(rig: ColdRig) -> None:
+    hide(rig, 2)
+    found: list[tuple[int, bytes]] = []
+    start = 0
+    while start <= FRAMES:
+        effects = wait_for_all(rig, rig.get(CLIENT, read(start=start)))
+        part = records(effects)
+        assert part, "every part has something"
+        found += part
+        start = part[-1][0] + 1
+    assert found == [(seqnum, data_of(seqnum)) for seqnum in range(2, FRAMES + 1)]
 
 
 # --- peers and engines ----------------------------------------------------------------------------

@@ -56,3 +56,11 @@ def test_p11_nothing_is_missing_where_nothing_was_lost_and_nothing_is_counted_tw
     mark_missing(fold.index, [_segment(2)])
     assert mark_missing(fold.index, [_segment(2)]) == 0
     assert _records_lacking(fold) == 3
+
+
+def test_p11_what_lies_in_an_object_store_is_not_missing() -> None:
+    """Else every start would copy it from peers, and a start of all would lose it."""
+    fold, _ = _fold()
+    assert mark_missing(fold.index, [], {SEGMENT: 1000}) == 0
+    assert _records_lacking(fold) == 0
+    assert mark_missing(fold.index, [_segment(2)], {SEGMENT: 1000}) == 3, "the file counts first"
