@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bokilog.errors import DirectoryInUse, NotReady, RemoteProtocolError
-from bokilog.io.process import RunFile, read_run_file, readable
+from bokilog.io.process import GC_YOUNG_COUNT, RunFile, read_run_file, readable
 
 # A node whose settings say how it behaves.
 PROGRAM = """
-import asyncio, os, sys
+import asyncio, gc, os, sys
 from dataclasses import dataclass
 from bokilog.errors import DirectoryInUse
 from bokilog.io.process import main
@@ -37,6 +37,9 @@ async def run(settings, ready, stop):
         case "end":
             return
     ready()
+    if settings.way == "collector":
+        print(gc.get_threshold()[0], gc.get_freeze_count() > 1_000, flush=True)
+        return
     await stop.wait()
     if settings.way == "stubborn":
         while True:
@@ -149,6 +152,13 @@ def test_one_that_does_not_stop_is_ended_by_its_deadline(node: Node) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 1
     assert "did not stop within 0.1 s, in " in node.log
+
+
+def test_garbage_is_looked_for_seldom_and_never_in_what_the_process_started_with(
+    node: Node,
+) -> None:
+    with node.start("collector") as process:
+        assert process.communicate(timeout=10)[0].split() == [str(GC_YOUNG_COUNT), "True"]
 
 
 def test_python_without_assertions_is_refused(node: Node) -> None:
