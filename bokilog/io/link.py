@@ -239,6 +239,11 @@ class Link(asyncio.BufferedProtocol):
         self._room_bytes = self._settings.queue_bytes_max - transport.get_write_buffer_size()
 
     @property
+    def unwritten_bytes(self) -> int:
+        """Flushed, but not taken by the operating system yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
     def messages_out(self) -> int:
         """How many messages `send` has taken."""
         return self._messages_out

@@ -78,7 +78,7 @@ class Connections:
         roles = _ROLES_HERE if address.startswith("unix:") else _ROLES_ELSEWHERE
         callbacks = LinkCallbacks(
             on_messages=lambda link, messages: self._accepted(link, messages, roles),
-            on_lost=lambda link, _: self._lost(link),
+            on_lost=lambda link, error: self._lost(link, whole=error is None),
         )
         listener = await listen(address, callbacks)
         self._listeners.append(listener)
@@ -227,10 +227,10 @@ class Connections:
         if name[0] == "peer":
             self._peers_changed()
 
-    def _lost(self, link: Link | Peer) -> None:
+    def _lost(self, link: Link | Peer, *, whole: bool = False) -> None:
         name = self._names.pop(link, None)
         if name is not None and self._links.get(name) is link:
             del self._links[name]
-            self._deliver(LinkDown(name))
+            self._deliver(LinkDown(name, whole))
             if name[0] == "peer":
                 self._peers_changed()

@@ -53,6 +53,11 @@ class Place:
     before_spawn: Callable[[], Awaitable[None]] | None = None
     """What has to be there before durable calls are accepted; None: that is others' business."""
 
+    @property
+    def connecting(self) -> bool:
+        """Whether there will be a log, and is none yet."""
+        return self.log is None and self.open_log is not None
+
     async def connected_log(self) -> ClientLog | None:
         """The log, as soon as it is connected; None where there is none."""
         if self.log is None and self.open_log is not None:

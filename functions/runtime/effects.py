@@ -34,6 +34,8 @@ class LinkDown(NamedTuple):
     """Its connection is gone."""
 
     peer: Address
+    whole: bool = False
+    """All that it had written was read before."""
 
 
 class TemplateEnded(NamedTuple):

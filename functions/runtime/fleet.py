@@ -11,7 +11,7 @@ gone. Does not know callers, other hosts, deadlines of calls but when they have 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from bokilog.functions.runtime.agenda import Agenda
@@ -31,6 +31,7 @@ from bokilog.functions.runtime.messages import (
     Fork,
     Forked,
     FunctionRows,
+    Recall,
     Retire,
     TemplateFailed,
     TemplateReady,
@@ -38,7 +39,7 @@ from bokilog.functions.runtime.messages import (
     WorkerReady,
 )
 from bokilog.functions.runtime.options import FunctionOptions
-from bokilog.functions.runtime.pool import Call, Pool, Worker, WorkerState
+from bokilog.functions.runtime.pool import Call, Phase, Pool, Worker, WorkerState
 from bokilog.functions.runtime.settings import SchedulerSettings
 
 EXIT_BASE: Final = 256
@@ -47,6 +48,8 @@ LOADS_MAX: Final = 3
 """Templates in a row that end without a word before that counts as a failure to load the app."""
 SIZE_EVERY_S: Final = 0.02
 """While no call waits, a pool's size is looked at this often at most."""
+RECALL_S: Final = 0.1
+"""A worker that is about to be killed may take so long to give back what it has not begun."""
 _SIGNALS: Final = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 
 Key = tuple[str, int | str]
@@ -155,14 +158,20 @@ class Fleet:
         else:
             worker.linked = True
 
-    def link_down(self, number: int, now_s: float) -> None:
+    def link_down(self, number: int, now_s: float, *, whole: bool) -> None:
         """A worker's connection is gone. Its exit tells more, if its template lives to say it."""
         worker = self.workers.get(number)
-        if worker is not None:
-            worker.pool.remove(worker)
-            worker.linked = False
-            self.touch(worker.function)
-            self._agenda.set(("worker", number), now_s + self._settings.exit_wait_s)
+        if worker is None:
+            return
+        worker.linked = False
+        if not whole:
+            _may_have_begun(worker)
+        if worker.exited:
+            self._gone(worker, worker.exited, now_s)
+            return
+        worker.pool.remove(worker)
+        self.touch(worker.function)
+        self._agenda.set(("worker", number), now_s + self._settings.exit_wait_s)
 
     def due(self, key: Key, now_s: float) -> None:
         """The time of a worker, a pool or a template has come."""
@@ -207,6 +216,7 @@ class Fleet:
         worker.pool.remove(worker)
         worker.told = True
         self.touch(worker.function)
+        self.recall(worker.pool.recall_all(worker))
         self._out.append(Send(("worker", worker.number), Retire(worker.number)))
         last_s = max((self._last_s(call) for call in worker.calls.values()), default=now_s)
         self._agenda.set(("worker", worker.number), last_s + self._settings.worker_drain_s)
@@ -215,12 +225,19 @@ class Fleet:
         """It takes no more calls; what else it runs gets a little time, then it is killed."""
         worker.pool.remove(worker)
         self.touch(worker.function)
+        self.recall(worker.pool.recall_all(worker))
         self._agenda.set(("worker", worker.number), now_s + self._settings.worker_drain_s)
         self.end_if_stuck(worker, now_s)
 
+    def recall(self, calls: Iterable[Call]) -> None:
+        """Workers are asked to give back what they have not begun."""
+        for call in calls:
+            assert call.worker is not None
+            self._out.append(Send(("worker", call.worker.number), Recall(call.number)))
+
     def end_if_stuck(self, worker: Worker, now_s: float) -> None:
         """A worker that ends has nothing left that anybody waits for."""
-        if worker.told or any(not call.answered for call in worker.calls.values()):
+        if worker.told or worker.ahead or any(not each.answered for each in worker.calls.values()):
             return
         if worker.calls:
             reason = f"a call of {worker.function} did not end at its deadline"
@@ -230,6 +247,9 @@ class Fleet:
 
     def _worker_due(self, worker: Worker, now_s: float) -> None:
         reason = "it did not end when it was told to"
+        if worker.exited:
+            self._gone(worker, worker.exited, now_s)
+            return
         if worker.state is WorkerState.STARTING:
             reason = "it did not get ready in time"
             self._doubt(worker)
@@ -239,30 +259,47 @@ class Fleet:
                 # Nobody would tell us of its end; its number may be another process's by now.
                 self._gone(worker, reason, now_s)
                 return
+        elif worker.doomed:
+            reason = worker.doomed
         elif not worker.told:
             reason = f"a call of {worker.function} did not end at its deadline"
         self._kill(worker, reason, now_s)
 
     def _kill(self, worker: Worker, reason: str, now_s: float) -> None:
         self._out.append(KillWorker(worker.number, worker.pid, reason))
+        _may_have_begun(worker)  # until the signal reaches it
         self._gone(worker, reason, now_s)
 
     def memory_used(self, number: int, used_bytes: int, now_s: float) -> None:
         """So much memory of its own a worker has."""
         worker = self.workers.get(number)
-        if worker is None:
+        if worker is None or worker.doomed:
             return
         limit_bytes = worker.pool.options.memory_bytes
         if limit_bytes and used_bytes > limit_bytes:
             taken, limit = used_bytes / (1 << 20), limit_bytes / (1 << 20)
             reason = f"it took {taken:.1f} MiB of memory of its own, the limit is {limit:.1f} MiB"
-            self._kill(worker, reason, now_s)
+            if not worker.ahead:
+                self._kill(worker, reason, now_s)
+                return
+            worker.doomed = reason
+            worker.pool.remove(worker)
+            self.recall(worker.pool.recall_all(worker))
+            self._agenda.set(("worker", number), now_s + RECALL_S)
 
     def worker_exited(self, exited: WorkerExited, now_s: float) -> None:
         """Its process is gone."""
         worker = self.workers.get(exited.worker)
-        if worker is not None:
-            self._gone(worker, describe_exit(exited.status - EXIT_BASE), now_s)
+        if worker is None:
+            return
+        reason = describe_exit(exited.status - EXIT_BASE)
+        if not (worker.ahead and worker.linked):
+            self._gone(worker, reason, now_s)
+            return
+        # What it had written may not be read yet, and says which call was the last that it began.
+        worker.exited = reason
+        worker.pool.remove(worker)
+        self._agenda.set(("worker", worker.number), now_s + self._settings.exit_wait_s)
 
     def _gone(self, worker: Worker, reason: str, now_s: float) -> None:
         """Its process is no more, or soon: its calls go elsewhere or are told."""
@@ -277,10 +314,8 @@ class Fleet:
         if not worker.told:
             self.lost_count += 1
             self._out.append(WorkerEnded(worker.number, worker.function, reason))
-        calls = list(worker.calls.values())
-        worker.calls.clear()
         # The last is put in front first: so they start again in the order in which they came.
-        for call in reversed(calls):
+        for call in reversed(pool.lose(worker)):
             self._owner.lost(call, reason, now_s)
         self._owner.source_gone(("worker", worker.number), now_s)
         self._leave_template(worker.template)
@@ -476,6 +511,13 @@ class Fleet:
     def _end_template(self, template: _Template) -> None:
         del self._templates[template.number]
         self._out.append(EndTemplate(template.number))
+
+
+def _may_have_begun(worker: Worker) -> None:
+    """What is ahead in a worker of which not all is known counts as what it ran."""
+    for call in worker.ahead.values():
+        if call.phase is Phase.AHEAD:
+            call.phase = Phase.RUNNING
 
 
 def describe_exit(code: int) -> str:

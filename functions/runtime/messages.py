@@ -208,6 +208,18 @@ class Retire(NamedTuple):
     worker: int
 
 
+class Recall(NamedTuple):
+    """Host to worker: give back a call that it has not begun; `Returned` follows, if that is so."""
+
+    call: int
+
+
+class Returned(NamedTuple):
+    """Worker to host: it was not begun, and is not here any more."""
+
+    call: int
+
+
 class TemplateReady(NamedTuple):
     """Template to host: the app is imported and initialised; workers can be forked now."""
 
@@ -279,6 +291,8 @@ CallMessage: TypeAlias = (
     | WorkerReady
     | Output
     | Retire
+    | Recall
+    | Returned
     | TemplateReady
     | TemplateFailed
     | Fork
@@ -307,6 +321,8 @@ KINDS: Final[dict[type[CallMessage], int]] = {
     WorkerExited: 175,
     OutputsRequest: 176,
     Outputs: 177,
+    Recall: 178,
+    Returned: 179,
 }
 _BY_KIND: Final = {kind: message for message, kind in KINDS.items()}
 

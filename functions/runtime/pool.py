@@ -6,9 +6,16 @@ the worker with the fewest calls gets it, up to `max_concurrency`. Workers whose
 calls of their own do not count against `max_workers`: recursion through one function must not wait
 for itself (its depth is bounded).
 
-Invariants: calls of one function start in the order in which they came, but for retries, which go
-first; a worker never has more calls than `max_concurrency`, a `fresh` one never more than one in
-its life. Does not know messages, deadlines, processes.
+While many short calls wait, busy workers are given some *ahead*, so that none idles while the end
+of one call travels here and the next one there. A call given ahead still waits: it begins, in its
+worker, when one before it has ended, and until then it can be taken back: when another worker has
+room, when it waits longer than was thought, and when calls of this function make calls themselves,
+which it must not wait behind.
+
+Invariants: calls of one function are given out in the order in which they came, but for retries and
+what was taken back, which go first; a worker never runs more calls than `max_concurrency`, a
+`fresh` one never more than one in its life; what is ahead in a worker has not begun as far as is
+known here, and only a full worker has any. Does not know messages, deadlines, processes.
 """
 
 from __future__ import annotations
@@ -17,11 +24,19 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
 from math import ceil
+from typing import Final
 
 from bokilog.functions.runtime.effects import Address
 from bokilog.functions.runtime.load import Load
 from bokilog.functions.runtime.messages import DEPTH_MAX, Payload
 from bokilog.functions.runtime.options import FunctionOptions
+
+AHEAD_S: Final = 0.004
+"""Calls given ahead take their worker about so long altogether: some times what a call takes to get
+there, and so little that it hardly matters if another worker would have been free sooner."""
+AHEAD_MAX: Final = 16
+AHEAD_WAIT_S: Final = 0.05
+"""One that waits longer in a worker is taken back: the call before it is not as short as most."""
 
 
 class Phase(Enum):
@@ -33,6 +48,8 @@ class Phase(Enum):
     CANCELLED = 2
     """It runs and was told to end."""
     OVER = 3
+    AHEAD = 4
+    """In a worker that begins it once it has ended another one."""
 
 
 class Call:
@@ -56,6 +73,7 @@ class Call:
         "payload",
         "peer",
         "phase",
+        "recalled",
         "received_s",
         "sent_s",
         "source",
@@ -106,6 +124,8 @@ class Call:
         self.home = False
         """It stays here: another host refused it, or passed it."""
         self.cold = False
+        self.recalled = False
+        """It was given ahead, and its worker was asked to give it back."""
         self.items = 0
         self.credit = 0
         """Given by the caller of a stream before it began to run."""
@@ -125,8 +145,11 @@ class Worker:
     """One worker process."""
 
     __slots__ = (
+        "ahead",
         "calls",
         "children",
+        "doomed",
+        "exited",
         "function",
         "idle_since_s",
         "linked",
@@ -149,6 +172,11 @@ class Worker:
         self.state = WorkerState.STARTING
         self.pid = 0
         self.calls: dict[int, Call] = {}
+        """That it runs."""
+        self.ahead: dict[int, Call] = {}
+        """That it has and will begin, in order."""
+        self.doomed = self.exited = ""
+        """Why it is to be killed, or how it ended: both wait a moment for what is ahead in it."""
         self.children = 0
         """Calls of its own that are not over."""
         self.idle_since_s = started_s
@@ -163,9 +191,12 @@ class Pool:
     """All workers of one function, and its queue."""
 
     __slots__ = (
+        "_ahead",
+        "_full",
         "_idle",
         "_partial",
         "_queue",
+        "calls_others",
         "concurrency",
         "failures",
         "function",
@@ -194,20 +225,26 @@ class Pool:
         """When somebody looked at how many workers there should be."""
         self.waiting_since_s: float | None = None
         """Since when some call has waited without one being started."""
+        self.calls_others = False
+        """Calls of this function make calls: what is behind them may be what they wait for."""
+        self._ahead: dict[int, Call] = {}
+        """In workers and not begun, in the order in which they were given."""
         self._queue: OrderedDict[int, Call] = OrderedDict()
         self._idle: OrderedDict[int, Worker] = OrderedDict()
         self._partial: dict[int, Worker] = {}
+        self._full: dict[int, Worker] = {}
+        """Busy, and without a call to begin next."""
 
     # --- calls ------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        """Calls in the queue."""
-        return len(self._queue)
+        """Calls that have not begun."""
+        return len(self._queue) + len(self._ahead)
 
     def has_room(self, count: int = 1) -> bool:
         """Whether so many more calls are within the bound: those beyond what workers take wait."""
-        after = len(self._queue) + count
+        after = self.waiting + count
         # Counting slots looks at every worker; most of the time there is no need to.
         return after <= self.options.queue_limit or after <= (
             self.options.queue_limit + self.free_slots
@@ -236,14 +273,15 @@ class Pool:
     def drop(self, call: Call) -> None:
         """A call does not wait any more."""
         del self._queue[call.number]
-        if not self._queue:
+        if not self.waiting:
             self.waiting_since_s = None
 
     def take_all(self) -> list[Call]:
         """The whole queue, which is empty then."""
         calls = list(self._queue.values())
         self._queue.clear()
-        self.waiting_since_s = None
+        if not self._ahead:
+            self.waiting_since_s = None
         return calls
 
     def assign(self, now_s: float) -> Iterator[tuple[Worker, Call]]:
@@ -253,9 +291,47 @@ class Pool:
             if worker is None:
                 return
             _, call = self._queue.popitem(last=False)
-            self.waiting_since_s = now_s if self._queue else None
+            self.waiting_since_s = now_s if self.waiting else None
             self._give(worker, call, now_s)
             yield worker, call
+
+    def assign_ahead(self, now_s: float) -> Iterator[tuple[Worker, Call]]:
+        """Gives busy workers what they are to begin next, while enough waits for all of them."""
+        if not (self._full and self._queue) or self.calls_others:
+            return
+        most = min(int(AHEAD_S / max(self.load.service_s, 1e-6)), AHEAD_MAX)
+        while most and self._full and len(self._queue) >= len(self.workers):
+            _, worker = self._full.popitem()
+            for _ in range(min(most, len(self._queue) // len(self.workers))):
+                _, call = self._queue.popitem(last=False)
+                call.worker = worker
+                call.phase = Phase.AHEAD
+                call.recalled = False
+                call.sent_s = now_s
+                worker.ahead[call.number] = self._ahead[call.number] = call
+                worker.served += 1
+                yield worker, call
+
+    def to_recall(self, now_s: float) -> list[Call]:
+        """Those given ahead that another worker would begin sooner, or might, the newest first."""
+        found: list[Call] = []
+        room = 0 if self._queue else len(self._idle) or len(self._partial)
+        for call in self._ahead.values():
+            if not call.recalled:
+                if room <= 0 and now_s - call.sent_s < AHEAD_WAIT_S:
+                    break
+                room -= 1
+                call.recalled = True
+                found.append(call)
+        return found[::-1]
+
+    def recall_all(self, worker: Worker | None = None) -> list[Call]:
+        """All given ahead, to this worker, that were not asked for yet, the newest first."""
+        calls = self._ahead if worker is None else worker.ahead
+        found = [call for call in calls.values() if not call.recalled]
+        for call in found:
+            call.recalled = True
+        return found[::-1]
 
     def _choose(self) -> Worker | None:
         if self._idle:
@@ -273,13 +349,43 @@ class Pool:
         worker.served += 1
         self._place(worker)
 
-    def done(self, worker: Worker, call: Call, now_s: float) -> None:
-        """A worker has one call less."""
-        del worker.calls[call.number]
+    def done(self, worker: Worker, call: Call, now_s: float) -> Call | None:
+        """A worker has one call less; the one that it begins now because of that, if any."""
+        begun = None
+        if worker.ahead.pop(call.number, None) is not None:
+            del self._ahead[call.number]
+        else:
+            del worker.calls[call.number]
+            begun = self._begin(worker, now_s) if worker.ahead else None
+        if not self.waiting:
+            self.waiting_since_s = None
         if worker.state is WorkerState.READY:
             if not worker.calls:
                 worker.idle_since_s = now_s
             self._place(worker)
+        return begun
+
+    def _begin(self, worker: Worker, now_s: float) -> Call:
+        """The next of what is ahead in a worker."""
+        number = next(iter(worker.ahead))
+        call = worker.calls[number] = worker.ahead.pop(number)
+        del self._ahead[number]
+        call.sent_s = now_s
+        if call.phase is Phase.AHEAD:
+            call.phase = Phase.RUNNING
+        self.waiting_since_s = now_s
+        return call
+
+    def lose(self, worker: Worker) -> list[Call]:
+        """All that a worker had, in order: it is gone."""
+        for number in worker.ahead:
+            del self._ahead[number]
+        calls = [*worker.calls.values(), *worker.ahead.values()]
+        worker.calls.clear()
+        worker.ahead.clear()
+        if not self.waiting:
+            self.waiting_since_s = None
+        return calls
 
     # --- workers ----------------------------------------------------------------------------------
 
@@ -299,12 +405,14 @@ class Pool:
         self.workers.pop(worker.number, None)
         self._idle.pop(worker.number, None)
         self._partial.pop(worker.number, None)
+        self._full.pop(worker.number, None)
         worker.state = WorkerState.ENDING
 
     def _place(self, worker: Worker) -> None:
         """Among the idle, the partly busy, or neither, as its calls say."""
         count, number = len(worker.calls), worker.number
         self._idle.pop(number, None)
+        self._full.pop(number, None)
         if count == 0 and not (self.options.fresh and worker.served):
             self._partial.pop(number, None)
             self._idle[number] = worker
@@ -312,6 +420,8 @@ class Pool:
             self._partial[number] = worker
         else:
             self._partial.pop(number, None)
+            if not self.options.fresh and not worker.ahead:
+                self._full[number] = worker
 
     @property
     def starting(self) -> int:
@@ -333,7 +443,7 @@ class Pool:
 
     def wanted(self, now_s: float, *, stall_s: float) -> int:
         """How many workers there should be now."""
-        options, waiting = self.options, len(self._queue)
+        options, waiting = self.options, self.waiting
         if options.fresh:
             running = sum(1 for each in self.workers.values() if each.calls)
             return max(min(waiting + running + options.min_workers, options.max_workers), running)
@@ -372,7 +482,7 @@ class Pool:
     def retry_after_s(self) -> float:
         """When a refused call may find room."""
         slots = max(len(self.workers), 1) * self.concurrency
-        return self.load.retry_after_s(waiting=len(self._queue), slots=slots)
+        return self.load.retry_after_s(waiting=self.waiting, slots=slots)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -380,13 +490,15 @@ class Pool:
             count = len(worker.calls)
             assert count <= self.concurrency
             assert not (self.options.fresh and worker.served > 1)
+            assert not worker.ahead or count == self.concurrency, "ahead of nothing"
+            assert all(self._ahead[number] is call for number, call in worker.ahead.items())
             if worker.state is WorkerState.READY:
                 used = self.options.fresh and worker.served
                 assert (worker.number in self._idle) == (count == 0 and not used)
                 assert (worker.number in self._partial) == (0 < count < self.concurrency)
         assert all(call.phase is Phase.WAITING for call in self._queue.values())
         assert not (self._queue and self._idle), "a call waits beside an idle worker"
-        assert (self.waiting_since_s is not None) == bool(self._queue)
+        assert (self.waiting_since_s is not None) == bool(self.waiting)
 
 
 def _calls_count(worker: Worker) -> int:

@@ -19,7 +19,8 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import aclosing
-from contextvars import copy_context
+from contextvars import Context as VariablesOfCall, copy_context
+from functools import partial
 from types import TracebackType
 from typing import Final, cast
 
@@ -128,8 +129,8 @@ class Runs:
         """Them."""
         return list(self._runs.values())
 
-    def on_start(self, start: Start) -> None:
-        """Begin a call."""
+    def on_start(self, start: Start, *, came_s: float | None = None) -> None:
+        """Begin a call, that came just now or a while ago."""
         function = self._functions.get(start.function)
         if function is None:
             known = ", ".join(sorted(name for name in self._functions if name[0] != "$"))
@@ -140,7 +141,7 @@ class Runs:
             self._place,
             function=start.function,
             call_id=start.call_id,
-            deadline_s=time.monotonic() + timeout_s,
+            deadline_s=(time.monotonic() if came_s is None else came_s) + timeout_s,
             attempt=start.attempt,
             depth=start.depth,
             token=start.token,
@@ -151,7 +152,22 @@ class Runs:
         self.idle.clear()
         if context.deadline_s < self._timer_at_s:
             self._set_timer(context.deadline_s)
-        run.task = self._place.loop.create_task(self._live(run, function))
+        if came_s is not None and context.left_s <= 0.0:
+            run.reason = CallTimeout(start.function, timeout_s)
+        if self._is_for_a_thread(start, function):
+            self._begin_in_thread(run, function)
+        else:
+            run.task = self._place.loop.create_task(self._live(run, function))
+
+    def _is_for_a_thread(self, start: Start, function: AnyFunction) -> bool:
+        """Whether all there is to do on the loop is done at once: then it needs no task."""
+        return not (
+            function.is_async
+            or function.yields
+            or start.encoding == Encoding.REFERENCE
+            or self._place.spans is not None
+            or (function.context_name is not None and self._place.connecting)
+        )
 
     def on_cancel(self, cancel: Cancel) -> None:
         """Nobody wants a call any more."""
@@ -203,7 +219,6 @@ class Runs:
     # --- one call ---
 
     async def _live(self, run: Run, function: AnyFunction) -> None:
-        start = run.start
         current.set(run.context)
         begun_ns = time.perf_counter_ns()
         try:
@@ -217,6 +232,12 @@ class Runs:
             encoding, payload, told = self._failure(run, error)
         finally:
             run.begun = False
+        self._over(run, encoding, payload, told, begun_ns)
+
+    def _over(
+        self, run: Run, encoding: int, payload: bytes, told: WireError, begun_ns: int
+    ) -> None:
+        start = run.start
         ran_us = (time.perf_counter_ns() - begun_ns) // 1_000
         del self._runs[start.call]
         self._before_done(start.call)
@@ -227,6 +248,77 @@ class Runs:
             self._send(failed(start.call, ResultUnusable(start.function, f"is too large: {error}")))
         if not self._runs:
             self.idle.set()
+
+    # --- one call of a function that is not async, without a task ---
+
+    def _begin_in_thread(self, run: Run, function: AnyFunction) -> None:
+        begun_ns = time.perf_counter_ns()
+        context = copy_context()
+        try:
+            context.run(current.set, run.context)
+            if run.reason is not None:
+                raise run.reason
+            body = context.run(self._bound, run, function)
+            self._executor.submit(self._run_body, run, function, body, context, begun_ns)
+        except BaseException as error:
+            self._over(run, *self._failure(run, error), begun_ns)
+
+    def _bound(self, run: Run, function: AnyFunction) -> Callable[[], object]:
+        start = run.start
+        positional, named = function.values.decode_arguments(start.encoding, start.payload)
+        function.with_context(run.context, positional, named)
+        return partial(cast("Body", function.body), *positional, **named)
+
+    def _run_body(
+        self,
+        run: Run,
+        function: AnyFunction,
+        body: Callable[[], object],
+        context: VariablesOfCall,
+        begun_ns: int,
+    ) -> None:
+        value, error = context.run(_outcome, run, body)
+        self._place.loop.call_soon_threadsafe(
+            self._thread_over, run, function, value, error, begun_ns, context=context
+        )
+
+    def _thread_over(
+        self,
+        run: Run,
+        function: AnyFunction,
+        value: object,
+        error: BaseException | None,
+        begun_ns: int,
+    ) -> None:
+        told: WireError = []
+        try:
+            if error is not None:
+                raise error
+            if run.reason is not None:
+                raise run.reason
+            given: tuple[int, bytes] = function.values.encode_result(value, run.start.encoding)
+            encoding, payload = given
+        except BaseException as failure:
+            encoding, payload, told = self._failure(run, failure)
+        if len(payload) > references.BY_REFERENCE_BYTES and not told:
+            large = self._keep_large(run, encoding, payload, begun_ns)
+            run.task = self._place.loop.create_task(large)
+        else:
+            self._over(run, encoding, payload, told, begun_ns)
+
+    async def _keep_large(self, run: Run, encoding: int, payload: bytes, begun_ns: int) -> None:
+        told: WireError = []
+        current.set(run.context)
+        try:
+            run.begun = True
+            encoding, payload = await self._carried(run, encoding, payload)
+        except BaseException as error:
+            encoding, payload, told = self._failure(run, error)
+        finally:
+            run.begun = False
+        self._over(run, encoding, payload, told, begun_ns)
+
+    # --- its parts ---
 
     async def _traced(self, run: Run, function: AnyFunction) -> tuple[int, bytes]:
         spans = self._place.spans
@@ -281,15 +373,8 @@ class Runs:
                 index += 1
 
     async def _in_thread(self, run: Run, body: Callable[[], object]) -> object:
-        def call() -> tuple[object, BaseException | None]:
-            if run.reason is not None:
-                return None, run.reason
-            try:
-                return body(), None
-            except BaseException as error:  # whatever it is, it belongs to the call
-                return None, error
-
-        running = self._place.loop.run_in_executor(self._executor, copy_context().run, call)
+        context = copy_context()
+        running = self._place.loop.run_in_executor(self._executor, context.run, _outcome, run, body)
         run.begun = False  # from here on the thread is asked, not the task cancelled
         value, error = await running
         if error is not None:
@@ -319,6 +404,16 @@ class Runs:
         if isinstance(error, BokilogError) and _is_ours(error.__traceback__):
             return Encoding.PICKLE, b"", to_wire(error)
         return Encoding.PICKLE, _pickled(error), to_wire(_told(run.start.function, error))
+
+
+def _outcome(run: Run, body: Callable[[], object]) -> tuple[object, BaseException | None]:
+    """In a thread: what came of the user's code."""
+    if run.reason is not None:
+        return None, run.reason
+    try:
+        return body(), None
+    except BaseException as error:  # whatever it is, it belongs to the call
+        return None, error
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

@@ -65,6 +65,7 @@ from bokilog.functions.runtime.messages import (
     Greeted,
     Item,
     Payload,
+    Returned,
     Start,
     StartMany,
     TemplateFailed,
@@ -213,8 +214,8 @@ class Scheduler:
                     self._due(key, now_s)
             case LinkUp(peer=peer):
                 self._link_up(peer)
-            case LinkDown(peer=peer):
-                self._link_down(peer, now_s)
+            case LinkDown(peer=peer, whole=whole):
+                self._link_down(peer, now_s, whole=whole)
             case MemoryUsed(worker=number, used_bytes=used_bytes):
                 self._fleet.memory_used(number, used_bytes, now_s)
             case TemplateEnded(template=number, why=why):
@@ -243,6 +244,8 @@ class Scheduler:
                 self._credit(source, message)
             case Cancel():
                 self._cancel(source, message, now_s)
+            case Returned() if source[0] == "worker":
+                self._returned(source, message, now_s)
             case WorkerReady() if source[0] == "worker":
                 self._fleet.worker_ready(int(source[1]), message, now_s)
             case Forked() if source[0] == "template":
@@ -282,14 +285,14 @@ class Scheduler:
         elif role == "worker":
             self._fleet.link_up(int(name))
 
-    def _link_down(self, peer: Address, now_s: float) -> None:
+    def _link_down(self, peer: Address, now_s: float, *, whole: bool) -> None:
         role, name = peer
         self._greeted.pop(peer, None)
         if role == "peer":
             self._placement.down(str(name))
             self._peer_lost(str(name), now_s)
         elif role == "worker":
-            self._fleet.link_down(int(name), now_s)
+            self._fleet.link_down(int(name), now_s, whole=whole)
         self.source_gone(peer, now_s)
 
     def source_gone(self, source: Address, now_s: float) -> None:
@@ -403,6 +406,9 @@ class Scheduler:
             worker = self._fleet.workers.get(int(source[1]))
             if worker is not None:
                 worker.children += 1
+                if not worker.pool.calls_others:
+                    worker.pool.calls_others = True
+                    self._fleet.recall(worker.pool.recall_all())
         return call
 
     def _refusal(
@@ -444,25 +450,37 @@ class Scheduler:
         call.worker, call.peer = None, ""
         pool.put(call, now_s, first=first)
         self.dispatch(pool, now_s)
-        if call.phase is Phase.WAITING:
+        if call.phase is Phase.WAITING or call.phase is Phase.AHEAD:
             # A slice would keep the whole read in memory that it came with.
             call.payload = bytes(call.payload)
 
     def dispatch(self, pool: Pool, now_s: float) -> None:
         for worker, call in pool.assign(now_s):
-            self._agenda.set(("call", call.number), call.deadline_s + self._settings.grace_s)
             if call.cold:
                 self._cold[call.function] += 1
-            to: Address = ("worker", worker.number)
-            self._out.append(Send(to, self._as_start(call, now_s)))
-            if call.credit:
-                self._out.append(Send(to, Credit(call.number, call.credit)))
-                call.credit = 0
-            if pool.options.retries <= call.attempt:
-                call.payload = b""
-            waited_s = now_s - call.received_s
-            self._out.append(CallBegan(call.call_id, call.function, call.attempt, waited_s))
+            self._out.append(Send(("worker", worker.number), self._as_start(call, now_s)))
+            self._begins(call, pool, now_s)
+        for worker, call in pool.assign_ahead(now_s):
+            self._out.append(Send(("worker", worker.number), self._as_start(call, now_s)))
+        if pool.waiting:
+            self._fleet.recall(pool.to_recall(now_s))
         self._fleet.used(pool.function)
+
+    def _begins(self, call: Call, pool: Pool, now_s: float) -> None:
+        """Its worker runs it from now on."""
+        key = ("call", call.number)
+        if call.phase is not Phase.RUNNING:  # it was cancelled, and is not begun
+            if key not in self._agenda:
+                self._agenda.set(key, now_s + self._settings.grace_s)
+            return
+        self._agenda.set(key, max(call.deadline_s, now_s) + self._settings.grace_s)
+        if call.credit:
+            self._out.append(Send(_runner(call), Credit(call.number, call.credit)))
+            call.credit = 0
+        if pool.options.retries <= call.attempt:
+            call.payload = b""
+        waited_s = now_s - call.received_s
+        self._out.append(CallBegan(call.call_id, call.function, call.attempt, waited_s))
 
     def _as_start(self, call: Call, now_s: float) -> Start:
         return Start(
@@ -534,14 +552,37 @@ class Scheduler:
             self._out.append(Disconnect(source, f"the end of call {done.call}, which it has not"))
             return
         pool = worker.pool
-        pool.done(worker, call, now_s)
-        pool.load.finished(now_s - call.sent_s)
+        if call.number in worker.calls:
+            pool.load.finished(now_s - call.sent_s)
+        begun = pool.done(worker, call, now_s)
+        if begun is not None:
+            self._begins(begun, pool, now_s)
         self._forget(call)
         self._answer(call, done, now_s)
         if worker.state is WorkerState.READY:
             if pool.options.fresh:
                 self._fleet.retire(worker, now_s)
             self.dispatch(pool, now_s)
+        else:
+            self._fleet.end_if_stuck(worker, now_s)
+
+    def _returned(self, source: Address, returned: Returned, now_s: float) -> None:
+        """A call that was given ahead has not begun: it waits here again, before all others."""
+        call = self._calls.get(returned.call)
+        worker = call.worker if call is not None else None
+        if call is None or worker is None or source != ("worker", worker.number):
+            return
+        begun = worker.pool.done(worker, call, now_s)
+        if begun is not None:
+            self._begins(begun, worker.pool, now_s)
+        if call.answered or call.phase is Phase.CANCELLED:
+            error = CallCancelled(call.function, "its caller does not want it")
+            self._answer_error(call, error, now_s)
+        else:
+            self._agenda.set(("call", call.number), call.deadline_s)
+            self._enqueue(call, now_s, first=True)
+        if worker.state is WorkerState.READY:
+            self.dispatch(worker.pool, now_s)
         else:
             self._fleet.end_if_stuck(worker, now_s)
 
@@ -637,7 +678,7 @@ class Scheduler:
         if call is None:
             return
         count = min(credit.items, STREAM_WINDOW)
-        if call.phase is Phase.WAITING:
+        if call.phase is Phase.WAITING or call.phase is Phase.AHEAD:
             call.credit = min(call.credit + count, STREAM_WINDOW)
         else:
             self._out.append(Send(_runner(call), Credit(call.number, count)))
@@ -655,7 +696,7 @@ class Scheduler:
             self._fleet.pools[call.function].drop(call)
             self._fleet.touch(call.function)
             self._answer_error(call, CallCancelled(call.function, reason), now_s)
-        elif call.phase is Phase.RUNNING:
+        elif call.phase is Phase.RUNNING or call.phase is Phase.AHEAD:
             call.phase = Phase.CANCELLED
             self._out.append(Send(_runner(call), Cancel(call.number, reason)))
             due_s = min(now_s + self._settings.cancel_grace_s, self._last_s(call))
@@ -681,6 +722,9 @@ class Scheduler:
             self._fleet.pools[call.function].drop(call)
             self._answer_error(call, CallTimeout(call.function, limit_s), now_s)
             return
+        if call.worker is not None and call.number in call.worker.ahead:
+            self._due_ahead(call, now_s)
+            return
         if not late:  # cancelled a moment ago, and it has not ended: it may until its deadline
             self._answer_early(call, CallCancelled(call.function, "it goes on"), now_s)
             self._agenda.set(("call", call.number), self._last_s(call))
@@ -693,11 +737,24 @@ class Scheduler:
         elif call.worker is not None:
             self._fleet.stuck(call.worker, now_s)
 
+    def _due_ahead(self, call: Call, now_s: float) -> None:
+        """It is over for its caller; its worker says so once it is free, without beginning it."""
+        if call.phase is Phase.CANCELLED:
+            self._answer_early(call, CallCancelled(call.function, "it had not begun"), now_s)
+            return
+        limit_s = round(call.deadline_s - call.received_s, 3)
+        self._answer_early(call, CallTimeout(call.function, limit_s), now_s)
+        call.phase = Phase.CANCELLED
+        self._out.append(Send(_runner(call), Cancel(call.number, "its time is over")))
+
     # --- workers ----------------------------------------------------------------------------------
 
     def lost(self, call: Call, reason: str, now_s: float) -> None:
         """Whoever ran it is gone."""
         call.worker = None
+        if call.phase is Phase.AHEAD and not call.answered:
+            self._enqueue(call, now_s, first=True)
+            return
         pool = self._fleet.pools.get(call.function)
         again = (
             pool is not None
@@ -747,7 +804,7 @@ class Scheduler:
             pool.check()
             assert pool.waiting <= pool.options.queue_limit + (
                 max(pool.workers_max, len(pool.workers)) * pool.concurrency
-            ) + sum(call.attempt > 0 for call in self._calls.values())
+            ) + sum(call.attempt > 0 or call.recalled for call in self._calls.values())
             for worker in pool.workers.values():
                 assert self._fleet.workers[worker.number] is worker
         for source, calls in self._asked.items():
@@ -757,10 +814,13 @@ class Scheduler:
         for call in self._calls.values():
             ending = call.worker is not None and call.worker.state is WorkerState.ENDING
             timed = ("call", call.number) in self._agenda
-            assert timed or (call.answered and ending), "a call without a deadline"
+            ahead = call.worker is not None and call.number in call.worker.ahead
+            assert timed or (call.answered and (ending or ahead)), "a call without a deadline"
             assert call.phase is not Phase.OVER
             if call.phase is not Phase.WAITING and not call.peer:
-                assert call.worker is not None and call.worker.calls[call.number] is call
+                assert call.worker is not None
+                held = call.worker.ahead if ahead else call.worker.calls
+                assert held[call.number] is call
                 assert self._fleet.workers[call.worker.number] is call.worker
         for worker in self._fleet.workers.values():
             children = sum(c.source == ("worker", worker.number) for c in self._calls.values())

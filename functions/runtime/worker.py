@@ -18,15 +18,17 @@ import time
 import traceback
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final
 
+from bokilog.call_errors import CallCancelled
 from bokilog.client.admin import ClientLog
 from bokilog.client.connect import connect
 from bokilog.errors import BokilogError
 from bokilog.framing import WireMessage
 from bokilog.functions.runtime.app import App
-from bokilog.functions.runtime.caller import HostCalls
+from bokilog.functions.runtime.caller import HostCalls, failed
 from bokilog.functions.runtime.context import Place, current_call
 from bokilog.functions.runtime.messages import (
     CALLS_VERSION,
@@ -38,7 +40,9 @@ from bokilog.functions.runtime.messages import (
     Item,
     Output,
     PartRows,
+    Recall,
     Retire,
+    Returned,
     Start,
     WorkerReady,
     decode,
@@ -48,6 +52,7 @@ from bokilog.functions.runtime.output import Captured, Stream
 from bokilog.functions.runtime.process_caller import ProcessCaller
 from bokilog.functions.runtime.run_call import Runs
 from bokilog.functions.runtime.tracing import spans
+from bokilog.functions.runtime.turns import Turns
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import dial, redial_delay_s
 
@@ -58,6 +63,8 @@ except ImportError:  # not built for this system
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """Of one attempt to reach the node's engine; tried again for as long as the worker lives."""
+CLOGGED_S: Final = 0.001
+"""A host that does not read is looked at again so soon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +107,16 @@ class Worker:
         app.connection = ProcessCaller(self._place, known=frozenset(app.functions))
         function = app.functions.get(settings.function)
         threads_max = function.options.max_concurrency if function is not None else 1
+        at_once = function.concurrency if function is not None else 1
+        self._turns = Turns(1 if function is not None and function.options.fresh else at_once)
+        self._next_due = False
+        self._context = copy_context()
+        """What calls begin with: nothing of those before them."""
         self._captured = Captured(current_call, self._say, loop.call_soon_threadsafe)
         self._runs = Runs(
             app.functions,
             self._place,
-            send=self._send,
+            send=self._told,
             # Threads start with the first call that needs one.
             executor=ThreadPoolExecutor(max(1, threads_max), thread_name_prefix="function"),
             before_done=self._captured.forget,
@@ -154,17 +166,53 @@ class Worker:
         for wire in messages:
             message = decode(wire)
             if isinstance(message, Start):
-                self._runs.on_start(message)
+                if self._turns.came(message, time.monotonic()):
+                    self._runs.on_start(message)
             elif isinstance(message, Done):
                 self._place.calls.on_done(message)
             elif isinstance(message, Item):
                 self._place.calls.on_item(message)
             elif isinstance(message, Credit):
-                self._runs.on_credit(message)
+                if not self._turns.credit(message):
+                    self._runs.on_credit(message)
             elif isinstance(message, Cancel):
-                self._runs.on_cancel(message)
+                self._on_cancel(message)
+            elif isinstance(message, Recall):
+                if self._turns.give_up(message.call):
+                    self._send(Returned(message.call))
             elif isinstance(message, Retire):
                 self._retiring = self._loop.create_task(self._retire())
+
+    def _on_cancel(self, cancel: Cancel) -> None:
+        if self._turns.give_up(cancel.call):
+            error = CallCancelled(self._settings.function, cancel.reason)
+            self._send(failed(cancel.call, error))
+        else:
+            self._runs.on_cancel(cancel)
+
+    def _told(self, message: CallMessage) -> bool:
+        sent = self._send(message)
+        if isinstance(message, Done):
+            self._turns.over()
+            if self._turns.waiting_count and not self._next_due and self._link is not None:
+                self._next_due = True
+                self._link.flush()
+                # In the next turn: uvloop writes when this one ends.
+                self._loop.call_soon(self._begin_next, context=self._context)
+        return sent
+
+    def _begin_next(self) -> None:
+        """What came ahead begins once the ends before it have left: if it is the end of this
+        process, the host still gets them."""
+        assert self._link is not None
+        if self._link.unwritten_bytes:
+            self._loop.call_later(CLOGGED_S, self._begin_next, context=self._context)
+            return
+        self._next_due = False
+        while (next_one := self._turns.next()) is not None:
+            self._runs.on_start(next_one.start, came_s=next_one.came_s)
+            if next_one.credit:
+                self._runs.on_credit(Credit(next_one.start.call, next_one.credit))
 
     def _on_lost(self, link: Link, error: Exception | None) -> None:
         self._place.calls.lost("the host has ended")

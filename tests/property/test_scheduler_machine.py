@@ -19,20 +19,25 @@ from bokilog.functions.runtime.effects import (
     TemplateEnded,
 )
 from bokilog.functions.runtime.messages import (
+    CallMessage,
     Cancel,
     Done,
     Fork,
+    Recall,
     Retire,
+    Returned,
     Start,
     StartMany,
     WorkerExited,
 )
 from bokilog.functions.runtime.options import FunctionOptions
+from bokilog.functions.runtime.pool import AHEAD_MAX
 from tests.unit.functions.runtime.hosts import Sim, done, start
 
 FUNCTIONS = {
     "one": FunctionOptions(max_workers=2, queue_limit=4, timeout_s=5.0, retries=1, idle_s=1.0),
     "many": FunctionOptions(max_concurrency=3, max_workers=2, queue_limit=3, timeout_s=20.0),
+    "short": FunctionOptions(max_workers=2, queue_limit=20, timeout_s=5.0),
     "fresh": FunctionOptions(fresh=True, max_workers=3, queue_limit=5, timeout_s=5.0),
     "kept": FunctionOptions(min_workers=1, max_workers=2, memory_bytes=1 << 20, retries=2),
 }
@@ -54,11 +59,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Workers by number: function."""
         self.ready: dict[int, str] = {}
         self.given: dict[int, dict[int, Start]] = {}
-        """What a worker was given and has not ended."""
+        """What a worker was given and has not ended, in order; the first of it has begun."""
+        self.begun: set[tuple[int, int]] = set()
+        """(call, attempt): never twice, whatever dies."""
+        self.begun_in: dict[int, set[tuple[int, int]]] = {}
+        """The same by worker."""
+        self.unread: dict[int, list[CallMessage]] = {}
+        """What a worker has said and the host has not read."""
         self.passed: dict[str, set[int]] = {peer: set() for peer in PEERS}
         self.peers_up: set[str] = set()
         self.asked_at: dict[str, int] = {}
         """Call id to its place among all that were asked for."""
+        self.given_once: set[str] = set()
         self.last_started: dict[tuple[str, int], int] = {}
         self.loaded = False
         self.takes(self.sim.effects)
@@ -84,6 +96,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.starting[number] = message.function
         elif isinstance(message, Start) and role == "worker":
             self.given_to(int(name), message)
+        elif isinstance(message, (Recall, Cancel)) and role == "worker":
+            self.gives_back(int(name), message)
         elif isinstance(message, Start):
             assert name in self.peers_up
             self.passed[str(name)].add(message.call)
@@ -99,8 +113,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         calls = self.given.setdefault(worker, {})
         calls[message.call] = message
         options = FUNCTIONS[message.function]
-        assert len(calls) <= (1 if options.fresh else options.max_concurrency or 1)
-        if message.attempt == 0:
+        at_once = self.at_once(message.function)
+        assert len(calls) <= (1 if options.fresh else at_once + AHEAD_MAX)
+        self.begins(worker)
+        first_time = message.call_id not in self.given_once
+        self.given_once.add(message.call_id)
+        if message.attempt == 0 and first_time:
             place = self.asked_at[message.call_id]
             version = self.sim.core.stats().version
             key = (message.function, version)
@@ -108,7 +126,32 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert place > self.last_started.get(key, -1), "out of order"
                 self.last_started[key] = place
 
+    def at_once(self, function: str) -> int:
+        return FUNCTIONS[function].max_concurrency or 1
+
+    def begins(self, worker: int) -> None:
+        """As many of its calls as it runs at once."""
+        begun_here = self.begun_in.setdefault(worker, set())
+        for message in list(self.given[worker].values()):
+            running = sum(
+                (each.call, each.attempt) in begun_here for each in self.given[worker].values()
+            )
+            key = message.call, message.attempt
+            if key not in begun_here and running < self.at_once(message.function):
+                assert key not in self.begun, "begun twice"
+                self.begun.add(key)
+                begun_here.add(key)
+
+    def gives_back(self, worker: int, message: Recall | Cancel) -> None:
+        start = self.given.get(worker, {}).get(message.call)
+        if start is None or (start.call, start.attempt) in self.begun_in.get(worker, ()):
+            return
+        del self.given[worker][message.call]
+        back = Returned(message.call) if isinstance(message, Recall) else done(message.call)
+        self.unread.setdefault(worker, []).append(back)
+
     def forget(self, worker: int) -> None:
+        self.unread.pop(worker, None)
         self.starting.pop(worker, None)
         self.ready.pop(worker, None)
         self.given.pop(worker, None)
@@ -140,21 +183,31 @@ class SchedulerMachine(RuleBasedStateMachine):
         message = start(self.number, function, deadline_ms=500 if hasty else 0, call_id=call_id)
         self.takes(self.sim.tell(source, message))
 
-    @rule(count=integers(1, 40), place=integers(0, 3))
-    def ask_many(self, count: int, place: int) -> None:
+    @rule(count=integers(1, 40), place=integers(0, 3), function=sampled_from(["many", "short"]))
+    def ask_for_many(self, count: int, place: int, function: str) -> None:
+        self.ask_many(count, place, function)
+
+    def ask_many(self, count: int, place: int, function: str) -> None:
         source = CALLERS[place]
         if source in self.gone:
             return
         first = self.number + 1
         self.number += count
         for number in range(first, first + count):
-            self.open[source, number] = "many"
+            self.open[source, number] = function
         base = f"m{first}"
         self.asked_at[base] = first
         for offset in range(1, count):
             self.asked_at[f"{base}.{offset}"] = first + offset
-        many = StartMany(first, "many", 0, 0, 0, 0, base, "", "", [b"x"] * count)
+        many = StartMany(first, function, 0, 0, 0, 0, base, "", "", [b"x"] * count)
         self.takes(self.sim.tell(source, many))
+
+    @rule(count=integers(6, 20))
+    def busy_times(self, count: int) -> None:
+        """Enough short calls wait for workers to be given some ahead."""
+        for number in [each for each, function in self.starting.items() if function == "short"]:
+            self.gets_ready(number)
+        self.ask_many(count, 2, "short")
 
     @precondition(lambda self: self.open)
     @rule(draw=data())
@@ -165,7 +218,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.starting)
     @rule()
     def worker_ready(self) -> None:
-        number = min(self.starting)
+        self.gets_ready(min(self.starting))
+
+    def gets_ready(self, number: int) -> None:
         function = self.starting.pop(number)
         if number in self.sim.core._fleet.workers:
             self.ready[number] = function
@@ -176,21 +231,44 @@ class SchedulerMachine(RuleBasedStateMachine):
     def call_done(self, draw: object) -> None:
         busy = sorted(number for number, calls in self.given.items() if calls)
         worker = draw.draw(sampled_from(busy))  # type: ignore[attr-defined]
-        number = draw.draw(sampled_from(sorted(self.given[worker])))  # type: ignore[attr-defined]
-        del self.given[worker][number]
-        self.takes(self.sim.tell(("worker", worker), done(number)))
+        running = [call for call, _ in sorted(self.begun_in[worker]) if call in self.given[worker]]
+        self.ends(worker, draw.draw(sampled_from(running)))  # type: ignore[attr-defined]
+
+    def ends(self, worker: int, call: int) -> None:
+        """The host may read of it later; the worker goes on to the next."""
+        del self.given[worker][call]
+        self.unread.setdefault(worker, []).append(done(call))
+        self.begins(worker)
+
+    @precondition(lambda self: any(self.unread.values()))
+    @rule(draw=data(), at_most=integers(1, 5))
+    def host_reads(self, draw: object, at_most: int) -> None:
+        talkers = sorted(worker for worker, said in self.unread.items() if said)
+        worker = draw.draw(sampled_from(talkers))  # type: ignore[attr-defined]
+        self.reads(worker, at_most)
+
+    def reads(self, worker: int, at_most: int) -> None:
+        said = self.unread[worker]
+        now, self.unread[worker] = said[:at_most], said[at_most:]
+        self.takes(self.sim.tell(("worker", worker), *now))
 
     @precondition(lambda self: self.starting or self.ready)
-    @rule(draw=data(), told=booleans())
-    def worker_dies(self, draw: object, told: bool) -> None:
-        live = sorted({*self.starting, *self.ready})
-        worker = draw.draw(sampled_from(live))  # type: ignore[attr-defined]
+    @rule(draw=data(), told=booleans(), whole=booleans(), told_first=booleans())
+    def worker_dies(self, draw: object, told: bool, whole: bool, told_first: bool) -> None:
+        live = sorted({*self.starting, *self.ready}, key=lambda n: -len(self.given.get(n, ())))
+        worker = draw.draw(sampled_from(live[:3]))  # type: ignore[attr-defined]
         up = worker in self.ready
+        template: Address = ("template", self.sim.template)
+        exited = WorkerExited(worker, 1, 256 - 9)
+        self.given.pop(worker, None)  # it runs nothing any more; what it has said may be read
+        if told and told_first:
+            self.takes(self.sim.tell(template, exited))
+        if whole and self.unread.get(worker):
+            self.reads(worker, len(self.unread[worker]))
         self.forget(worker)
-        effects = self.sim.give(LinkDown(("worker", worker))) if up else []
-        if told:
-            template: Address = ("template", self.sim.template)
-            effects += self.sim.tell(template, WorkerExited(worker, 1, 256 - 9))
+        effects = self.sim.give(LinkDown(("worker", worker), whole)) if up else []
+        if told and not told_first:
+            effects += self.sim.tell(template, exited)
         self.takes(effects)
 
     @precondition(lambda self: self.ready)
@@ -270,9 +348,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         """In the end everybody has an answer: no call is lost."""
         while busy := [worker for worker, calls in self.given.items() if calls]:
             worker = busy[0]
-            for number in list(self.given[worker]):
-                del self.given[worker][number]
-                self.takes(self.sim.tell(("worker", worker), done(number)))
+            for call in list(self.given[worker]):
+                if call in self.given[worker]:
+                    self.ends(worker, call)
+            self.reads(worker, len(self.unread[worker]))
         self.takes(self.sim.wait(70.0))
         assert self.open == {}
         assert self.sim.core.calls_count == 0

@@ -20,7 +20,9 @@ from bokilog.functions.runtime.messages import (
     Output,
     Outputs,
     OutputsRequest,
+    Recall,
     Retire,
+    Returned,
     Start,
     StartMany,
     TemplateFailed,
@@ -77,6 +79,8 @@ EXAMPLES: tuple[tuple[CallMessage, int, str, str], ...] = (
     (WorkerExited(7, 99, 247), 175, "930763ccf7", ""),
     (OutputsRequest("c1"), 176, "91a26331", ""),
     (Outputs("c1", [[1, "hi"]]), 177, "92a26331919201a26869", ""),
+    (Recall(3), 178, "9103", ""),
+    (Returned(3), 179, "9103", ""),
 )
 
 

@@ -21,6 +21,7 @@ from bokilog.functions.runtime.effects import (
     MemoryUsed,
     Reload,
     RetireAll,
+    Send,
     StartTemplate,
     Stopping,
     TemplateEnded,
@@ -35,7 +36,9 @@ from bokilog.functions.runtime.messages import (
     Flag,
     Greeted,
     Item,
+    Recall,
     Retire,
+    Returned,
     Start,
     StartMany,
     TemplateFailed,
@@ -85,8 +88,9 @@ def test_calls_of_one_function_start_in_the_order_in_which_they_came() -> None:
     worker, started = sim.run(*(start(number) for number in range(1, 6)))
     order = []
     while started:
-        order.append(started[0].call_id)
-        started = sent(sim.tell(("worker", worker), done(started[0].call)), Start)
+        begun = started.pop(0)
+        order.append(begun.call_id)
+        started += sent(sim.tell(("worker", worker), done(begun.call)), Start)
     assert order == ["id1", "id2", "id3", "id4", "id5"]
 
 
@@ -479,3 +483,127 @@ def test_an_app_whose_template_dies_again_and_again_cannot_be_loaded() -> None:
     (failed,) = [each for each in told if isinstance(each, AppNotLoaded)]
     assert "SIGSEGV" in failed.trace and not failed.serving
     assert codes(sim.ask(start(1))) == {1: AppFailed.code}
+
+
+def short_calls(count: int, **options: object) -> tuple[Sim, int, list[Start]]:
+    """A function whose calls took a millisecond so far, one worker of it, so many calls that were
+    not begun: what it was given of them, the first of it begun by now."""
+    sim = one_worker(**{"max_workers": 1, **options})
+    worker, started = sim.run(start(1_000), *(start(number) for number in range(1, count + 1)))
+    sim.now_s += 0.0009
+    return sim, worker, sent(sim.tell(("worker", worker), done(started[0].call)), Start)
+
+
+def one_ahead_and_another_worker() -> tuple[Sim, int, int, list[Start]]:
+    """A worker that runs the first of two calls, and another one that is idle from now on."""
+    sim = one_worker(max_workers=2)
+    worker, started = sim.run(start(1_000))
+    sim.now_s += 0.0009
+    sim.tell(("worker", worker), done(started[0].call))
+    given = sent(sim.ask(start(1), start(2)), Start, ("worker", worker))
+    assert [each.call_id for each in given] == ["id1", "id2"]
+    sim.wait(0.1)
+    (other,) = (number for number in sim.core._fleet.workers if number != worker)
+    assert sent(sim.ready(other), Recall) == [Recall(given[1].call)]
+    return sim, worker, other, given
+
+
+def test_a_busy_worker_is_given_short_calls_ahead_and_begins_them_in_order() -> None:
+    sim, worker, given = short_calls(9)
+    assert [each.call_id for each in given] == ["id1", "id2", "id3", "id4", "id5"]
+    assert sim.core.stats().waiting == {"f": 8}, "only one has begun"
+    effects = sim.tell(("worker", worker), *(done(each.call) for each in given[:2]))
+    assert sent(effects, Start) == [], "there is enough for it to do"
+    effects = sim.tell(("worker", worker), *(done(each.call) for each in given[2:4]))
+    assert [each.call_id for each in sent(effects, Start)] == ["id6", "id7", "id8", "id9"]
+
+
+def test_long_calls_are_not_given_ahead() -> None:
+    sim = one_worker(max_workers=1)
+    worker, started = sim.run(start(1_000))
+    sim.now_s += 0.1
+    sim.tell(("worker", worker), done(started[0].call))
+    assert len(sent(sim.ask(start(1), start(2), start(3)), Start)) == 1
+
+
+def test_what_is_ahead_in_a_worker_goes_to_another_one_that_has_room() -> None:
+    sim, worker, other, given = one_ahead_and_another_worker()
+    effects = sim.tell(("worker", worker), Returned(given[1].call))
+    assert [each.call_id for each in sent(effects, Start, ("worker", other))] == ["id2"]
+
+
+def test_what_had_begun_when_it_was_to_be_taken_back_is_not_started_again() -> None:
+    sim, worker, _, given = one_ahead_and_another_worker()
+    effects = sim.tell(("worker", worker), *(done(each.call) for each in given))
+    assert codes(effects) == {1: None, 2: None}
+    assert sent(effects, Start) == []
+
+
+def test_calls_that_make_calls_have_none_behind_them() -> None:
+    sim, worker, given = short_calls(5)
+    effects = sim.ask(start(1, depth=1), source=("worker", worker))
+    assert [each.call for each in sent(effects, Recall)] == [
+        each.call for each in reversed(given[1:])
+    ]
+    sim.tell(("worker", worker), *(Returned(each.call) for each in reversed(given[1:])))
+    effects = sim.tell(("worker", worker), done(given[0].call))
+    assert [each.call_id for each in sent(effects, Start)] == ["id2"]
+
+
+def test_what_was_ahead_in_a_lost_worker_starts_again_though_nothing_may_run_twice() -> None:
+    sim, worker, given = short_calls(3)
+    sim.give(LinkDown(("worker", worker), whole=True))
+    died = WorkerExited(worker, 1, 256 - 9)
+    effects = sim.tell(("template", sim.template), died)
+    assert codes(effects) == {1: WorkerLost.code}
+    again = sent(sim.ready(*sim.core._fleet.workers), Start)
+    assert [(each.call_id, each.attempt) for each in again[:2]] == [("id2", 0), ("id3", 0)]
+    assert [each.call_id for each in given] == ["id1", "id2", "id3"]
+
+
+def test_the_exit_of_a_worker_waits_for_what_it_had_said() -> None:
+    sim, worker, given = short_calls(3)
+    effects = sim.tell(("template", sim.template), WorkerExited(worker, 1, 256 - 9))
+    assert codes(effects) == {}
+    sim.tell(("worker", worker), done(given[0].call))
+    effects = sim.give(LinkDown(("worker", worker), whole=True))
+    assert codes(effects) == {2: WorkerLost.code}, "it had begun the second"
+    assert [each.call_id for each in sent(sim.ready(*sim.forks(effects)), Start)] == ["id3"]
+
+
+def test_a_broken_link_leaves_open_what_had_begun() -> None:
+    sim, worker, _ = short_calls(3)
+    sim.give(LinkDown(("worker", worker)))
+    assert codes(sim.wait(0.3)) == {1: WorkerLost.code, 2: WorkerLost.code, 3: WorkerLost.code}
+
+
+def test_a_call_ahead_is_cancelled_through_its_worker_and_ends_at_its_deadline() -> None:
+    sim, worker, given = short_calls(4)
+    effects = sim.ask(Cancel(2, "no"))
+    assert sent(effects, Cancel, ("worker", worker)) == [Cancel(given[1].call, "no")]
+    cancelled = to_wire(CallCancelled("f", "no"))
+    effects = sim.tell(("worker", worker), done(given[1].call, error=cancelled))
+    assert codes(effects) == {2: CallCancelled.code}
+    effects = sim.ask(start(5, deadline_ms=20))
+    assert codes(sim.wait(0.1)) == {5: CallTimeout.code}
+
+
+def test_a_worker_that_takes_too_much_memory_gives_back_what_it_has_not_begun() -> None:
+    sim, worker, given = short_calls(2, memory_bytes=1 << 20)
+    effects = sim.give(MemoryUsed(worker, 2 << 20))
+    assert [each.call for each in sent(effects, Recall)] == [given[1].call]
+    effects = sim.tell(("worker", worker), Returned(given[1].call))
+    effects = sim.wait(0.2)
+    assert [each.worker for each in effects if isinstance(each, KillWorker)] == [worker]
+    assert codes(effects) == {1: WorkerLost.code}
+
+
+def test_a_reload_takes_back_what_has_not_begun() -> None:
+    sim, old, given = short_calls(3)
+    sim.give(Reload("m.py"))
+    effects = sim.load({"f": FunctionOptions(max_workers=1)})
+    kinds = [type(each.message) for each in effects if isinstance(each, Send) and each.to[1] == old]
+    assert kinds == [Recall, Recall, Retire]
+    effects += sim.tell(("worker", old), Returned(given[2].call), Returned(given[1].call))
+    (new,) = sim.forks(effects)
+    assert [each.call_id for each in sent(sim.ready(new), Start)][:1] == ["id2"]
