@@ -7,8 +7,8 @@ own: msgpack `[version, first seqnum that is not in it, bytes of the fold]`.
 
 Invariants: every record of the tag is folded once and in order, unless a `Gap` says which are not;
 of two that write snapshots at once, one appends it (its condition names the last one known) and
-both know it then; snapshots take no more bytes than the records they stand for; a trim leaves the
-snapshot before the newest one usable, for whoever cannot read the newest.
+both know it then; snapshots take a quarter of the bytes of the records they stand for, at most; a
+trim leaves the snapshot before the newest one usable, for whoever cannot read the newest.
 
 Does not know what is folded. The same loop is for folds that live long (`steps`) and for those who
 only want to know how things stand (`to_tail`).
@@ -37,6 +37,10 @@ from bokilog.record import CaughtUp, Record
 
 SNAPSHOT_VERSION: Final = 1
 EVERY_RECORDS: Final = 1_000
+WORTH: Final = 4
+"""A snapshot is written for so many times its bytes of records: whoever begins later reads so much
+more than the fold's size, and a large fold does not write itself again and again under load.
+"""
 AGAIN_S: Final = 0.5
 """Before it is asked again, when the log cannot be reached for so long that reads give up."""
 
@@ -101,8 +105,8 @@ class Replay(Generic[T]):
         fold: changed in place.
         tag: whose records are folded.
         snapshot_tag: of the snapshots; a tag of nothing else.
-        every_records: a snapshot is written after so many, unless they are fewer bytes than the
-            last snapshot was; 0: never. Hosts that follow the same tag best differ in it.
+        every_records: a snapshot is written after so many, unless they are fewer bytes than four
+            times the last snapshot; 0: never. Hosts that follow the same tag best differ in it.
         trims: after a snapshot, let go of the tag's records (and of the snapshots) that only folds
             older than the snapshot before it would need. Records with other tags stay under those.
     """
@@ -229,7 +233,8 @@ class Replay(Generic[T]):
 
     def _is_snapshot_due(self) -> bool:
         return (
-            0 < self._every_records <= self._new_records and self._new_bytes >= self._snapshot_bytes
+            0 < self._every_records <= self._new_records
+            and self._new_bytes >= WORTH * self._snapshot_bytes
         )
 
     async def _restore(self) -> Restored:

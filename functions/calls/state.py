@@ -38,6 +38,7 @@ from bokilog.limits import MIB
 from bokilog.record import Record
 
 SNAPSHOT_VERSION: Final = 1
+_STREAM: Final = int(Flag.STREAM)  # an operator of an enum takes a microsecond
 KEPT_BYTES_MAX: Final = 8 * MIB
 """Of arguments at hand."""
 _KEPT_COST_BYTES: Final = 600  # what a `Spawned` takes beside its payload, about
@@ -102,7 +103,7 @@ class OpenCall:
     @property
     def is_stream(self) -> bool:
         """It yields."""
-        return bool(self.flags & Flag.STREAM)
+        return bool(self.flags & _STREAM)
 
     @property
     def is_exhausted(self) -> bool:

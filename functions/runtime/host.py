@@ -206,7 +206,7 @@ class Host:
         self._local_numbers += 1
         number = self._local_numbers
         call = self._local[number] = LocalCall(number, tell=self._tell, on_item=on_item)
-        self._tell(start._replace(call=number))
+        self._tell(Start(number, *start[1:]))  # `_replace` takes four times as long
         return call
 
     def functions(self) -> FunctionRows:
