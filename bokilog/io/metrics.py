@@ -66,6 +66,8 @@ METRICS: Final[Mapping[str, Mapping[str, Named]]] = {
         "requests_waiting": _gauge("Questions to primaries under way."),
         "awaited_verdicts": _gauge("Units that wait for their verdicts."),
         "position": _gauge("Metalog entries known here, in this term."),
+        "index_lag_records": _gauge("Records ordered that the followed index has not told of."),
+        "followed_books": _gauge("LogBooks whose records are followed."),
     },
     "storage": {
         "ignored": _counter("Messages of ended terms."),
