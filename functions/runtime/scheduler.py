@@ -429,7 +429,9 @@ class Scheduler:
 
     def _refuse(self, source: Address, asked: int, function: str, error: BokilogError) -> None:
         """An answer to what never became a call."""
-        self._outcomes[function, type(error).__name__] += 1
+        # Names that no function has are counted as one: there is no end to them.
+        shown = function if function in self._fleet.pools else ""
+        self._outcomes[shown, type(error).__name__] += 1
         self._out.append(Send(source, _failed(asked, error)))
 
     def _enqueue(self, call: Call, now_s: float, *, first: bool = False) -> None:

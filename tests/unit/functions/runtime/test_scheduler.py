@@ -109,6 +109,13 @@ def test_an_unknown_function_is_refused_by_the_name_of_the_nearest() -> None:
     assert isinstance(error, UnknownFunction) and "'price'" in str(error)
 
 
+def test_names_that_no_function_has_are_counted_as_one() -> None:
+    sim = Sim()
+    for call in range(1, 4):
+        sim.ask(start(call, f"no-such-{call}"))
+    assert sim.core.stats().outcomes == {("", "UnknownFunction"): 3}
+
+
 def test_calls_within_calls_end_at_a_depth() -> None:
     effects = Sim().ask(start(1, depth=DEPTH_MAX), start(2, depth=DEPTH_MAX + 1))
     assert codes(effects) == {2: CallTooDeep.code}
