@@ -574,7 +574,10 @@ class ClientLogBook(Generic[T]):
         )
         async with aclosing(turns):
             async for turn in turns:
-                yield turn._replace(records=self._typed_all(turn.records))
+                if self._codec is None:
+                    yield turn
+                else:
+                    yield turn._replace(records=self._typed_all(turn.records))
 
     # --- the rest ---------------------------------------------------------------------------------
 

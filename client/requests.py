@@ -264,7 +264,9 @@ class Requests:
         """As it is to be asked now: a wait has got shorter since it was asked first."""
         query = request.query
         if request.wait_until_s and isinstance(query, Read):
-            return query._replace(wait_ms=wait_ms(request.wait_until_s, now_s))
+            left_ms = wait_ms(request.wait_until_s, now_s)
+            if left_ms < query.wait_ms:  # it has waited here; most are asked at once
+                return query._replace(wait_ms=left_ms)
         return query
 
     def _seen(self, request: Request, position: Position) -> None:

@@ -134,6 +134,8 @@ class Answers:
             return self._not_here(source, read)
         if read.position > position:
             return self._wait(source, read)
+        if read.wait_ms and self._is_ahead(read):
+            return self._wait(source, read)
         reply = self._reader.read(read, position)
         if isinstance(reply, ColdMiss):
             return self._wait_for_bytes(source, read, reply)
@@ -144,6 +146,13 @@ class Answers:
         if reply.seqnums or not read.wait_ms or self._is_over(read):
             return [Send(source, reply)]
         return self._wait(source, read)
+
+    def _is_ahead(self, read: Read) -> bool:
+        """Whether a read that may wait is of nothing but what is not folded yet, as the polls of
+        those who follow are: then there is nothing to look for."""
+        start = read.start
+        ahead = start >= self._index.tail and start >= self._reader.lost_until
+        return ahead and read.until > start and not self._is_over(read)
 
     def _is_over(self, read: Read) -> bool:
         """Whether nothing can come any more: the LogBook was deleted (P5). Its followers look for

@@ -155,6 +155,9 @@ class StorageCore:
             return self._replicate(source, message)
         if isinstance(message, Metalog):
             return self._metalog(source, message)
+        if isinstance(message, Read):
+            replica = self._known_replica(LogSpaceId(message.space))
+            return replica.read(source, message) if replica is not None else []
         if isinstance(message, StatusRequest):
             return [Send(source, Status(message.request, self.facts()))]
         if isinstance(message, RequestFailed):
@@ -200,8 +203,6 @@ class StorageCore:
             return []
         replica = self._replica(LogSpaceId(number))
         match message:
-            case Read():
-                return replica.read(source, message)
             case FollowIndex():
                 return replica.follow(source, message)
             case ResumeShard(shard=shard):
@@ -389,8 +390,7 @@ def _space_of(message: Message) -> int | None:
         case ResumeShard(shard=shard) | FetchFrames(shard=shard):
             return shard.space
         case (
-            Read()
-            | FollowIndex()
+            FollowIndex()
             | SeqnumAt()
             | BookState()
             | SetAux()

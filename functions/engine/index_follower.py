@@ -46,6 +46,7 @@ class IndexFollower:
     """What is known of one log space's index, and from whom."""
 
     __slots__ = (
+        "_due",
         "_facts",
         "_published",
         "_told",
@@ -73,7 +74,18 @@ class IndexFollower:
         facts: Facts,
         horizon: Horizon,
         published: Published | None = None,
+        due: set[int] | None = None,
     ) -> None:
+        """Knows nothing yet.
+
+        Args:
+            space: the log space.
+            facts: those of all log spaces.
+            horizon: of this one.
+            published: records shared with workers.
+            due: where it says that it has something to ask for.
+        """
+        self._due: set[int] = set() if due is None else due
         self.id = space
         self.horizon = horizon
         self.replicas: tuple[NodeId, ...] = ()
@@ -144,7 +156,8 @@ class IndexFollower:
         """
         self.chosen = replica
         self.horizon.followed = replica is not None
-        self.follow_due = self.verdicts_due = True
+        self.follow_due = True
+        self.want_verdicts()
         for book in self.following:
             self._facts.unfollow(book)
             if self._published is not None:
@@ -171,7 +184,16 @@ class IndexFollower:
             self.books.move_to_end(book)
             return
         self.books[book] = None
+        self._want()
+
+    def want_verdicts(self) -> None:
+        """Some may have been missed."""
+        self.verdicts_due = True
+        self._due.add(self.id)
+
+    def _want(self) -> None:
         self.follow_due = True
+        self._due.add(self.id)
 
     def request(
         self, number: int, rows: list[list[int]], *, books_max: int, waited: AbstractSet[int]
@@ -191,6 +213,7 @@ class IndexFollower:
                 self._facts.unfollow(book)
         verdicts = rows if self.verdicts_due else []
         self.follow_due = self.verdicts_due = False
+        self._due.discard(self.id)
         books = frozenset(self.books)
         for book in books - self._told:
             self._unnamed[book] = self._unnamed.get(book, 0) + 1
@@ -233,7 +256,7 @@ class IndexFollower:
             self._facts.follow(book, self.tail)
         changed = self._forget(message)  # last: the trims of a LogBook come with its naming
         if hole:
-            self.verdicts_due = True
+            self.want_verdicts()
             changed.update(self.books)
         return News(grown, changed)
 
@@ -286,7 +309,7 @@ class IndexFollower:
             changed.add(book)
             if book in self.books:
                 self._drop(book)
-                self.follow_due = True
+                self._want()
         return changed
 
     # --- for people -------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ class Reader:
         self._published = Published(shared, cache, self.facts) if shared is not None else None
         self._ids = ids
         self._spaces: dict[int, IndexFollower] = {}
+        self._due: set[int] = set()
+        """Log spaces with something to ask for at the end of the batch."""
         self._anew: set[int] = set()
         self._passed: dict[int, Passed] = {}
         self._fetches: dict[int, Fetch] = {}
@@ -564,10 +566,7 @@ class Reader:
     @property
     def due(self) -> bool:
         """Whether `end_batch` has anything to ask for; at the end of most batches it has not."""
-        for space in self._spaces.values():  # noqa: SIM110  # a generator costs three times this
-            if space.follow_due or space.verdicts_due:
-                return True
-        return False
+        return bool(self._due)
 
     @property
     def verdicts_due(self) -> bool:
@@ -576,7 +575,7 @@ class Reader:
 
     def want_verdicts(self, space: int) -> None:
         """Some are overdue."""
-        self._spaces[space].verdicts_due = True
+        self._spaces[space].want_verdicts()
 
     def position(self, space: int) -> Position:
         """How far the stream of a log space has come."""
@@ -595,6 +594,7 @@ class Reader:
                     facts=self.facts,
                     horizon=horizons[each.id],
                     published=self._published,
+                    due=self._due,
                 )
                 self._spaces[each.id] = space
             space.replicas = each.replicas
