@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 import bokilog
@@ -103,6 +105,40 @@ async def test_a_stream_goes_on_over_the_death_of_its_host(cluster: LocalCluster
         assert "".join(map(str, values)) == "".join(chr(97 + n % 26) for n in range(300))
         status = await call.status()
         assert (status.state, status.attempt) == ("finished", 1)
+
+
+async def test_a_stream_over_http_goes_on_at_another_gateway_when_its_own_is_killed(
+    cluster: LocalCluster,
+) -> None:
+    restarts = cluster.restarts("host-1")
+    first, other = (f"http://127.0.0.1:{port}" for port in cluster.layout.http_ports)
+    async with aiohttp.ClientSession() as http:
+        wanted = {"Accept": "text/event-stream"}
+        async with http.post(f"{first}/f/letters", json=[300], headers=wanted) as answer:
+            call = answer.headers["Bokilog-Call"]
+            got = [event async for event in letters_of(answer, most=20)]
+            cluster.kill("host-1")
+        place = {"Last-Event-ID": got[-1][0]}
+        async with http.get(f"{other}/calls/{call}/items", headers=place) as answer:
+            got += [event async for event in letters_of(answer, most=1_000)]
+    assert "".join(letter for _, letter in got) == "".join(chr(97 + n % 26) for n in range(300))
+    await asyncio.to_thread(cluster.wait_ready, "host-1", restarts=restarts + 1)
+
+
+async def letters_of(
+    answer: aiohttp.ClientResponse, *, most: int
+) -> AsyncIterator[tuple[str, str]]:
+    """(id, letter) of the events of a stream, until there are `most` of them."""
+    count, place = 0, ""
+    async for line in answer.content:
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        if name == "id":
+            place = value
+        elif name == "data" and place:
+            yield place, json.loads(value)
+            count, place = count + 1, ""
+            if count == most:
+                return
 
 
 async def test_nothing_is_left_open(cluster: LocalCluster) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from bokilog.call_errors import WorkerLost
 from bokilog.errors import NodeUnreachable
+from bokilog.functions.runtime.app import App
 from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
 from tests.integration.apps import small_app
@@ -160,6 +161,67 @@ def test_dev_is_one_command(tmp_path: Path, embedded: bool) -> None:
     assert code == 0, text
     assert "| doubling 4" in text and "ok     double" in text
     assert gone(below), "nothing is left running"
+
+
+OTHER = """
+import bokilog
+app = bokilog.App({name!r})
+@app.function
+async def {function}(number: int) -> str:
+    return f"{function} {{number}}"
+"""
+
+
+def test_apps_are_served_beside_a_log_and_those_of_one_name_are_warned_of(tmp_path: Path) -> None:
+    apps = {"first": ("one", "alpha"), "second": ("two", "beta"), "third": ("one", "gamma")}
+    for module, (name, function) in apps.items():
+        (tmp_path / f"{module}.py").write_text(OTHER.format(name=name, function=function))
+    ports = free_ports(4)
+    url = f"bokilog://127.0.0.1:{ports}"
+    shown = {module: tmp_path / module for module in apps}
+
+    def started(module: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "bokilog.cli.main", *words]
+        with shown[module].open("w") as out:
+            return subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.STDOUT)
+
+    async def called() -> list[object]:
+        return [
+            await asked(url, "one", "alpha"),
+            await asked(url, "two", "beta"),
+        ]
+
+    log = ["--embedded", "--memory", "--port", str(ports), "--http-port", str(ports + 1)]
+    processes = [started("first", "dev", "first:app", *log)]
+    try:
+        until_shown(shown["first"], "log at")
+        for offset, module in enumerate(("second", "third"), 2):
+            port = str(ports + offset)
+            words = ("serve", f"{module}:app", "--connect", url, "--http-port", port)
+            processes.append(started(module, *words))
+            if module == "second":
+                until_shown(shown[module], "log at")
+                assert asyncio.run(called()) == ["alpha 1", "beta 1"]
+        until_shown(shown["third"], "it lacks gamma, and has alpha besides")
+        until_shown(shown["first"], "it lacks alpha, and has gamma besides")
+        assert "warning" not in shown["second"].read_text()
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGINT)
+        codes = [process.wait(30) for process in reversed(processes)]
+    assert codes == [0, 0, 0]
+
+
+async def asked(url: str, name: str, function: str) -> object:
+    """What a function of an app gives for 1."""
+    app = App(name)
+
+    async def body(number: int) -> str:
+        raise AssertionError("it runs elsewhere")
+
+    declared = app.function(name=function)(body)
+    async with app.connect(url):
+        return await declared.remote(1)
 
 
 def until_shown(file: Path, text: str, timeout_s: float = 40.0) -> None:
