@@ -115,6 +115,9 @@ class View:
     """One per log space: where the term before this one ended (at the start, for the first)."""
     protocol_version: int = PROTOCOL_VERSION
     fold_version: int = FOLD_VERSION
+    losses_accepted: int = 0
+    """Records of terms before it may be gone with the disks of every storage node: a person has
+    accepted that (P15, P24)."""
 
     def node(self, node: NodeId) -> Node:
         """The node of that name.

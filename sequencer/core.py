@@ -553,6 +553,7 @@ class SequencerCore:
             standing=holding.standing,
             releases=self._releases,
             moment=self._moment,
+            losses_accepted=self.view.losses_accepted,
         )
         if self._sealing.is_sealed(self.view.term):
             primary.seal()
@@ -602,6 +603,7 @@ class SequencerCore:
                     "shards": stats.shards,
                     "cut_seconds": primary.cut_latency.plain(),
                     "begins_at": stats.begins_at,
+                    "held_up": primary.held_up,
                     "replicas": {node: list(counts) for node, counts in stats.replicas.items()},
                 }
                 for space, primary in self.primaries.items()

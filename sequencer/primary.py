@@ -156,6 +156,7 @@ class Primary:
         releases: whether it lets go of what replicas have stored, and has backups do so; the
             journal is its own then.
         moment: what time it is.
+        losses_accepted: of terms before it all records may be gone, a person has said.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class Primary:
         standing: Standing | None = None,
         releases: bool = False,
         moment: Moment | None = None,
+        losses_accepted: int = 0,
     ) -> None:
         end = recovered.end
         self._moment = moment or Moment()
@@ -208,6 +210,7 @@ class Primary:
         self._reports: dict[str, IndexReport] = {}
         self._lacking: dict[str, FramesLacking] = {}
         """By storage node: the records that hold its fold up, as its present process says (P24)."""
+        self._losses_accepted = losses_accepted
         self._losses: list[Lost] = []
         """Records that no replica has, to be told by the next run."""
         self._positions_due = False
@@ -315,12 +318,33 @@ class Primary:
         said = [self._lacking.get(each) for each in self.space.replicas]
         names = {each and (each.term, each.number, each.start) for each in said}
         until = min(0 if each is None else each.until for each in said)
-        if len(names) == 1 and until > message.start:
+        if len(names) == 1 and until > message.start and not self.held_up:
             for each in self.space.replicas:
                 del self._lacking[each]
             loss = Lost(0, message.term, message.number, message.start, until)
             if loss not in self._losses:
                 self._losses.append(loss)
+
+    @property
+    def held_up(self) -> str:
+        """Why what every replica lacks is not given up, for people; empty: it may be, or there is
+        nothing (P24).
+
+        If all disks are empty, they may be ones that somebody forgot to mount. That a whole log is
+        gone, a person has to say (P15).
+        """
+        said = [self._lacking.get(each) for each in self.space.replicas]
+        reports = [self._reports.get(each) for each in self.space.replicas]
+        if self.space.durability == "memory" or not all(each and each.empty for each in reports):
+            return ""
+        if not all(each and each.term >= self._losses_accepted for each in said):
+            return ""
+        return (
+            f"no storage node ({', '.join(self.space.replicas)}) holds any of the records before"
+            f" seqnum {self.published_tail}: are their disks mounted? Stop the cluster and put one"
+            " of their data directories back; or, if they are gone for good, accept the loss with"
+            " bokilog recover --accept-loss"
+        )
 
     def _release(self) -> list[Effect]:
         """Lets go of segments that no replica folds from, and nobody is fed from (P16)."""

@@ -260,6 +260,7 @@ def _view(plain: dict[object, object]) -> View:
         ends=_all(_end, plain["ends"]),
         protocol_version=_of(int, plain["protocol_version"]),
         fold_version=_of(int, plain["fold_version"]),
+        losses_accepted=_of(int, plain.get("losses_accepted", 0)),
     )
 
 

@@ -8,8 +8,10 @@ the new disks, and has a history id of its own, so that whoever saw what is lost
 (`HistoryChanged`). The start after that is like any other.
 
 Storage nodes are reported, and nothing is done to them: what a wiped one can still get from its
-peers it gets at its start, and what it cannot is `DataLost`. A fold that is stored past the new end
-is moved aside, as it holds what is lost: the node gets another one from a peer or from its metalog.
+peers it gets at its start, and what it cannot is `DataLost`. If none has anything of a log space
+any more, a start waits with that until it is accepted here (P24). A fold that is stored past the
+new end is moved aside, as it holds what is lost: the node gets another one from a peer or from its
+metalog.
 
 Invariants: nothing is changed before the operator said yes; nothing is deleted, what is in the way
 is moved aside; the view is stored last, so a run that is killed can be run again; no seqnum that
@@ -54,6 +56,7 @@ from bokilog.shapes.cluster_layout import Layout
 from bokilog.shapes.recovery import verify_item
 from bokilog.shapes.supervisor import LOCK
 from bokilog.storage_nodes import keys
+from bokilog.storage_nodes.index_store import prefix_end
 from bokilog.storage_nodes.rocks_store import RocksStore
 from bokilog.view import End, LogSpace, View
 
@@ -77,6 +80,8 @@ class Left:
     """Where the metalogs of those with a vote end."""
     folds_past: tuple[tuple[NodeId, LogSpaceId], ...]
     """Folds that were stored past these ends."""
+    folds_empty: frozenset[tuple[NodeId, LogSpaceId]] = frozenset()
+    """Storage nodes that hold nothing of a log space, although records were ordered in it."""
 
     @property
     def needs_acceptance(self) -> bool:
@@ -90,7 +95,16 @@ class Left:
 
     def _lacks_records(self, space: LogSpace) -> bool:
         """Whether records may have been held by nobody but nodes that are gone."""
-        return sum(node in self.storage_gone for node in space.replicas) >= space.write_quorum
+        gone = sum(node in self.storage_gone for node in space.replicas)
+        return gone >= space.write_quorum or self._is_all_lost(space)
+
+    def _is_all_lost(self, space: LogSpace) -> bool:
+        """Whether no storage node has anything of it: a start goes on only once that is accepted
+        (P24)."""
+        return all(
+            node in self.storage_gone or (node, space.id) in self.folds_empty
+            for node in space.replicas
+        )
 
     def losses(self) -> list[str]:
         """What will be lost, in sentences for people."""
@@ -104,7 +118,12 @@ class Left:
                     "metalog: appends, trims and holds that only the missing sequencers knew of "
                     "are lost, also if they were acknowledged"
                 )
-            if self._lacks_records(space):
+            if self._is_all_lost(space) and self.ends[space.id].end.tail > 1:
+                found.append(
+                    f"log space {space.id}: none of its storage nodes holds anything of it, so all "
+                    f"its records are lost, up to seqnum {self.ends[space.id].end.tail - 1}"
+                )
+            elif self._lacks_records(space):
                 lacking = ", ".join(node for node in space.replicas if node in self.storage_gone)
                 found.append(f"log space {space.id}: records that only {lacking} held are lost")
         found += [
@@ -184,6 +203,7 @@ class AcceptLoss:
             storage_gone=storage_gone,
             ends=ends,
             folds_past=tuple(self._folds_past(view, ends, storage_gone)),
+            folds_empty=frozenset(self._folds_empty(view, ends, storage_gone)),
         )
 
     def _sequencers(self, view: View) -> tuple[list[NodeId], dict[NodeId, str]]:
@@ -247,6 +267,18 @@ class AcceptLoss:
                 if stands.count > ends[space.id].end.position.count:
                     yield node, space.id
 
+    def _folds_empty(
+        self, view: View, ends: Mapping[LogSpaceId, Ending], gone: Mapping[NodeId, str]
+    ) -> Iterator[tuple[NodeId, LogSpaceId]]:
+        for space in view.spaces:
+            end = ends[space.id].end
+            if space.durability == "memory" or end.tail <= 1:
+                continue
+            for node in space.replicas:
+                path = self._data_dir(node) / f"index-{space.id}"
+                if node not in gone and _is_empty(path, end):
+                    yield node, space.id
+
     # --- going on ---------------------------------------------------------------------------------
 
     def accept(self, left: Left) -> View:
@@ -274,7 +306,9 @@ class AcceptLoss:
             primary={space.id: left.ends[space.id].sources[0] for space in view.spaces},
             starts=starts,
         )
-        following = replace(following, history_id=secrets.token_hex(4))
+        following = replace(
+            following, history_id=secrets.token_hex(4), losses_accepted=following.term
+        )
         with closing(open_views(self._layout.views)) as views:
             if not views.compare_and_swap(view.term, following):
                 raise NotReady(f"another view of term {following.term} was stored meanwhile")
@@ -323,6 +357,17 @@ def _metalog(directory: Path, space: LogSpace) -> Iterator[JournalFile]:
         yield journal
     finally:
         journal.close()
+
+
+def _is_empty(path: Path, end: End) -> bool:
+    """Whether a fold is stored that holds no records, and has not come to the end."""
+    if not (path / "CURRENT").exists():
+        return True
+    with closing(RocksStore(path)) as store:
+        found = store.get(keys.META)
+        rows = next(iter(store.scan(keys.ROWS, prefix_end(keys.ROWS))), None)
+    stands = keys.decode_meta(found).position if found is not None else START
+    return rows is None and stands.count < end.position.count
 
 
 def _move_aside(path: Path, view: View) -> None:

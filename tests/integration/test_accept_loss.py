@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 import bokilog
 from bokilog.cli.main import cli, main
+from bokilog.cli.status import _remark, collect
 from bokilog.errors import DataLost, DirectoryInUse, HistoryChanged
 from bokilog.io.file_views import FileViews
 from bokilog.shapes.accept_loss import AcceptLoss
@@ -73,6 +74,16 @@ def check(directory: Path, acked: dict[bytes, int], token: str) -> None:
 
     with LocalCluster(directory) as cluster:
         asyncio.run(look())
+
+
+async def held_up(cluster: LocalCluster) -> str:
+    """What `bokilog status` says of a log space that does not go on."""
+    async with asyncio.timeout(60):
+        while True:
+            for process in (await collect(cluster.layout))["processes"]:  # type: ignore[attr-defined]
+                if "accept-loss" in (remark := _remark(process)):
+                    return remark
+            await asyncio.sleep(0.2)
 
 
 def test_two_of_three_sequencers_are_lost_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -150,6 +161,35 @@ def test_two_of_three_storage_nodes_are_lost_and_the_rest_goes_on(tmp_path: Path
     assert recover(directory, "--accept-loss", "--yes").return_value == 0
     assert latest(directory).history_id != before.history_id
     check(directory, acked, token)
+
+
+def test_p24_a_log_whose_disks_are_all_empty_waits_until_that_is_accepted(tmp_path: Path) -> None:
+    """Its storage nodes start, and nothing is given up; once accepted, the log goes on."""
+    directory, aside = tmp_path / "d", tmp_path / "aside"
+    acked, _ = made(directory, sequencers=1)
+    before = latest(directory)
+    for node in ("storage-1", "storage-2", "storage-3"):
+        shutil.move(directory / "data" / node, aside / node)
+    cluster = LocalCluster(directory)
+    cluster.start()
+    try:
+        assert "bokilog recover --accept-loss" in asyncio.run(held_up(cluster))
+    finally:
+        cluster.stop()
+    asked = recover(directory)
+    assert asked.return_value == 1
+    assert "log space 0: none of its storage nodes holds anything of it" in asked.output
+    assert recover(directory, "--accept-loss", "--yes").return_value == 0
+    assert latest(directory).history_id != before.history_id
+
+    async def look() -> None:
+        async with bokilog.connect(again.url) as log:
+            assert await log.book("orders").append(b"fresh", "t") > max(acked.values())
+            assert [each.data async for each in log.book("orders").scan(tag="t")] == [b"fresh"]
+
+    with LocalCluster(directory) as again:
+        asyncio.run(look())
+    assert "nothing that it needs is lost" in recover(directory, "--accept-loss", "--yes").output
 
 
 def test_p24_records_that_only_lost_disks_held_are_gone_and_hold_nothing_up(

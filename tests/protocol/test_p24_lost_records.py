@@ -10,6 +10,7 @@ folds it, where the others fold around it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -241,6 +242,48 @@ def test_p24_the_primary_waits_for_every_replica_and_takes_what_all_lack() -> No
     (loss,) = losses([*rig.turn()])
     assert loss[1:] == (1, 1, 1, 3)
     assert losses([*rig.turn()]) == []
+
+
+def say_empty(rig: Rig, nodes: Sequence[NodeId]) -> None:
+    space = int(rig.primary.space.id)
+    for node in nodes:
+        rig.primary.index_reported(node, IndexReport(space, at(1), at(0), 0, empty=True))
+
+
+def test_p24_that_a_whole_log_is_lost_is_never_decided_without_a_person() -> None:
+    """1. Somebody forgets to mount the disks of all three. 2. Every replica is empty, and says that
+    it lacks the first record. 3. Skipped, the log would be gone although it lies there."""
+    rig = opened(1)
+    rig.follow("storage-1", Position(rig.primary.term, 11))
+    say_empty(rig, NODES)
+    for node in NODES:
+        assert rig.primary.held_up == ""
+        rig.primary.frames_lacking(node, lacking())
+    assert losses([*rig.turn()]) == []
+    assert "bokilog recover --accept-loss" in rig.primary.held_up
+    assert "storage-1, storage-2, storage-3" in rig.primary.held_up
+
+
+def test_p24_one_replica_that_has_folded_anything_makes_it_a_part_of_the_log() -> None:
+    rig = opened(1)
+    rig.follow("storage-1", Position(rig.primary.term, 11))
+    say_empty(rig, NODES[1:])
+    rig.primary.index_reported(
+        NODES[0], IndexReport(int(rig.primary.space.id), at(1), at(0), 0, empty=False)
+    )
+    for node in NODES:
+        rig.primary.frames_lacking(node, lacking())
+    assert len(losses([*rig.turn()])) == 1
+
+
+@pytest.mark.parametrize(("term", "lost"), [(1, True), (3, True), (4, False)])
+def test_p15_an_accepted_loss_is_one_of_the_terms_before(term: int, lost: bool) -> None:
+    rig = opened(1, losses_accepted=Term(4))
+    rig.follow("storage-1", Position(rig.primary.term, 11))
+    say_empty(rig, NODES)
+    for node in NODES:
+        rig.primary.frames_lacking(node, lacking()._replace(term=term))
+    assert bool(losses([*rig.turn()])) is lost
 
 
 @pytest.mark.parametrize("change", ["link", "taken back", "another place"])

@@ -90,6 +90,7 @@ class Rig:
         deletions: tuple[Run, ...] = (),
         journal: MemoryJournal | None = None,
         forget_keys: bool = False,
+        losses_accepted: int = 0,
     ) -> None:
         self.journal = journal or MemoryJournal()
         self.wall_ms = WALL_MS
@@ -99,6 +100,7 @@ class Rig:
             term=TERM,
             recovered=Recovered(start or end(), RunIndex(), deletions),
             journal=self.journal,
+            losses_accepted=losses_accepted,
         )
         if not forget_keys:
             self.primary._keys_forgotten_ms = WALL_MS + 100 * DAY_MS
@@ -145,9 +147,9 @@ class Rig:
         return self.primary.follow(source, FollowMetalog(SPACE, position, shard))
 
 
-def opened(*numbers: int, **rig: Durability) -> Rig:
+def opened(*numbers: int, durability: Durability = "sync", losses_accepted: int = 0) -> Rig:
     """A rig whose shards are open, durable and published."""
-    made = Rig(durability=rig.get("durability", "sync"))
+    made = Rig(durability=durability, losses_accepted=losses_accepted)
     made.open(*numbers)
     made.turn()
     return made

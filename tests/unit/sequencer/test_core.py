@@ -277,6 +277,7 @@ def test_status_tells_what_is_published() -> None:
         "shards": 1,
         "cut_seconds": [0.0, 1, *[0] * len(BOUNDS_S)],  # the first run, that opened a shard
         "begins_at": 0,
+        "held_up": "",
         "replicas": {A: [11, 10]},
     }
 
