@@ -27,6 +27,7 @@ from bokilog.functions.runtime.messages import (
     Greeting,
     Output,
     OutputsRequest,
+    Pulse,
     WorkerReady,
     decode,
     encode,
@@ -55,7 +56,7 @@ class Connections:
         name: str,
         *,
         deliver: Callable[[Event], None],
-        aside: Callable[[Address, Output | OutputsRequest | WorkerReady], None],
+        aside: Callable[[Address, Output | OutputsRequest | Pulse | WorkerReady], None],
         peers_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.app = ""
@@ -209,7 +210,7 @@ class Connections:
             if self._links.get(name) is not link:
                 return  # it was disconnected by what came before
             message = decode(wire)
-            if isinstance(message, (Output, OutputsRequest, WorkerReady)):
+            if isinstance(message, (Output, OutputsRequest, Pulse, WorkerReady)):
                 self._aside(name, message)
                 if not isinstance(message, WorkerReady):
                     continue

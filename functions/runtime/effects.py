@@ -52,6 +52,12 @@ class MemoryUsed(NamedTuple):
     used_bytes: int
 
 
+class WorkerSilent(NamedTuple):
+    """A worker has been asked whether it lives, and has not answered for long."""
+
+    worker: int
+
+
 class Reload(NamedTuple):
     """The app's files have changed: load it again."""
 
@@ -72,6 +78,7 @@ Event: TypeAlias = (
     | LinkDown
     | TemplateEnded
     | MemoryUsed
+    | WorkerSilent
     | Reload
     | Stopping
     | RetireAll

@@ -245,6 +245,16 @@ class Fleet:
         else:
             self.retire(worker, now_s)
 
+    def silent(self, number: int, now_s: float) -> None:
+        """Its loop stands still: something in it blocks, or the process does. What it has may still
+        end, by its deadlines; new calls go to others."""
+        worker = self.workers.get(number)
+        if worker is None or worker.told or worker.state is not WorkerState.READY:
+            return
+        alike = sum(1 for each in self.workers.values() if each.pool is worker.pool)
+        if alike < 2 * worker.pool.workers_max:  # else new ones only do the same
+            self.retire(worker, now_s)
+
     def _worker_due(self, worker: Worker, now_s: float) -> None:
         reason = "it did not end when it was told to"
         if worker.exited:

@@ -43,6 +43,7 @@ from bokilog.functions.runtime.effects import (
     Stopping,
     TemplateEnded,
     WorkerEnded,
+    WorkerSilent,
 )
 from bokilog.functions.runtime.membership import HostRecord, Membership, reachable
 from bokilog.functions.runtime.messages import (
@@ -55,6 +56,7 @@ from bokilog.functions.runtime.messages import (
     Output,
     Outputs,
     OutputsRequest,
+    Pulse,
     Start,
     WorkerReady,
 )
@@ -65,6 +67,7 @@ from bokilog.functions.runtime.processes import (
     kill,
     template_command,
 )
+from bokilog.functions.runtime.pulses import ASK_S, Pulses
 from bokilog.functions.runtime.scheduler import Scheduler, SchedulerStats
 from bokilog.functions.runtime.watch import Stamp, Watch
 from bokilog.io.clock import SystemClock
@@ -176,6 +179,7 @@ class Host:
             on_bug=self._on_bug,
         )
         self._watch = Watch(_stamp)
+        self._pulses = Pulses(settings.worker_silent_s)
         self._local: dict[int, LocalCall] = {}
         self._local_numbers = 0
         self._addresses: list[str] = []
@@ -245,6 +249,7 @@ class Host:
         for effect in self._core.begin():
             self._perform(effect)
         self._tasks.append(asyncio.create_task(self._watch_memory(), name="memory"))
+        self._tasks.append(asyncio.create_task(self._watch_pulses(), name="pulses"))
         if self.settings.watch:
             self._tasks.append(asyncio.create_task(self._watch_files(), name="files"))
         connecting = asyncio.create_task(self._connect())
@@ -447,7 +452,12 @@ class Host:
 
     # --- what the core need not know --------------------------------------------------------------
 
-    def _on_aside(self, source: Address, message: Output | OutputsRequest | WorkerReady) -> None:
+    def _on_aside(
+        self, source: Address, message: Output | OutputsRequest | Pulse | WorkerReady
+    ) -> None:
+        if isinstance(message, Pulse):
+            self._pulses.answered(message.worker)
+            return
         if isinstance(message, WorkerReady):
             had_bytes = anonymous_bytes(message.pid)
             if had_bytes is not None:
@@ -519,6 +529,17 @@ class Host:
                 used_bytes = now_bytes - self._first_memory.setdefault(number, now_bytes)
                 if used_bytes > 0:
                     self._deliver(MemoryUsed(number, used_bytes))
+
+    async def _watch_pulses(self) -> None:
+        while True:
+            await asyncio.sleep(min(ASK_S, self.settings.worker_silent_s))
+            ask, silent = self._pulses.look(self._core.shared(), self._loop.time())
+            for number in ask:
+                self._connections.send(("worker", number), Pulse(number))
+            self._connections.flush()
+            for number in silent:
+                logger.warning("worker %d stands still: new calls go to others", number)
+                self._deliver(WorkerSilent(number))
 
     async def _watch_files(self) -> None:
         while True:

@@ -208,6 +208,12 @@ class Retire(NamedTuple):
     worker: int
 
 
+class Pulse(NamedTuple):
+    """Host to worker, and back at once: its loop turns."""
+
+    worker: int
+
+
 class Recall(NamedTuple):
     """Host to worker: give back a call that it has not begun; `Returned` follows, if that is so."""
 
@@ -293,6 +299,7 @@ CallMessage: TypeAlias = (
     | Retire
     | Recall
     | Returned
+    | Pulse
     | TemplateReady
     | TemplateFailed
     | Fork
@@ -323,6 +330,7 @@ KINDS: Final[dict[type[CallMessage], int]] = {
     Outputs: 177,
     Recall: 178,
     Returned: 179,
+    Pulse: 180,
 }
 _BY_KIND: Final = {kind: message for message, kind in KINDS.items()}
 

@@ -34,6 +34,8 @@ class HostSettings:
     """How often its files are looked at."""
     memory_poll_s: float = 0.25
     """How often the memory of workers is looked at, for functions that limit it."""
+    worker_silent_s: float = 5.0
+    """A worker of many calls at once gets no more of them once its loop stood still for so long."""
     drain_calls_s: float = 5.0
     """A host that is told to stop lets calls run so long."""
     outputs_max: int = 1_000
@@ -46,6 +48,7 @@ class HostSettings:
     def __post_init__(self) -> None:
         check_setting("watch_s", self.watch_s, least=0.01, most=60)
         check_setting("memory_poll_s", self.memory_poll_s, least=0.01, most=60)
+        check_setting("worker_silent_s", self.worker_silent_s, least=0.1, most=3_600)
         check_setting("drain_calls_s", self.drain_calls_s, least=0.0, most=600)
         check_setting("outputs_max", self.outputs_max, least=1, most=1_000_000)
         check_setting("output_bytes_max", self.output_bytes_max, least=1_024, most=1 << 30)

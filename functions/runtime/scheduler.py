@@ -50,6 +50,7 @@ from bokilog.functions.runtime.effects import (
     Send,
     Stopping,
     TemplateEnded,
+    WorkerSilent,
 )
 from bokilog.functions.runtime.fleet import Fleet, Key
 from bokilog.functions.runtime.messages import (
@@ -179,6 +180,14 @@ class Scheduler:
             if worker.pid and worker.pool.options.memory_bytes
         ]
 
+    def shared(self) -> list[int]:
+        """Workers that run calls now and would take more: who stands still would hold those up."""
+        return [
+            worker.number
+            for worker in self._fleet.workers.values()
+            if worker.calls and worker.linked and worker.pool.concurrency > 1 and not worker.told
+        ]
+
     def stats(self) -> SchedulerStats:
         """What there is and was."""
         return SchedulerStats(
@@ -216,6 +225,8 @@ class Scheduler:
                 self._link_up(peer)
             case LinkDown(peer=peer, whole=whole):
                 self._link_down(peer, now_s, whole=whole)
+            case WorkerSilent(worker=number):
+                self._fleet.silent(number, now_s)
             case MemoryUsed(worker=number, used_bytes=used_bytes):
                 self._fleet.memory_used(number, used_bytes, now_s)
             case TemplateEnded(template=number, why=why):

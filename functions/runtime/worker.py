@@ -40,6 +40,7 @@ from bokilog.functions.runtime.messages import (
     Item,
     Output,
     PartRows,
+    Pulse,
     Recall,
     Retire,
     Returned,
@@ -180,6 +181,8 @@ class Worker:
             elif isinstance(message, Recall):
                 if self._turns.give_up(message.call):
                     self._send(Returned(message.call))
+            elif isinstance(message, Pulse):
+                self._send(message)
             elif isinstance(message, Retire):
                 self._retiring = self._loop.create_task(self._retire())
 

@@ -110,6 +110,7 @@ async def hosting(
     name: str = "host-1",
     log: ServedLog | None = None,
     scheduler: SchedulerSettings | None = None,
+    worker_silent_s: float = 5.0,
 ) -> AsyncIterator[Hosting]:
     # Paths of unix sockets are short.
     with tempfile.TemporaryDirectory(prefix="bokilog-") as folder:
@@ -123,6 +124,7 @@ async def hosting(
             watch=watch,
             watch_s=0.02,
             memory_poll_s=0.05,
+            worker_silent_s=worker_silent_s,
             drain_calls_s=0.2,
             scheduler=scheduler or SchedulerSettings(),
         )

@@ -102,6 +102,23 @@ def test_calls_of_a_killed_worker_are_told_or_start_again_by_their_policy() -> N
 
 
 @pytest.mark.kill
+def test_new_calls_do_not_go_to_a_worker_that_stands_still() -> None:
+    async def work(at: Hosting) -> None:
+        stopped = await at.call("naps", 0.0)
+        assert isinstance(stopped, int)
+        held = at.start("naps", 60.0)
+        await until(lambda: len(at.seen.begun) == 2)
+        os.kill(stopped, signal.SIGSTOP)
+        await until(lambda: at.stats.workers["naps"] == 0)
+        assert await at.call("naps", 0.0) != stopped
+        os.kill(stopped, signal.SIGCONT)
+        held.cancel("it was well")
+        assert isinstance(from_wire((await held.done).error), CallCancelled)
+
+    run(work, worker_silent_s=0.2)
+
+
+@pytest.mark.kill
 def test_a_killed_template_is_started_again_and_serves() -> None:
     async def work(at: Hosting) -> None:
         running = at.start("pid_after", 0.3)

@@ -20,6 +20,7 @@ from bokilog.functions.runtime.messages import (
     Output,
     Outputs,
     OutputsRequest,
+    Pulse,
     Recall,
     Retire,
     Returned,
@@ -81,6 +82,7 @@ EXAMPLES: tuple[tuple[CallMessage, int, str, str], ...] = (
     (Outputs("c1", [[1, "hi"]]), 177, "92a26331919201a26869", ""),
     (Recall(3), 178, "9103", ""),
     (Returned(3), 179, "9103", ""),
+    (Pulse(7), 180, "9107", ""),
 )
 
 

@@ -26,6 +26,7 @@ from bokilog.functions.runtime.effects import (
     Stopping,
     TemplateEnded,
     WorkerEnded,
+    WorkerSilent,
 )
 from bokilog.functions.runtime.messages import (
     DEPTH_MAX,
@@ -137,6 +138,20 @@ def test_a_worker_that_does_not_end_a_call_at_its_deadline_is_killed() -> None:
     assert codes(effects) == {1: CallTimeout.code}
     (killed,) = [each for each in effects if isinstance(each, KillWorker)]
     assert (killed.worker, killed.pid) == (worker, worker + 1_000)
+
+
+def test_a_worker_that_stands_still_gets_no_more_calls_and_may_finish_what_it_has() -> None:
+    sim = Sim({"f": FunctionOptions(max_concurrency=10, timeout_s=20.0)})
+    worker, (first,) = sim.run(start(1))
+    assert sim.core.shared() == [worker]
+    assert receivers(sim.give(WorkerSilent(worker)), Retire) == [("worker", worker)]
+    other, (second,) = sim.run(start(2))
+    assert other != worker
+    assert codes(sim.tell(("worker", other), done(second.call))) == {2: None}
+    assert codes(sim.wait(21.0)) == {1: CallTimeout.code}
+    assert [e.worker for e in sim.wait(6.0) if isinstance(e, KillWorker)] == [worker]
+    assert sim.give(WorkerSilent(worker)) == []
+    assert first.call_id == "id1"
 
 
 def test_what_else_a_stuck_worker_runs_gets_a_little_time() -> None:
