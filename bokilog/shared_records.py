@@ -2,12 +2,15 @@
 
     header   magic, version, slots, ring bytes, incarnation of the engine, head, uses
     slots    u64 key, u64 place; a key is (log space, seqnum), a slot is found by hashing it
-    ring     entries: place, book, seqnum, time, lengths, checksum; then tags and data
+    ring     entries: place, book, seqnum, checksum; then what it covers: time, lengths, tags, data
+
+Numbers are in the machine's own order, since nobody else reads them: those of the header and of
+slots are taken out of one array.
 
 Decides the layout, and when what was read may be used. One process writes, any number read, and
 nobody waits for anybody: a reader copies an entry and then looks whether it is whole (its checksum
-covers all of it) and still the one it asked for. What is not, or not here, is a miss, and the
-caller asks the engine by message.
+covers what is not compared) and still the one it asked for. What is not, or not here, is a miss,
+and the caller asks the engine by message.
 
 Invariants: an entry is written before its slot; no entry wraps around the end of the ring; places
 grow for ever, so an overwritten entry is known by its place. Only visible records are published,
@@ -21,7 +24,7 @@ another process's memory, beside 7 us for one message each way).
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 import xxhash
 
@@ -29,15 +32,14 @@ from bokilog.codec import pack, unpack
 from bokilog.limits import KIB, MIB
 
 MAGIC: Final = 0x5352_4C4F_474B_4F42  # "BOKGOLRS" as it lies in memory
-VERSION: Final = 1
+VERSION: Final = 2
 BYTES_MIN: Final = 1 * MIB
-_HEADER: Final = struct.Struct("<QIIQQQQQ")
-_HEAD_AT: Final = 40
-_USES_AT: Final = 48
+_HEADER: Final = struct.Struct("=QIIQQQQQ")
+_HEAD: Final = 5  # these two are places of numbers, not of bytes
+_USES: Final = 6
 _HEADER_BYTES: Final = 64
-_SLOT: Final = struct.Struct("<QQ")
-_NUMBER: Final = struct.Struct("<Q")
-_ENTRY: Final = struct.Struct("<QQQQII")  # place, book, seqnum, time, tags bytes, data bytes
+_SLOT_BYTES: Final = 16
+_ENTRY: Final = struct.Struct("=QQQQQII")  # place, book, seqnum, checksum, time, tags, data bytes
 _SPACE_SHIFT: Final = 53  # seqnums have 53 bits
 _SPREAD: Final = 0x9E37_79B9_7F4A_7C15
 _MASK: Final = 2**64 - 1
@@ -47,16 +49,13 @@ DATA_BYTES_MAX: Final = 64 * KIB
 """Of a record that is published: larger ones would push all others out, to save little."""
 
 assert _HEADER.size <= _HEADER_BYTES
-assert struct.calcsize("<QIIQQQ") == _HEAD_AT
-assert _USES_AT == _HEAD_AT + 8
+assert struct.calcsize("=QIIQQQ") == _HEAD * 8
+assert _USES == _HEAD + 1
 
 
-class SharedRecord(NamedTuple):
-    """A record as it lies in memory."""
-
-    data: bytes
-    tags: str | list[str] | None
-    timestamp_ms: int
+SharedRecord: TypeAlias = tuple[bytes, str | list[str] | None, int]
+"""(data, tags, time in ms): a record as it lies in memory. A plain tuple, since one is made for
+each read."""
 
 
 class _Layout:
@@ -68,7 +67,7 @@ class _Layout:
         slots = 1 << max(1, (size_bytes // _SLOT_PER_BYTES).bit_length() - 1)
         self.slots = slots
         self.slots_mask = slots - 1
-        self.ring_at = _HEADER_BYTES + slots * _SLOT.size
+        self.ring_at = _HEADER_BYTES + slots * _SLOT_BYTES
         self.ring_bytes = (size_bytes - self.ring_at) & ~7
 
 
@@ -80,11 +79,12 @@ class SharedWriter:
         incarnation: of the engine, so that readers know whose memory it is.
     """
 
-    __slots__ = ("_head", "_layout", "_memory", "published_count")
+    __slots__ = ("_head", "_layout", "_memory", "_words", "published_count")
 
     def __init__(self, memory: memoryview, incarnation: int) -> None:
         assert len(memory) >= BYTES_MIN
         self._memory = memory
+        self._words = _words_of(memory)
         self._layout = _Layout(len(memory))
         self._head = 0
         self.published_count = 0
@@ -97,8 +97,7 @@ class SharedWriter:
     def uses(self) -> int:
         """How often readers have looked for anything. They all write it, so one that counts while
         another does may be forgotten; it tells whether it is worth while to publish."""
-        (count,) = _NUMBER.unpack_from(self._memory, _USES_AT)
-        return int(count)
+        return self._words[_USES]
 
     def add(
         self,
@@ -111,17 +110,16 @@ class SharedWriter:
         timestamp_ms: int,
     ) -> None:
         """Publish a visible record; one that is there already, or is too large, is not written."""
-        memory, layout = self._memory, self._layout
+        memory, words, layout = self._memory, self._words, self._layout
         size = len(data)
         if size > DATA_BYTES_MAX:
             return
         key = space << _SPACE_SHIFT | seqnum
-        slot_at = _slot_at(key, layout.slots_mask)
-        known, place = _SLOT.unpack_from(memory, slot_at)
-        if known == key and self._head - place <= layout.ring_bytes:
+        slot = _slot_of(key, layout.slots_mask)
+        if words[slot] == key and self._head - words[slot + 1] <= layout.ring_bytes:
             return
         tag_bytes = b"" if not tags else pack(tags)
-        length = (_ENTRY.size + _NUMBER.size + len(tag_bytes) + size + 7) & ~7
+        length = (_ENTRY.size + len(tag_bytes) + size + 7) & ~7
         place = self._head
         left = layout.ring_bytes - place % layout.ring_bytes
         if left < length:
@@ -129,24 +127,25 @@ class SharedWriter:
         at = layout.ring_at + place % layout.ring_bytes
         # The head goes first: a reader of what is about to be overwritten sees that it is.
         self._head = place + length
-        _NUMBER.pack_into(memory, _HEAD_AT, self._head)
-        entry = _ENTRY.pack(place, book, seqnum, timestamp_ms, len(tag_bytes), size)
-        memory[at : at + _ENTRY.size] = entry
+        words[_HEAD] = self._head
+        check = _check(timestamp_ms, tag_bytes, data)
+        tags_size = len(tag_bytes)
+        _ENTRY.pack_into(memory, at, place, book, seqnum, check, timestamp_ms, tags_size, size)
         at += _ENTRY.size
-        _NUMBER.pack_into(memory, at, _check(entry, tag_bytes, data))
-        at += _NUMBER.size
-        memory[at : at + len(tag_bytes)] = tag_bytes
-        at += len(tag_bytes)
+        memory[at : at + tags_size] = tag_bytes
+        at += tags_size
         memory[at : at + size] = data
-        _SLOT.pack_into(memory, slot_at, key, place)
+        words[slot] = 0  # between keys no key: what is found is one entry's, or none's
+        words[slot + 1] = place
+        words[slot] = key
         self.published_count += 1
 
     def drop(self, space: int, seqnum: int) -> None:
         """Not to be read from here any more: the record has aux data now."""
         key = space << _SPACE_SHIFT | seqnum
-        slot_at = _slot_at(key, self._layout.slots_mask)
-        if _SLOT.unpack_from(self._memory, slot_at)[0] == key:
-            _SLOT.pack_into(self._memory, slot_at, 0, 0)
+        slot = _slot_of(key, self._layout.slots_mask)
+        if self._words[slot] == key:
+            self._words[slot] = 0
 
     def forget(self) -> None:
         """What was published may not be true any more: none of it is found."""
@@ -154,17 +153,29 @@ class SharedWriter:
         self._memory[_HEADER_BYTES:ring_at] = bytes(ring_at - _HEADER_BYTES)
         self._head += self._layout.ring_bytes + 8  # readers who have a place already see it as old
         self._head += -self._head % 8
-        _NUMBER.pack_into(self._memory, _HEAD_AT, self._head)
+        self._words[_HEAD] = self._head
 
 
 class SharedReader:
     """A worker's side."""
 
-    __slots__ = ("_layout", "_memory", "hit_count", "miss_count")
+    __slots__ = (
+        "_layout",
+        "_memory",
+        "_ring_at",
+        "_ring_bytes",
+        "_slots_mask",
+        "_words",
+        "hit_count",
+        "miss_count",
+    )
 
     def __init__(self, memory: memoryview) -> None:
         self._memory = memory
-        self._layout = _Layout(len(memory))
+        self._words = _words_of(memory)
+        self._layout = layout = _Layout(len(memory))
+        self._ring_at, self._ring_bytes = layout.ring_at, layout.ring_bytes
+        self._slots_mask = layout.slots_mask
         self.hit_count = 0
         self.miss_count = 0
 
@@ -177,47 +188,52 @@ class SharedReader:
 
     def find(self, space: int, book: int, seqnum: int) -> SharedRecord | None:
         """The record, or None: ask the engine."""
-        (uses,) = _NUMBER.unpack_from(self._memory, _USES_AT)
-        _NUMBER.pack_into(self._memory, _USES_AT, (uses + 1) & _MASK)
-        found = self._whole(space, book, seqnum)
-        if found is None:
-            self.miss_count += 1
-        else:
-            self.hit_count += 1
-        return found
-
-    def _whole(self, space: int, book: int, seqnum: int) -> SharedRecord | None:
-        memory, layout = self._memory, self._layout
+        words = self._words
+        words[_USES] = words[_USES] + 1 & _MASK
         key = space << _SPACE_SHIFT | seqnum
-        known, place = _SLOT.unpack_from(memory, _slot_at(key, layout.slots_mask))
-        (head,) = _NUMBER.unpack_from(memory, _HEAD_AT)
-        if known != key or head - place > layout.ring_bytes:
+        slot = _slot_of(key, self._slots_mask)
+        if words[slot] == key:
+            found = self._whole(words[slot + 1], book, seqnum)
+            if found is not None:
+                self.hit_count += 1
+                return found
+        self.miss_count += 1
+        return None
+
+    def _whole(self, place: int, book: int, seqnum: int) -> SharedRecord | None:
+        """What lies at a place, if that is the whole record. Lengths that were torn are nothing to
+        fear: a slice ends with the memory, and its checksum is another one."""
+        memory = self._memory
+        if self._words[_HEAD] - place > self._ring_bytes:
             return None
-        at = layout.ring_at + place % layout.ring_bytes
-        entry = bytes(memory[at : at + _ENTRY.size])
-        if len(entry) < _ENTRY.size:
+        at = self._ring_at + place % self._ring_bytes
+        if at + _ENTRY.size > len(memory):
             return None  # the place was torn: it points at the very end
-        found_place, found_book, found_seqnum, timestamp_ms, tags, size = _ENTRY.unpack(entry)
-        same = found_place == place and found_seqnum == seqnum and found_book == book
-        if not same or size > DATA_BYTES_MAX or at + _ENTRY.size + _NUMBER.size > len(memory):
+        entry = _ENTRY.unpack_from(memory, at)
+        found_place, found_book, found_seqnum, check, timestamp_ms, tags, size = entry
+        same = found_seqnum == seqnum and found_place == place and found_book == book
+        if not same or size > DATA_BYTES_MAX:
             return None
         at += _ENTRY.size
-        (check,) = _NUMBER.unpack_from(memory, at)
-        at += _NUMBER.size
-        tag_bytes = bytes(memory[at : at + tags]) if tags else b""
-        at += tags
-        data = bytes(memory[at : at + size])
-        if _check(entry, tag_bytes, data) != check:
+        tag_bytes = b""
+        if tags:
+            tag_bytes = memory[at : at + tags].tobytes()
+            at += tags
+        data = memory[at : at + size].tobytes()
+        if _check(timestamp_ms, tag_bytes, data) != check or len(data) != size:
             return None
-        return SharedRecord(data, unpack(tag_bytes) if tags else None, timestamp_ms)
+        return data, unpack(tag_bytes) if tags else None, timestamp_ms
 
 
-def _slot_at(key: int, mask: int) -> int:
-    return _HEADER_BYTES + ((key * _SPREAD & _MASK) >> 24 & mask) * _SLOT.size
+def _words_of(memory: memoryview) -> memoryview:
+    return memory[: len(memory) & ~7].cast("Q")
 
 
-def _check(entry: bytes, tag_bytes: bytes, data: bytes | bytearray | memoryview) -> int:
-    seed = xxhash.xxh3_64_intdigest(entry)
-    if tag_bytes:
-        seed = xxhash.xxh3_64_intdigest(tag_bytes, seed)
+def _slot_of(key: int, mask: int) -> int:
+    """Where its two numbers are."""
+    return (_HEADER_BYTES >> 3) + ((key * _SPREAD & _MASK) >> 24 & mask) * 2
+
+
+def _check(timestamp_ms: int, tag_bytes: bytes, data: bytes | bytearray | memoryview) -> int:
+    seed = xxhash.xxh3_64_intdigest(tag_bytes, timestamp_ms) if tag_bytes else timestamp_ms
     return xxhash.xxh3_64_intdigest(data, seed)

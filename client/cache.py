@@ -71,23 +71,27 @@ class Cache:
             self._kept_in[space] = told
         return term <= told
 
-    def record(self, book: int, seqnum: int, trim_until: int) -> Record | None:
-        """The record at `seqnum`, if it was read before and stands at or past both known trims."""
-        records = self._books.get(book)
-        if records is None or seqnum < trim_until or seqnum < self._facts.trim_until(book, None):
-            return None
-        return records.get(seqnum)
-
-    def shared(
-        self, memory: SharedReader, space: int, book: int, seqnum: int, trim_until: int
+    def record(
+        self,
+        book: int,
+        seqnum: int,
+        trim_until: int,
+        *,
+        memory: SharedReader | None = None,
+        space: int = 0,
     ) -> Record | None:
-        """The record at `seqnum` out of the engine's memory, if no known trim is past it.
+        """The record at `seqnum`, if it was read before or is in the engine's memory, and stands
+        at or past both known trims.
 
-        It is not kept: reading it there again costs little more than here.
+        What is found there is not kept: reading it there again costs little more than here.
         """
         facts = self._facts
         if seqnum < trim_until or seqnum < facts.trim_until(book, None):
             return None
+        records = self._books.get(book)
+        kept = records.get(seqnum) if records is not None else None
+        if kept is not None or memory is None or seqnum <= 0:
+            return kept
         found = memory.find(space, book, seqnum)
         if found is None:
             return None

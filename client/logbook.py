@@ -417,9 +417,9 @@ class ClientLogBook(Generic[T]):
             return None
         trim_until = self._session.trim_until(route.number)
         core = client.core
-        found = core.cache.record(route.number, seqnum, trim_until)
-        if found is None and core.shared is not None and seqnum > 0:
-            found = core.cache.shared(core.shared, route.space, route.number, seqnum, trim_until)
+        found = core.cache.record(
+            route.number, seqnum, trim_until, memory=core.shared, space=route.space
+        )
         return found if found is None or self._codec is None else self._typed(found)
 
     def _counts(self, route: Route) -> bool:
