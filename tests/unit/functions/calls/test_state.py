@@ -21,7 +21,7 @@ from bokilog.functions.calls.records import (
     encode,
     tags_of,
 )
-from bokilog.functions.calls.state import CallsState, Phase
+from bokilog.functions.calls.state import KEPT_BYTES_MAX, CallsState, Phase
 from bokilog.record import Record
 from tests.unit.functions.calls.world import spawned
 
@@ -41,6 +41,22 @@ def test_a_claim_holds_the_call_until_the_end_of_its_lease() -> None:
     call = state.calls[ID]
     assert (call.phase, call.holder, call.lease_ms, call.seqnum) == (Phase.CLAIMED, "a/1", 160, 2)
     assert (call.spawned_seqnum, call.spawned_ms) == (1, 100)
+
+
+def test_arguments_are_at_hand_up_to_some_bytes_and_let_go_with_their_call() -> None:
+    large = spawned(ID)._replace(payload=bytes(KEPT_BYTES_MAX // 2))
+    second, third = (large._replace(call_id=f"{number:016x}") for number in (2, 3))
+    waiting: list[tuple[CallRecord, int]] = [(large, 1), (second, 2)]
+    state = folded(*waiting)
+    assert state.calls[ID].spawned == large
+    assert state.calls[second.call_id].spawned is None, "its record is read when it starts"
+    over = Finished(ID, "a/1", 0, 0, "", [], 1, b"")
+    state = folded(*waiting, (over, 3), (third, 4))
+    assert state.calls[third.call_id].spawned == third
+    snapshot = state.snapshot()
+    state.restore(snapshot)
+    state.check()
+    assert state.calls[third.call_id].spawned is None, "snapshots are of what is open, not why"
 
 
 def test_only_the_holder_extends_its_lease() -> None:

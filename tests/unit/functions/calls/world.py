@@ -90,13 +90,13 @@ class Host:
         self.send(FunctionsAre(world.functions))
         world.later(world.delay(), self.read)
 
-    def send(self, event: ClaimsEvent) -> None:
+    def send(self, *events: ClaimsEvent) -> None:
         if not self.is_up:
             return
         if self.stands_still:
-            self.world.later(0.01, lambda: self.send(event))
+            self.world.later(0.01, lambda: self.send(*events))
             return
-        for effect in self.core.handle(event, self.world.now_s):
+        for effect in self.core.handle_all(events, self.world.now_s):
             match effect:
                 case Append():
                     self.world.later(self.world.delay(), partial(self.order, effect))
@@ -123,12 +123,10 @@ class Host:
             return
         records = self.world.book.visible(CALLS, self.position, self.world.book.tail)
         self.position = self.world.book.tail
-        for record in records:
-            if record.seqnum in self.world.lost:
-                continue
-            changed = self.state.apply(record)
-            if changed is not None:
-                self.send(Changed(changed))
+        kept = [record for record in records if record.seqnum not in self.world.lost]
+        # A page is folded as a whole before the core is told what it is about, as in the shell.
+        changes = dict.fromkeys(self.state.apply(record) for record in kept)
+        self.send(*[Changed(each) for each in changes if each is not None])
         self.send(CaughtUpNow())
 
     def order(self, effect: Append) -> None:
