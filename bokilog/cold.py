@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.errors import CorruptJournal, FormatTooNew
+from bokilog.named import NamedTuple
 
 LIST_FILE: Final = "cold.json"
 """In the directory of the journal, so that the two are moved away together."""

@@ -10,11 +10,12 @@ compared by their type only with `match` and `isinstance`.
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bokilog.cold import ColdJob, ColdOutcome
 from bokilog.ids import Term
 from bokilog.messages import Message
+from bokilog.named import NamedTuple
 from bokilog.view import View
 
 Address = Hashable

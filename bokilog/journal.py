@@ -22,11 +22,12 @@ general store). Differs from Boki, which leaves all this to its key-value store.
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from xxhash import xxh3_64_intdigest
 
 from bokilog.errors import FormatTooNew
+from bokilog.named import NamedTuple
 
 Buffer = bytes | bytearray | memoryview
 Verify = Callable[[int, memoryview], bool]

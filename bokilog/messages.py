@@ -15,7 +15,7 @@ messages are fixed C structs: columns and lists leave room for the next version.
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from bokilog.codec import (
     flag,
@@ -54,6 +54,7 @@ from bokilog.metalog import (
     entry_from_plain,
     entry_to_plain,
 )
+from bokilog.named import NamedTuple
 
 # --- what fields hold, by their annotation (checked on arrival, see `_CHECK_OF`) ------------------
 

@@ -17,7 +17,6 @@ Differs from Boki: one kind of log for cuts and everything else that needs a pla
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -33,6 +32,7 @@ from bokilog.limits import (
     SEQNUM_MAX,
     TAG_BYTES_MAX,
 )
+from bokilog.named import NamedTuple
 from bokilog.record import SYSTEM_TAG_PREFIX
 
 ITEM_METALOG = 2
