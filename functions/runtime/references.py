@@ -14,7 +14,7 @@ from typing import Final
 from bokilog.client.admin import ClientLog
 from bokilog.client.session import Session
 from bokilog.codec import listed, natural, pack, row, text, unpack
-from bokilog.errors import DataLost, LogBookConflict
+from bokilog.errors import DataLost, LogBookConflict, RecordTooLarge
 from bokilog.framing import Buffer
 from bokilog.functions.runtime.messages import Encoding
 from bokilog.limits import KIB, RECORD_BYTES_MAX
@@ -33,9 +33,13 @@ def data_book(app: str) -> str:
 async def keep(
     log: ClientLog, app: str, *, encoding: int, payload: Buffer, host: str, session: Session
 ) -> tuple[int, bytes]:
-    """A large payload as (encoding, what stands for it); one beyond a record stays as it is."""
+    """A large payload as (encoding, what stands for it).
+
+    Raises:
+        RecordTooLarge: it is more than a record holds.
+    """
     if len(payload) > RECORD_BYTES_MAX:
-        return encoding, bytes(payload)
+        raise RecordTooLarge(len(payload), RECORD_BYTES_MAX)
     name = data_book(app)
     if log.client.core.book(name).route is None:
         try:

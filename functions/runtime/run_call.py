@@ -33,7 +33,7 @@ from bokilog.call_errors import (
     ResultUnusable,
     UnknownFunction,
 )
-from bokilog.errors import BokilogError, NotSupported, to_wire
+from bokilog.errors import BokilogError, NotSupported, RecordTooLarge, to_wire
 from bokilog.functions.runtime import generator_thread, references
 from bokilog.functions.runtime.caller import NOTE, failed
 from bokilog.functions.runtime.context import Context, Place, current
@@ -389,14 +389,17 @@ class Runs:
         log = await self._place.connected_log()
         if log is None:
             return encoding, payload
-        return await references.keep(
-            log,
-            self._place.app,
-            encoding=encoding,
-            payload=payload,
-            host=self._place.host,
-            session=run.context.session_for(log),
-        )
+        try:
+            return await references.keep(
+                log,
+                self._place.app,
+                encoding=encoding,
+                payload=payload,
+                host=self._place.host,
+                session=run.context.session_for(log),
+            )
+        except RecordTooLarge as error:
+            raise ResultUnusable(run.start.function, f"is {error}") from error
 
     def _failure(self, run: Run, error: BaseException) -> tuple[int, bytes, WireError]:
         if run.reason is not None:

@@ -15,7 +15,7 @@ import pytest
 import bokilog
 from bokilog import App, Context
 from bokilog.errors import BokilogError
-from bokilog.functions.runtime import streaming
+from bokilog.functions.runtime import references, streaming
 from bokilog.functions.runtime.caller import HostCalls, failed
 from bokilog.functions.runtime.generator_thread import AHEAD
 from bokilog.functions.runtime.local import LocalApp
@@ -625,6 +625,18 @@ def test_large_values_are_records() -> None:
         assert await size.remote(large) == large * 2
         infos = await (await local.log()).books()
         assert [(each.durability, each.retention_s) for each in infos] == [("memory", 3_600)]
+
+    locally(claim)
+
+
+def test_values_that_no_record_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "RECORD_BYTES_MAX", 400_000)
+
+    async def claim(local: LocalApp) -> None:
+        with pytest.raises(bokilog.RecordTooLarge, match="of 500000 bytes: the limit is 400000"):
+            await size.remote(bytes(500_000))
+        with pytest.raises(bokilog.ResultUnusable, match="its result is a record of 600000 bytes"):
+            await size.remote(bytes(300_000))
 
     locally(claim)
 
