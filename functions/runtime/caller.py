@@ -112,6 +112,7 @@ class HostCalls:
         """
         if self.up:
             return
+        self._check_loop()
         waiter = self._loop.create_future()
         self._waiting.append(waiter)
         await asyncio.wait([waiter], timeout=timeout_s)
@@ -165,13 +166,17 @@ class HostCalls:
         return opened
 
     def _opened(self, request: Request) -> OpenCall:
-        if asyncio.get_running_loop() is not self._loop:
-            raise WrongLoop("the app's connection", "belongs to another event loop")
+        self._check_loop()
         call, self._next = self._next, self._next + 1
         due_s = self._loop.time() + request.timeout_s + SILENCE_S
         opened = OpenCall(call, request, done=self._loop.create_future(), due_s=due_s)
         self._open[call] = opened
         return opened
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            problem = "belongs to another event loop, or to the process before a fork"
+            raise WrongLoop("the app's connection", problem)
 
     def _sent(self, message: CallMessage, opened: Sequence[OpenCall]) -> None:
         try:

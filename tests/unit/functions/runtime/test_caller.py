@@ -10,7 +10,7 @@ import cloudpickle
 import pytest
 
 from bokilog.call_errors import CallTimeout, FunctionFailed, InvalidArguments, WorkerLost
-from bokilog.errors import NodeUnreachable, from_wire, to_wire
+from bokilog.errors import NodeUnreachable, WrongLoop, from_wire, to_wire
 from bokilog.functions.runtime import caller
 from bokilog.functions.runtime.caller import HostCalls, Request, error_of, failed
 from bokilog.functions.runtime.messages import Cancel, Credit, Done, Item, StartMany
@@ -43,6 +43,22 @@ def on_loop(claim: Callable[[Link, HostCalls], Awaitable[None]]) -> None:
 
 def done(call: int, payload: bytes = b"") -> Done:
     return Done(call, 0, "", [], 0, 0, False, payload)
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_another_loop_as_after_a_fork_is_refused(up: bool) -> None:
+    async def claim(link: Link, calls: HostCalls) -> None:
+        calls.up = up
+
+        async def elsewhere() -> None:
+            await calls.wait_up(0.01)
+            calls.start(REQUEST, b"1")
+
+        with pytest.raises(WrongLoop, match="another event loop, or to the process before a fork"):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+        assert link.sent == []
+
+    on_loop(claim)
 
 
 def test_calls_are_numbered_and_answers_find_them_in_any_order() -> None:
