@@ -18,7 +18,7 @@ from concurrent.futures import Executor
 from contextvars import copy_context
 from typing import Final
 
-AHEAD: Final = 8
+AHEAD: Final = 16
 """Items made and not yet taken: so that the thread need not wait for the loop at each."""
 
 Body = Callable[[], Generator[object, None, object]]
@@ -27,13 +27,15 @@ Body = Callable[[], Generator[object, None, object]]
 class _Handover:
     """Between the thread and the loop."""
 
-    __slots__ = ("items", "left", "loop", "more", "room")
+    __slots__ = ("asleep", "items", "left", "loop", "more", "room")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.items: deque[object] = deque()
         self.room = threading.Semaphore(AHEAD)
         self.more = asyncio.Event()
+        self.asleep = False
+        """The loop waits, or is about to look once more and then wait: it wants to be woken."""
         self.left = threading.Event()
         """Nobody takes anything any more."""
 
@@ -54,7 +56,9 @@ class _Handover:
                     if self.left.is_set():
                         break
                     self.items.append(item)
-                    self.loop.call_soon_threadsafe(self.more.set)
+                    if self.asleep:
+                        self.asleep = False
+                        self.loop.call_soon_threadsafe(self.more.set)
             finally:
                 generator.close()
         except BaseException as error:  # whatever it is, it belongs to the call
@@ -72,7 +76,8 @@ async def items_of(executor: Executor, body: Body) -> AsyncGenerator[object, Non
         while handover.items or not running.done():
             if not handover.items:
                 handover.more.clear()
-                if not handover.items:  # the thread is not asked to wait
+                handover.asleep = True  # first: what comes after the look wakes this
+                if not handover.items:
                     await handover.more.wait()
                 continue
             item = handover.items.popleft()
