@@ -149,6 +149,11 @@ async def find_or_create(
         )
         if isinstance(newest.said, Created):
             return _route(client, newest.seqnum, newest.said, session)
+        if isinstance(newest.said, Deleted):
+            # Nobody meets that deletion here any more once the name is used again: so whoever reads
+            # or follows that LogBook can know before (P5).
+            gone = newest.said.number
+            await _tell_space(client, gone, session, deadline_s=deadline_s, timeout_s=timeout_s)
         tag = name_tag(created.name)
         try:
             number = await _append(

@@ -17,7 +17,7 @@ from bokilog.errors import (
     UnknownLogBook,
     to_wire,
 )
-from bokilog.messages import Message, Propose, Read, ReadReply, RequestFailed
+from bokilog.messages import AppendFrame, Message, Propose, Read, ReadReply, RequestFailed
 from bokilog.metalog import DeleteBook
 from bokilog.record import CaughtUp, Record
 from tests.unit.client.fake_engine import FakeEngine
@@ -339,4 +339,26 @@ async def test_a_deletion_whose_entry_is_missing_is_proposed_again_by_who_reads_
             await asyncio.sleep(0.01)
         entries = [message.entry for message in engine.received if isinstance(message, Propose)]
         assert [type(entry) for entry in entries] == [DeleteBook]
+        assert number in engine.spaces[0].deleted
+
+
+async def test_p5_a_name_is_used_again_only_once_its_deletion_is_told() -> None:
+    """1. Who deletes a LogBook dies before its log space knows. 2. Somebody appends to that name,
+    and so makes the next one: from then on nobody meets the deletion any more. 3. Followers of the
+    first one would wait for ever."""
+    engine = FakeEngine()
+    async with existing(engine) as (_, book):
+        number = (await book.info()).number
+        async with opened(engine) as (_, other):
+            await other.delete_book("orders")
+            engine.spaces[0].deleted.clear()  # as if whoever deleted it had died in between
+        engine.received.clear()
+        async with opened(engine) as (_, third):
+            await third.create_book("orders")
+        told = [
+            isinstance(message, Propose) and isinstance(message.entry, DeleteBook)
+            for message in engine.received
+        ]
+        created = [isinstance(message, AppendFrame) for message in engine.received]
+        assert told.index(True) < created.index(True)
         assert number in engine.spaces[0].deleted
