@@ -11,6 +11,7 @@ files or the fold (`storage_nodes/fold_check.py`); findings are bounded, the res
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -232,6 +233,9 @@ class MetalogCheck:
         self._with_frames = with_frames
         self._tail = 1
         self._timestamp_ms = 0
+        self._kept_until = sys.maxsize
+        """Entries of the term from this count on are past its end (P13). A primary that was cut off
+        makes some for a while after the next term began, so time says nothing between the two."""
         self._whole = True
         """No entry of this term was missed: shards and the tail are known exactly."""
         self._ordered: dict[int, int] = {}
@@ -319,6 +323,11 @@ class MetalogCheck:
         if run.term != self.term or self.count is None:
             end = self._ends.get(run.term)
             self._ordered = {}
+            following = [term for term in self._ends if term > run.term]
+            if following:
+                self._kept_until = self._ends[min(following)].position.count
+            else:
+                self._kept_until = sys.maxsize
             whole_term = end is not None and end.position.count == run.first
             self._whole = whole_term or (run.first == 0)
             if end is not None:
@@ -330,9 +339,10 @@ class MetalogCheck:
             self._entry(entry, run.first + place)
 
     def _entry(self, entry: Entry, count: int) -> None:
-        if entry.timestamp_ms < self._timestamp_ms:
-            self._add(f"time goes back at entry {count}", "seqnums asked for by time")
-        self._timestamp_ms = max(self._timestamp_ms, entry.timestamp_ms)
+        if count < self._kept_until:
+            if entry.timestamp_ms < self._timestamp_ms:
+                self._add(f"time goes back at entry {count}", "seqnums asked for by time")
+            self._timestamp_ms = max(self._timestamp_ms, entry.timestamp_ms)
         if isinstance(entry, Cut):
             self._cut(entry, count)
         elif isinstance(entry, OpenShard):

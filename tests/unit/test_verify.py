@@ -87,6 +87,8 @@ def test_p13_a_term_begins_where_its_view_says_that_the_last_one_ended() -> None
     assert given(check(ends=ends), run(0, OPEN, FIRST), good) == []
     # Entries past the end are dropped.
     assert given(check(ends=ends), run(0, OPEN, FIRST), run(2, SECOND), good) == []
+    late = SECOND._replace(timestamp_ms=1_000)  # of a primary that was cut off
+    assert given(check(ends=ends), run(0, OPEN, FIRST), run(2, late), good) == []
     wrong = {Term(2): end(1, 1, 10)}
     assert given(check(ends=wrong), run(0, OPEN, FIRST), run(2, SECOND), good)
 
