@@ -98,7 +98,6 @@ def functions(setting: Setting) -> list[Result]:
             "pool": ask("pool", count=MAP_COUNT),
             "read": lambda: ask("read", count=READ_COUNT, book=next(books))(),
             "memory": ask("memory", count=MEMORY_WORKERS),
-            # Last: what it leaves is run afterwards, beside whatever is measured then.
             "spawn": ask("spawn", outstanding=SPAWN_OUTSTANDING),
         }
         found = _in_turns(measures, setting.plan, setting.tell)
