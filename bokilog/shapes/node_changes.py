@@ -5,7 +5,10 @@ majority of the old sequencers says that it ended, and names the new nodes. New 
 spares (P33); spares go, replicas do not. Every new sequencer gets a directory with a copy of the
 longest metalog of each log space, so that a majority of the new ones has all of it, on the disks
 that the view names, before the view is stored (P13, P14); the start after that is like any other.
-Sequencers are only added: with fewer, copies that the others count on would go.
+With
+fewer sequencers, too, a majority of the old ones has to say where the term ended, and a majority of
+those that stay has all of it before the view is stored; the others' directories stay where they
+are, without a vote.
 
 Invariants: the cluster does not run meanwhile; the view is stored last, by compare-and-swap, so a
 run that is killed can be run again, and one whose view is stored finds nothing to do; W and the
@@ -16,7 +19,7 @@ Does not know: settings files, processes. Past a lost majority there is only `ac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -26,7 +29,7 @@ from bokilog.io.open_views import open_views
 from bokilog.sequencer.next_view import Start, is_quorum, next_view
 from bokilog.shapes.accept_loss import AcceptLoss, Left
 from bokilog.shapes.cluster_layout import Layout, nodes_of
-from bokilog.view import Node, View
+from bokilog.view import LogSpace, Node, View
 
 
 def change_nodes(layout: Layout) -> None:
@@ -42,7 +45,7 @@ def change_nodes(layout: Layout) -> None:
     if view is None or _nodes_of(view) == _nodes_of(_widened(layout, view)):
         return
     _check(layout, view)
-    with AcceptLoss(layout) as stopped:
+    with AcceptLoss(_with_old_sequencers(layout, view)) as stopped:
         left = stopped.look()
         _check_left(left)
         following = _following(layout, stopped, left)
@@ -56,6 +59,22 @@ def _nodes_of(view: View) -> set[NodeId]:
     return {node.id for node in view.nodes if node.role != "engine"}
 
 
+def _with_old_sequencers(layout: Layout, view: View) -> Layout:
+    """The layout, with sequencers of the view that are to go: what they hold is looked at."""
+    known = {plan.id for plan in layout.nodes}
+    going = tuple(
+        replace(
+            layout.nodes[0],
+            id=node.id,
+            addresses=(node.address,),
+            data_dir=layout.data_dir / node.id,
+        )
+        for node in view.nodes
+        if node.role == "sequencer" and node.id not in known
+    )
+    return replace(layout, nodes=(*layout.nodes, *going))
+
+
 # --- what can be ----------------------------------------------------------------------------------
 
 
@@ -63,11 +82,6 @@ def _check(layout: Layout, view: View) -> None:
     wanted = {plan.id for plan in layout.nodes}
     gone = [node for node in view.nodes if node.role != "engine" and node.id not in wanted]
     sequencers = [node.id for node in view.nodes if node.role == "sequencer"]
-    if any(node.role == "sequencer" for node in gone):
-        problem = (
-            f"is fewer than the {len(sequencers)} that hold the metalog: none can be taken out"
-        )
-        raise InvalidSettings("sequencers", str(layout.settings.sequencers), problem)
     for node in gone:
         held = [str(space.id) for space in view.spaces if node.id in space.replicas]
         if held:
@@ -101,24 +115,38 @@ def _widened(layout: Layout, view: View) -> View:
     """The view with the nodes of the layout, each new sequencer a backup of every log space."""
     known = {node.id: node for node in view.nodes}
     nodes = tuple(known.get(node.id, node) for node in nodes_of(layout))
-    added = tuple(n.id for n in nodes if n.role == "sequencer" and n.id not in known)
-    spaces = tuple(replace(space, backups=(*space.backups, *added)) for space in view.spaces)
-    return replace(view, nodes=nodes, spaces=spaces)
+    sequencers = [node.id for node in nodes if node.role == "sequencer"]
+    added = [node for node in sequencers if node not in known]
+    spaces = []
+    for space in view.spaces:
+        first, *others = [*(n for n in space.sequencers if n in sequencers), *added]
+        spaces.append(replace(space, primary=first, backups=tuple(others)))
+    return replace(view, nodes=nodes, spaces=tuple(spaces))
 
 
 def _following(layout: Layout, stopped: AcceptLoss, left: Left) -> View:
     widened = _widened(layout, left.view)
     left = replace(left, view=widened)
-    known = {node: widened.node(node) for node in left.alive}
-    starts = {node: Start(incarnation=0, disk_id=said.disk_id) for node, said in known.items()}
-    for node in _to_be_made(widened, left):
+    starts = {
+        node.id: Start(incarnation=0, disk_id=node.disk_id)
+        for node in widened.nodes
+        if node.id in left.alive
+    }
+    made = list(_to_be_made(widened, left))
+    for node in made:
         starts[node] = Start(incarnation=0, disk_id=stopped.made_anew(left, node))
     return next_view(
         widened,
         ends=[left.ends[space.id].end for space in widened.spaces],
-        primary={space.id: left.ends[space.id].sources[0] for space in widened.spaces},
+        primary={space.id: _holder(space, left, made) for space in widened.spaces},
         starts=starts,
     )
+
+
+def _holder(space: LogSpace, left: Left, made: Sequence[NodeId]) -> NodeId:
+    """A sequencer that has the whole metalog of a log space."""
+    holding = (*left.ends[space.id].sources, *made)
+    return next(node for node in holding if node in space.sequencers)
 
 
 def _to_be_made(view: View, left: Left) -> Iterator[NodeId]:
@@ -127,7 +155,7 @@ def _to_be_made(view: View, left: Left) -> Iterator[NodeId]:
     made = {node.id for node in view.nodes if node.role == "sequencer" and _is_new(left, node)}
     yield from sorted(made)
     copied_from = {left.ends[space.id].sources[0] for space in view.spaces}
-    for node in left.alive:
+    for node in (each.id for each in view.nodes if each.id in left.alive):
         behind = any(node not in left.ends[space.id].sources for space in view.spaces)
         if behind and node not in copied_from and not _is_held(view, left, made):
             made.add(node)

@@ -50,7 +50,6 @@ def test_the_same_numbers_store_no_view(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "count", "problem"),
     [
-        ("sequencers", 1, "is fewer than the 3 that hold the metalog: none can be taken out"),
         ("storage_nodes", 2, r"takes storage-3 away, which holds the records of log space 0, 1, 2"),
     ],
 )
