@@ -16,7 +16,7 @@ Does not know: frames, cuts, how the state is kept. Differs from Boki, whose con
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bokilog.messages import (
     VERDICT_BOOK_DELETED,
@@ -26,6 +26,7 @@ from bokilog.messages import (
     VERDICT_TAGS_ENDED,
     VERDICT_VISIBLE,
 )
+from bokilog.named import NamedTuple
 
 
 class KeyUse(NamedTuple):

@@ -15,7 +15,8 @@ never cut in two.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from bokilog.named import NamedTuple
 
 
 class CutSpan(NamedTuple):

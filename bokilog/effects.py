@@ -9,7 +9,6 @@ compared by their type only with `match` and `isinstance`.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Protocol
 
 from bokilog.cold import ColdJob, ColdOutcome
@@ -249,14 +248,16 @@ class StorePromise(NamedTuple):
     term: Term
 
 
-@dataclass(slots=True)
 class AcquireLease:
     """Get or renew the lease of the active controller; `LeaseHeld` or `LeaseLost` tells."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
+
 class ReleaseLease:
     """Let another controller be the active one at once."""
+
+    __slots__ = ()
 
 
 class StoreIntent(NamedTuple):

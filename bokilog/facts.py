@@ -22,9 +22,10 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.limits import SEQNUM_MAX
+from bokilog.named import NamedTuple
 
 Tags = None | str | list[str]
 

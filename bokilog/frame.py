@@ -26,7 +26,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Final, Literal, NamedTuple, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast
 
 from xxhash import xxh3_64_intdigest
 
@@ -45,6 +45,7 @@ from bokilog.limits import (
     UNIT_BYTES_MAX,
     UNIT_RECORDS_MAX,
 )
+from bokilog.named import NamedTuple
 from bokilog.record import SYSTEM_TAG_PREFIX
 
 Tags: TypeAlias = str | list[str] | None

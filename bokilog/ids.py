@@ -8,7 +8,9 @@ Does not know: who gives names out, or what they name.
 
 from __future__ import annotations
 
-from typing import NamedTuple, NewType
+from typing import NewType
+
+from bokilog.named import NamedTuple
 
 Seqnum = NewType("Seqnum", int)
 """Position of a record in its LogBook's order: 1..2**53-1, growing, with gaps."""

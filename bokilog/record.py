@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from bokilog.errors import (
     DecodeError,
@@ -50,6 +50,7 @@ from bokilog.limits import (
     UNIT_BYTES_MAX,
     UNIT_RECORDS_MAX,
 )
+from bokilog.named import NamedTuple
 
 Durability: TypeAlias = Literal["sync", "flush", "memory"]
 Consistency: TypeAlias = Literal["session", "linearizable"]

@@ -16,12 +16,13 @@ which pastes the guard into each of its three node types.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.effects import Address
 from bokilog.ids import Term
 from bokilog.limits import MIB
 from bokilog.messages import AppendFrame, Message, Metalog, Replicate
+from bokilog.named import NamedTuple
 
 HELD_MAX: Final = 4_096
 HELD_BYTES_MAX: Final = 64 * MIB

@@ -10,12 +10,13 @@ Does not know: how those records are appended or read. Records of version 1 are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.codec import pack, unpack
 from bokilog.errors import FormatTooNew, NotSupported, RemoteProtocolError
 from bokilog.ids import START, SYSTEM_BOOK, SYSTEM_SPACE, Position
 from bokilog.limits import KEY_HORIZON_S
+from bokilog.named import NamedTuple
 from bokilog.record import DURABILITIES, Durability
 
 RECORD_VERSION: Final = 1

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from bokilog.facts import Facts
 from bokilog.limits import MIB
 from bokilog.messages import Read, ReadReply
+from bokilog.named import NamedTuple
 from bokilog.record import Record
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from bokilog.client.batching import Batch, Lane, Room, Unit
 from bokilog.client.books import Route
@@ -47,6 +47,7 @@ from bokilog.messages import (
     Tail,
     Welcome,
 )
+from bokilog.named import NamedTuple
 
 if TYPE_CHECKING:
     from bokilog.shared_records import SharedReader  # a log in this process needs none

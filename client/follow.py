@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import AsyncGenerator
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.client.books import Route
 from bokilog.client.core import Book
@@ -23,6 +23,7 @@ from bokilog.client.session import Session
 from bokilog.errors import RemoteProtocolError, Trimmed, UnknownLogBook
 from bokilog.limits import PAGE_BYTES_DEFAULT, SEQNUM_MAX
 from bokilog.messages import Read, ReadReply
+from bokilog.named import NamedTuple
 from bokilog.record import Record
 
 PAGE_RECORDS: Final = 1_000

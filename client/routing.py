@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bokilog.client.batching import Unit
 from bokilog.client.books import (
@@ -41,6 +41,7 @@ from bokilog.ids import SYSTEM_BOOK, SYSTEM_SPACE
 from bokilog.limits import PAGE_BYTES_DEFAULT, SEQNUM_MAX
 from bokilog.messages import BookState, Propose, Read, ReadReply, TailRequest
 from bokilog.metalog import DeleteBook, Proposer, Retain
+from bokilog.named import NamedTuple
 from bokilog.record import BookInfo, Conditions
 
 PAGE_RECORDS = 1_000

@@ -14,12 +14,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.codec import pack, unpack
 from bokilog.errors import HistoryChanged, InvalidToken, RemoteProtocolError
 from bokilog.ids import START, Position, Term
 from bokilog.limits import TOKEN_CHARACTERS_MAX
+from bokilog.named import NamedTuple
 
 TOKEN_VERSION: Final = 1
 TRIMS_MAX: Final = 1_024  # LogBooks whose trim one session remembers

@@ -17,7 +17,6 @@ metalog in memory and never catch up.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bokilog.effects import Address, Commit, Effect, EndTerm, RaiseCeiling, Send
 from bokilog.errors import ReadOnly
@@ -34,6 +33,7 @@ from bokilog.messages import (
     TermConfirmed,
 )
 from bokilog.metalog import ITEM_METALOG, Run, encode_run
+from bokilog.named import NamedTuple
 from bokilog.sequencer.held import Holding
 from bokilog.sequencer.retention import releasable
 from bokilog.sequencer.runs import RunIndex
@@ -42,8 +42,7 @@ from bokilog.view import LogSpace
 FromPrimary = ReplicateRun | RunsGone | HoldCeiling | ConfirmTerm
 
 
-@dataclass(frozen=True, slots=True)
-class BackupStats:
+class BackupStats(NamedTuple):
     """A backup at a glance."""
 
     position: Position

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.ids import START, Position
 from bokilog.journal import Journal, Location
 from bokilog.metalog import DeleteBook, Lost, Run, StartOver, decode_run
+from bokilog.named import NamedTuple
 from bokilog.sequencer.runs import RunIndex
 from bokilog.view import End
 

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from bokilog.cut import record_count
 from bokilog.effects import Address, Commit, Effect, EndTerm, RaiseCeiling, Send, SetTimer
@@ -64,6 +63,7 @@ from bokilog.metalog import (
     encode_run,
     proposal_problem,
 )
+from bokilog.named import NamedTuple
 from bokilog.sequencer.held import Held, Holding, Recovered, Standing, deletions_of
 from bokilog.sequencer.progress import Progress
 from bokilog.sequencer.replication import Replication
@@ -127,8 +127,7 @@ class InFlight(NamedTuple):
     made_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class PrimaryStats:
+class PrimaryStats(NamedTuple):
     """A primary at a glance."""
 
     position: Position

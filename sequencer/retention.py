@@ -16,10 +16,11 @@ Does not know who follows, or who is primary.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.journal import Journal
 from bokilog.metalog import decode_run
+from bokilog.named import NamedTuple
 from bokilog.sequencer.runs import RunIndex
 
 CUT_WITHIN: Final = 256

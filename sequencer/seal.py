@@ -16,13 +16,14 @@ sequencers promise in memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bokilog.effects import Address, Effect, Send, StorePromise
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.journal import Journal
 from bokilog.messages import Extend, Extended, FetchRuns, Runs, RunsGone, Sealed
 from bokilog.metalog import Run
+from bokilog.named import NamedTuple
 from bokilog.sequencer.held import Standing, read_runs
 from bokilog.sequencer.runs import RunIndex
 from bokilog.view import LogSpace

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.ids import NodeId, Position, Term
+from bokilog.named import NamedTuple
 
 STRIDES: Final = (1, 64, 4096)
 """Positions by which counts are remembered: the very last ones serve replicas that stand still."""

@@ -15,10 +15,10 @@ while a checkpoint is being built is encoded first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from bokilog.errors import BokilogError, Trimmed
 from bokilog.metalog import Hold, Retain, Trim
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
 from bokilog.storage_nodes.keys import StoredBook

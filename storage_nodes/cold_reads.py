@@ -19,13 +19,14 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.cold import ColdMiss, ColdOutcome, ColdSegment, FetchRange
 from bokilog.effects import Address, CancelTimer, Effect, SetTimer, StartCold
 from bokilog.errors import NotReady
 from bokilog.journal import Location
 from bokilog.messages import FetchFrames, FetchStored, Read
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes.locations import Row
 
 WAITING_MAX: Final = 1_000

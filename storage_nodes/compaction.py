@@ -20,11 +20,12 @@ Does not know the journal's files; how bytes are read and appended is the replic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from bokilog.cold import ColdMiss
 from bokilog.frame import Frame
 from bokilog.journal import Location
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes.cold_reads import widened
 from bokilog.storage_nodes.locations import Row
 from bokilog.storage_nodes.retention import SegmentBooks, Span, Trims

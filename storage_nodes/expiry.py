@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from bokilog.ids import BookNumber
 from bokilog.metalog import Proposer, Trim
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes.books import Retention
 
 LOOK_S: Final = 0.25

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from xxhash import xxh3_64_intdigest
 
@@ -49,6 +49,7 @@ from bokilog.metalog import (
     Trim,
     entry_to_plain,
 )
+from bokilog.named import NamedTuple
 from bokilog.record import SYSTEM_TAG_PREFIX
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.aux_data import AuxData

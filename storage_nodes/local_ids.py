@@ -17,10 +17,10 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from bokilog.cut import CutSpan
 from bokilog.ids import Term
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch, IndexStore
 from bokilog.storage_nodes.keys import CHUNK_ROWS_MAX, Numbers, SpanColumns

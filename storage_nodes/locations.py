@@ -14,9 +14,10 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from bokilog.journal import Location
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
 from bokilog.storage_nodes.keys import CHUNK_ROWS_MAX, Numbers, RowColumns

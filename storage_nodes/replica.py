@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 from bokilog.codec import pack, unpack
 from bokilog.cold import ColdOutcome, FetchRange, Remove, StoreList, Upload
@@ -63,6 +62,7 @@ from bokilog.metalog import (
     StartOver,
     Trim,
 )
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes.agreement import Agreement
 from bokilog.storage_nodes.answers import Answers
 from bokilog.storage_nodes.backfill import BACKFILL_BYTES_S, Backfill

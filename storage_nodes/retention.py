@@ -18,8 +18,9 @@ Invariant: numbers only grow, so a segment is never called dead too early.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from bokilog.named import NamedTuple
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch
 

@@ -10,7 +10,6 @@ Does not know: the fold, or how a follower uses what it is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from bokilog.effects import Address, Effect, Send
 from bokilog.errors import BokilogError, to_wire
@@ -20,22 +19,35 @@ from bokilog.metalog import Proposer
 from bokilog.storage_nodes.index import FrameOutcome
 
 
-@dataclass(slots=True)
 class Follower:
     """An engine, and what it will be told at the end of the batch."""
 
-    number: int
-    """Its shard number: verdicts and answers of its own go to it."""
-    books: set[int]
-    sent: Position
-    asked: bool = True
-    """It is told the position even if that has not moved: whoever asks knows nothing yet (P27)."""
-    following: list[int] = field(default_factory=list)
-    entries: list[list[object]] = field(default_factory=list)
-    trims: list[list[object]] = field(default_factory=list)
-    verdicts: list[list[object]] = field(default_factory=list)
-    answers: list[list[object]] = field(default_factory=list)
-    deleted: list[int] = field(default_factory=list)
+    __slots__ = (
+        "answers",
+        "asked",
+        "books",
+        "deleted",
+        "entries",
+        "following",
+        "number",
+        "sent",
+        "trims",
+        "verdicts",
+    )
+
+    def __init__(self, *, number: int, sent: Position) -> None:
+        self.number = number
+        """Its shard number: verdicts and answers of its own go to it."""
+        self.books: set[int] = set()
+        self.sent = sent
+        self.asked = True
+        """It is told the position even if that has not moved: who asks knows nothing yet (P27)."""
+        self.following: list[int] = []
+        self.entries: list[list[object]] = []
+        self.trims: list[list[object]] = []
+        self.verdicts: list[list[object]] = []
+        self.answers: list[list[object]] = []
+        self.deleted: list[int] = []
 
     @property
     def has_news(self) -> bool:
@@ -58,7 +70,7 @@ class Streams:
         wanted = set(books)
         follower = self._followers.get(source)
         if follower is None or follower.number != number:
-            follower = self._followers[source] = Follower(number=number, books=set(), sent=position)
+            follower = self._followers[source] = Follower(number=number, sent=position)
         new = wanted - follower.books
         follower.books, follower.asked = wanted, True
         follower.following += sorted(new)

@@ -9,11 +9,10 @@ Does not know: what an answer is; it hands requests back when they may have one.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from bokilog.effects import Address, CancelTimer
 from bokilog.ids import LogSpaceId, Position
 from bokilog.messages import BookState, Read, SeqnumAt
+from bokilog.named import NamedTuple
 
 WAITING_MAX = 10_000
 

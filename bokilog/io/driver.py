@@ -21,10 +21,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from bokilog.effects import BatchEnded, CancelTimer, SetTimer, TimerFired
 from bokilog.io.clock import Clock
+from bokilog.named import NamedTuple
 
 EventT = TypeVar("EventT")
 EventT_contra = TypeVar("EventT_contra", contravariant=True)

@@ -13,7 +13,6 @@ It has no thread, so `sync_in_thread` calls back before it returns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from bokilog.errors import ReadOnly
 from bokilog.journal import (
@@ -35,12 +34,14 @@ from bokilog.journal import (
 SEGMENT_BYTES = 64 << 20
 
 
-@dataclass(slots=True)
 class _Segment:
-    first_group: int
-    end: int = SEGMENT_HEADER_BYTES
-    last_group: int = 0
-    items: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # offset: kind, bytes
+    __slots__ = ("end", "first_group", "items", "last_group")
+
+    def __init__(self, first_group: int) -> None:
+        self.first_group = first_group
+        self.end = SEGMENT_HEADER_BYTES
+        self.last_group = 0
+        self.items: dict[int, tuple[int, bytes]] = {}  # offset: kind, bytes
 
 
 class MemoryJournal:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from itertools import product
-from typing import NamedTuple
 
 from bokilog.effects import (
     Address,
@@ -28,6 +27,7 @@ from bokilog.effects import (
     SetTimer,
     TimerFired,
 )
+from bokilog.named import NamedTuple
 
 ROUNDS_MAX = 100_000
 """Events of one batch; a batch that goes on longer than this is a loop between cores, a bug."""

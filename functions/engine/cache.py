@@ -19,9 +19,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence, Set as AbstractSet
 from functools import partial
 from itertools import accumulate, repeat
-from typing import NamedTuple
 
 from bokilog.frame import Buffer, Frame
+from bokilog.named import NamedTuple
 
 Tags = None | str | list[str]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import count
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from bokilog.effects import (
     Address,
@@ -78,6 +78,7 @@ from bokilog.messages import (
     TailRequest,
     TermChanged,
 )
+from bokilog.named import NamedTuple
 from bokilog.pulse import PULSE, Pulse
 from bokilog.shared_records import SharedWriter
 from bokilog.term_gate import CURRENT, FUTURE, TermGate

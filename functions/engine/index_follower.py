@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple, cast
+from typing import cast
 
 from bokilog.facts import Facts, Tail
 from bokilog.functions.engine.cache import Tags
@@ -27,6 +27,7 @@ from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.published import Published
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Term
 from bokilog.messages import FollowIndex, IndexStream
+from bokilog.named import NamedTuple
 from bokilog.view import End
 
 Key = tuple[int, str | None]

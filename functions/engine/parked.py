@@ -9,12 +9,12 @@ Does not know: what an answer is; it hands reads back when they may have one.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from bokilog.effects import Address, Effect, SetTimer
 from bokilog.facts import Facts
 from bokilog.functions.engine.index_follower import Key
 from bokilog.messages import Read
+from bokilog.named import NamedTuple
 
 TIMER = "read"
 
