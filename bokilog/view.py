@@ -152,6 +152,26 @@ class View:
                 return found
         raise LookupError(f"log space {space} has no end in the view of term {self.term}")
 
+    def check_holders(self) -> None:
+        """Every log space is held by nodes that the view has.
+
+        Raises:
+            InvalidSettings: one that it does not have is named, so there are fewer than it says.
+        """
+        roles = {node.id: node.role for node in self.nodes}
+        for space in self.spaces:
+            for name, role, wanted in (
+                ("replicas", "storage", space.replicas),
+                ("backups", "sequencer", space.sequencers),
+            ):
+                missing = [node for node in wanted if roles.get(node) != role]
+                if missing:
+                    problem = (
+                        f"of log space {space.id} needs {len(wanted)} {role} nodes, and the view of"
+                        f" term {self.term} lacks {', '.join(missing)}"
+                    )
+                    raise InvalidSettings(name, ", ".join(wanted), problem)
+
     @property
     def end_timestamp_ms(self) -> int:
         """No cut of this term, in any log space, is earlier (P10)."""

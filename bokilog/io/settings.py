@@ -82,7 +82,7 @@ class ClusterSettings:
     storage_nodes: int = 3
     """Three hold every record, so that one may be gone for good; further ones are spares."""
     sequencers: int = 1
-    """With three, one may fail, and another one goes on; there may be more later, never fewer."""
+    """With three, one may fail, and another one goes on; there may be more, or fewer, later."""
     function_nodes: int = 2
     """One per core of a small machine."""
     port: int = 7300

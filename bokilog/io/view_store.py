@@ -238,7 +238,9 @@ def check_versions(view: View) -> View:
     Raises:
         FormatTooNew: its protocol or its fold is newer.
         NotSupported: its fold is older.
+        InvalidSettings: it has fewer nodes than its log spaces name.
     """
+    view.check_holders()
     if view.protocol_version > PROTOCOL_VERSION:
         raise FormatTooNew("the cluster's protocol", view.protocol_version, PROTOCOL_VERSION)
     if view.fold_version > FOLD_VERSION:

@@ -79,6 +79,31 @@ def test_a_write_quorum_is_one_to_all_replicas(quorum: int) -> None:
         replace(space(1), write_quorum=quorum)
 
 
+def test_a_view_with_fewer_nodes_than_replicas_names_who_is_missing() -> None:
+    view = View(
+        cluster_id="c",
+        history_id="h",
+        term=Term(3),
+        nodes=(
+            Node(id=NodeId("q"), role="sequencer", address=""),
+            Node(id=NodeId("a"), role="storage", address=""),
+            Node(id=NodeId("b"), role="engine", address=""),
+        ),
+        spaces=(
+            LogSpace(
+                id=LogSpaceId(0),
+                durability="sync",
+                primary=NodeId("q"),
+                replicas=(NodeId("a"), NodeId("b"), NodeId("c")),
+                write_quorum=2,
+            ),
+        ),
+        ends=(),
+    )
+    with pytest.raises(InvalidSettings, match=r"needs 3 storage nodes.*term 3 lacks b, c"):
+        view.check_holders()
+
+
 def test_a_replica_counts_once() -> None:
     replicas = (*space(1).replicas[:2], space(1).replicas[0])
     with pytest.raises(InvalidSettings, match="names a storage node of the log space twice"):
