@@ -52,6 +52,12 @@ class MemoryUsed(NamedTuple):
     used_bytes: int
 
 
+class PeerLeaves(NamedTuple):
+    """Another host has said that it ends, though it still answers: it finishes what it has."""
+
+    name: str
+
+
 class WorkerSilent(NamedTuple):
     """A worker has been asked whether it lives, and has not answered for long."""
 
@@ -78,6 +84,7 @@ Event: TypeAlias = (
     | LinkDown
     | TemplateEnded
     | MemoryUsed
+    | PeerLeaves
     | WorkerSilent
     | Reload
     | Stopping

@@ -35,6 +35,7 @@ from bokilog.functions.runtime.effects import (
     Event,
     KillWorker,
     MemoryUsed,
+    PeerLeaves,
     Received,
     Reload,
     RetireAll,
@@ -491,12 +492,16 @@ class Host:
 
     def _hang_up(self) -> None:
         """Hosts that have ended, or were silent for long, are dialled no more. One that answers may
-        still run calls of this one: it hangs up itself."""
+        still run calls of this one, but gets no new ones: it hangs up itself."""
         for name, answers in self._connections.peers.items():
-            if name not in self._present and not answers:
-                peer = self._connections.hang_up(name)
-                if peer is not None:
-                    self._spawn(peer.aclose(), "hang-up")
+            if name in self._present:
+                continue
+            if answers:
+                self._deliver(PeerLeaves(name))
+                continue
+            peer = self._connections.hang_up(name)
+            if peer is not None:
+                self._spawn(peer.aclose(), "hang-up")
 
     def _compare(self, record: HostRecord) -> None:
         """Of two apps of one name, each host has its own functions: that is better told."""

@@ -44,6 +44,7 @@ from bokilog.functions.runtime.effects import (
     LinkDown,
     LinkUp,
     MemoryUsed,
+    PeerLeaves,
     Received,
     Reload,
     RetireAll,
@@ -225,6 +226,8 @@ class Scheduler:
                 self._link_up(peer)
             case LinkDown(peer=peer, whole=whole):
                 self._link_down(peer, now_s, whole=whole)
+            case PeerLeaves(name=name):
+                self._placement.down(name)
             case WorkerSilent(worker=number):
                 self._fleet.silent(number, now_s)
             case MemoryUsed(worker=number, used_bytes=used_bytes):

@@ -19,6 +19,7 @@ from bokilog.functions.runtime.effects import (
     LinkDown,
     LinkUp,
     MemoryUsed,
+    PeerLeaves,
     Reload,
     RetireAll,
     Send,
@@ -462,6 +463,17 @@ def test_a_host_without_room_passes_calls_on() -> None:
     sim.give(LinkUp(("peer", "host-2")))
     effects = sim.ask(start(2))
     assert receivers(effects, Start) == [("peer", "host-2")]
+
+
+def test_a_host_that_leaves_gets_no_new_calls_and_finishes_what_it_has() -> None:
+    sim = Sim()
+    sim.give(LinkUp(("peer", "host-2")))
+    many = StartMany(1, "f", 0, 0, 0, 0, "id", "", "", [b"x"] * 64)
+    (part,) = sent(sim.ask(many), StartMany)
+    assert sim.give(PeerLeaves("host-2")) == []
+    assert sent(sim.ask(many._replace(first_call=101)), StartMany) == []
+    answer = sim.tell(("peer", "host-2"), done(part.first_call))
+    assert list(codes(answer).values()) == [None]
 
 
 def test_a_host_that_stops_takes_no_calls_and_tells_those_that_are_left() -> None:
