@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,16 +174,22 @@ def _live(
     up_and_ready: Callable[[LocalCluster, float], None],
 ) -> None:
     """Start, watch until told to stop, stop."""
-    stop = threading.Event()
+    # A list, since a handler may take no lock: it runs in the thread that waits, which would hold
+    # that of an event when the signal comes, and wait for itself for ever.
+    heard: list[int] = []
+
+    def told_to_stop() -> bool:
+        return bool(heard)
+
     # A signal ends the start or the watching; none cuts the stop short, which has its own deadline.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda signal_number, _: heard.append(signal_number))
     started_s = time.monotonic()
-    cluster.start(timeout_s, interrupted=stop.is_set)
+    cluster.start(timeout_s, interrupted=told_to_stop)
     try:
-        if not stop.is_set():
+        if not told_to_stop():
             up_and_ready(cluster, time.monotonic() - started_s)
-            cluster.watch(stop)
+            cluster.watch(told_to_stop)
     finally:
         cluster.stop()
 

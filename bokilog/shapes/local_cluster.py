@@ -106,11 +106,12 @@ class LocalCluster:
         with self._turn:
             self._supervisor.start(timeout_s, interrupted=interrupted)
 
-    def watch(self, stop: threading.Event) -> None:
-        """Restart what dies until `stop` is set; then it is the caller's to `stop()`."""
-        while not stop.wait(POLL_S):
+    def watch(self, told_to_stop: Callable[[], bool]) -> None:
+        """Restart what dies until told to stop; then it is the caller's to `stop()`."""
+        while not told_to_stop():
             with self._turn:
                 self._supervisor.step()
+            time.sleep(POLL_S)
 
     def stop(self) -> None:
         """Stop everything in order; returns when nothing runs any more."""
@@ -161,7 +162,7 @@ class LocalCluster:
     def __enter__(self) -> Self:
         self.start()
         self._thread = threading.Thread(
-            target=self.watch, args=(self._stopping,), name="bokilog-supervisor", daemon=True
+            target=self.watch, args=(self._stopping.is_set,), name="bokilog-supervisor", daemon=True
         )
         self._thread.start()
         return self
