@@ -41,7 +41,7 @@ def calls(
         return
 
     async def work(log: Log) -> Sequence[CallStatus]:
-        return await list_calls(log, app, dead=dead)
+        return await list_calls(cast(ClientLog, log), app, dead=dead)
 
     found = run(url, work, timeout_s=timeout_s)
     if as_json:

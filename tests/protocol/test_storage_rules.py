@@ -176,8 +176,10 @@ def test_p08_a_node_that_was_away_takes_ordered_frames_from_a_peer_and_counts_ag
 
 
 def test_p08_a_full_node_asks_for_what_it_cannot_take_after_a_moment_only() -> None:
-    """1. The disk is full, and a frame is missing. 2. A peer gives it, and it is not taken. 3. If it
-    were asked for at once, it would come again and again, as fast as the network is."""
+    """1. The disk is full, and a frame is missing. 2. A peer gives it, and it is not taken.
+
+    Were it asked for at once, it would come again and again, as fast as the network is.
+    """
     rig = StorageRig().begin()
     rig.do(LinkUp(PEER))
     rig.hold(frame(1))
