@@ -1,6 +1,6 @@
 """Records that processes of one machine read from their engine's memory, without a message.
 
-    header   magic, version, slots, ring bytes, incarnation of the engine, head, uses
+    header   magic, version, slots, ring bytes, incarnation of the engine, head, uses, misses
     slots    u64 key, u64 place; a key is (log space, seqnum), a slot is found by hashing it
     ring     entries: place, book, seqnum, checksum; then what it covers: time, lengths, tags, data
 
@@ -34,9 +34,10 @@ from bokilog.limits import KIB, MIB
 MAGIC: Final = 0x5352_4C4F_474B_4F42  # "BOKGOLRS" as it lies in memory
 VERSION: Final = 2
 BYTES_MIN: Final = 1 * MIB
-_HEADER: Final = struct.Struct("=QIIQQQQQ")
-_HEAD: Final = 5  # these two are places of numbers, not of bytes
+_HEADER: Final = struct.Struct("=QIIQQQQQQ")
+_HEAD: Final = 5  # these three are places of numbers, not of bytes
 _USES: Final = 6
+_MISSES: Final = 7
 _HEADER_BYTES: Final = 64
 _SLOT_BYTES: Final = 16
 _ENTRY: Final = struct.Struct("=QQQQQII")  # place, book, seqnum, checksum, time, tags, data bytes
@@ -50,7 +51,7 @@ DATA_BYTES_MAX: Final = 64 * KIB
 
 assert _HEADER.size <= _HEADER_BYTES
 assert struct.calcsize("=QIIQQQ") == _HEAD * 8
-assert _USES == _HEAD + 1
+assert _MISSES == _USES + 1 == _HEAD + 2
 
 
 SharedRecord: TypeAlias = tuple[bytes, str | list[str] | None, int]
@@ -90,7 +91,7 @@ class SharedWriter:
         self.published_count = 0
         layout = self._layout
         memory[_HEADER_BYTES : layout.ring_at] = bytes(layout.ring_at - _HEADER_BYTES)
-        head = (MAGIC, VERSION, 0, layout.slots, layout.ring_bytes, incarnation, 0, 0)
+        head = (MAGIC, VERSION, 0, layout.slots, layout.ring_bytes, incarnation, 0, 0, 0)
         _HEADER.pack_into(memory, 0, *head)
 
     @property
@@ -98,6 +99,11 @@ class SharedWriter:
         """How often readers have looked for anything. They all write it, so one that counts while
         another does may be forgotten; it tells whether it is worth while to publish."""
         return self._words[_USES]
+
+    @property
+    def misses(self) -> int:
+        """How often they did not find it, counted as roughly."""
+        return self._words[_MISSES]
 
     def add(
         self,
@@ -167,7 +173,6 @@ class SharedReader:
         "_slots_mask",
         "_words",
         "hit_count",
-        "miss_count",
     )
 
     def __init__(self, memory: memoryview) -> None:
@@ -177,11 +182,10 @@ class SharedReader:
         self._ring_at, self._ring_bytes = layout.ring_at, layout.ring_bytes
         self._slots_mask = layout.slots_mask
         self.hit_count = 0
-        self.miss_count = 0
 
     def is_of(self, incarnation: int) -> bool:
         """Whether this memory is written by that start of an engine, in this layout."""
-        magic, version, _, slots, ring_bytes, writer, _, _ = _HEADER.unpack_from(self._memory)
+        magic, version, _, slots, ring_bytes, writer, _, _, _ = _HEADER.unpack_from(self._memory)
         layout = self._layout
         told = (magic, version, slots, ring_bytes, writer)
         return told == (MAGIC, VERSION, layout.slots, layout.ring_bytes, incarnation)
@@ -197,7 +201,7 @@ class SharedReader:
             if found is not None:
                 self.hit_count += 1
                 return found
-        self.miss_count += 1
+        words[_MISSES] = words[_MISSES] + 1 & _MASK
         return None
 
     def _whole(self, place: int, book: int, seqnum: int) -> SharedRecord | None:

@@ -63,6 +63,8 @@ METRICS: Final[Mapping[str, Mapping[str, Named]]] = {
         "cache_bytes": _gauge("Memory of cached records."),
         "cache_hits": _counter("Records found in the cache."),
         "cache_misses": _counter("Records that had to be fetched."),
+        "shared_hits": _counter("Records that workers read from the engine's memory themselves."),
+        "shared_misses": _counter("Records that they looked for there in vain."),
         "requests_waiting": _gauge("Questions to primaries under way."),
         "awaited_verdicts": _gauge("Units that wait for their verdicts."),
         "position": _gauge("Metalog entries known here, in this term."),

@@ -107,6 +107,9 @@ class EngineStats(NamedTuple):
     cache_bytes: int
     cache_hits: int
     cache_misses: int
+    shared_hits: int
+    """Records that workers found in the memory they share with this engine."""
+    shared_misses: int
     requests_waiting: int
     requests_repeated: int
     held_messages: int
@@ -147,6 +150,7 @@ class EngineCore:
         self._clients: set[Address] = set()
         self._links = Links()
         self._cache = RecordCache(settings.cache_bytes)
+        self._shared = shared
         ids = count(1)
         self.reader = Reader(
             settings=settings,
@@ -441,6 +445,7 @@ class EngineCore:
     def stats(self) -> EngineStats:
         """A snapshot."""
         producers, reader, cache = self.producers.values(), self.reader, self._cache
+        shared = self._shared
         return EngineStats(
             term=self.gate.term,
             clients=len(self._clients),
@@ -459,6 +464,8 @@ class EngineCore:
             cache_bytes=cache.bytes_used,
             cache_hits=cache.hit_count,
             cache_misses=cache.miss_count,
+            shared_hits=max(0, shared.uses - shared.misses) if shared is not None else 0,
+            shared_misses=shared.misses if shared is not None else 0,
             requests_waiting=self.requests.waiting,
             requests_repeated=self.requests.repeated_count,
             held_messages=len(self.gate),

@@ -68,7 +68,7 @@ def test_the_oldest_are_overwritten_and_known_to_be() -> None:
     newest = reader.find(0, 9, 2_999)
     assert newest is not None
     assert newest[0] == data_of(2_999, 1_000)
-    assert (writer.uses, reader.hit_count, reader.miss_count) == (2, 1, 1)
+    assert (writer.uses, writer.misses, reader.hit_count) == (2, 1, 1)
 
 
 def test_what_is_dropped_or_forgotten_is_not_found() -> None:

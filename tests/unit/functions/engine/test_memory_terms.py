@@ -102,6 +102,8 @@ def test_p20_nothing_from_before_a_term_is_served_in_it() -> None:
     rig.passed(read(6, start=20, until=21, position=at(12, 2)))
     assert rig.shared.find(SPACE, BOOK, 20) is None
     assert rig.core._cache.bytes_used == 0
+    assert rig.core.stats().shared_hits == 1
+    assert rig.core.stats().shared_misses == 1
 
 
 def test_p20_a_fold_of_the_term_before_teaches_nothing() -> None:
