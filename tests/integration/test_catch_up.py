@@ -54,7 +54,7 @@ def cluster(started: LocalCluster) -> LocalCluster:
 def healing(cluster: LocalCluster) -> Iterator[None]:
     """What is dead, or dies in here, is started again."""
     stop = threading.Event()
-    thread = threading.Thread(target=cluster.watch, args=(stop,))
+    thread = threading.Thread(target=cluster.watch, args=(stop.is_set,))
     thread.start()
     try:
         yield
