@@ -155,6 +155,7 @@ class SequencerCore:
         promised: the last term that was promised here to be left alone, by an earlier start.
         ceilings: seqnums that may be in use in log spaces whose metalog is not synced (P11).
         releases: whether what replicas have stored is let go, by primaries and backups (P16).
+        release_after_s: not before a primary is so old.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class SequencerCore:
         promised: Term | None = None,
         ceilings: Mapping[LogSpaceId, int] | None = None,
         releases: bool = False,
+        release_after_s: float = 0.0,
     ) -> None:
         self.node = node
         self.view = view
@@ -179,6 +181,7 @@ class SequencerCore:
         """Log spaces that this sequencer holds the metalog of for another one, or for nobody."""
         self._journals = journals
         self._releases = releases
+        self._release_after_s = release_after_s
         self._sealing = Sealing(
             node=node, incarnation=incarnation, disk_id=disk_id, promised=promised
         )
@@ -553,6 +556,7 @@ class SequencerCore:
             standing=holding.standing,
             releases=self._releases,
             moment=self._moment,
+            release_after_s=self._release_after_s,
             losses_accepted=self.view.losses_accepted,
         )
         if self._sealing.is_sealed(self.view.term):

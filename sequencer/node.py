@@ -26,6 +26,7 @@ from bokilog.sequencer.ceilings import CEILINGS, Ceilings
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member_node import run_member
 from bokilog.sequencer.next_view import Start, next_view, sequencers_of
+from bokilog.sequencer.primary import RELEASE_AFTER_S
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
 from bokilog.view import LogSpace
@@ -105,6 +106,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
             recovered=recovered,
             journals=journals,
             releases=not settings.keep_metalog,
+            release_after_s=RELEASE_AFTER_S,
         ),
         identity=Identity(
             role="sequencer",

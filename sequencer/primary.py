@@ -96,6 +96,9 @@ CEILING_STEP: Final = 1 << 24
 POSITIONS_S: Final = 0.02
 """An engine that nothing of a run concerns is told the position this much later, and so for all
 runs meanwhile at once: nobody waits for it, and each message would wake a process."""
+RELEASE_AFTER_S: Final = 10.0
+"""A primary lets go of nothing for so long after it began: an engine that has not found it yet
+would lack what was let go, and have to begin anew (P16)."""
 FORGET_KEYS_MS: Final = 3_600_000
 """A `ForgetKeys` entry at most this often, by cut timestamps, and one when a term begins."""
 
@@ -106,13 +109,15 @@ FromBackup: TypeAlias = RunsHeld | ReplicateFrom | CeilingHeld | TermConfirmed
 class Follower:
     """Who gets this metalog: a storage node (every entry) or an engine (what touches its shard)."""
 
-    __slots__ = ("number", "sent", "untold")
+    __slots__ = ("number", "sent", "told", "untold")
 
     def __init__(self, *, number: int, sent: int) -> None:
         self.number = number
         """The engine's shard number, or 0 for every entry (P18)."""
         self.sent = sent
         """Count of entries sent or skipped."""
+        self.told = sent
+        """The same without what it has not heard of: it may need what comes after that (P16)."""
         self.untold = False
         """The last of them were skipped, and it has not heard so."""
 
@@ -155,6 +160,7 @@ class Primary:
         releases: whether it lets go of what replicas have stored, and has backups do so; the
             journal is its own then.
         moment: what time it is.
+        release_after_s: it lets go of nothing for so long.
         losses_accepted: of terms before it all records may be gone, a person has said.
     """
 
@@ -168,6 +174,7 @@ class Primary:
         standing: Standing | None = None,
         releases: bool = False,
         moment: Moment | None = None,
+        release_after_s: float = 0.0,
         losses_accepted: int = 0,
     ) -> None:
         end = recovered.end
@@ -212,6 +219,9 @@ class Primary:
         self._losses_accepted = losses_accepted
         self._losses: list[Lost] = []
         """Records that no replica has, to be told by the next run."""
+        self._release_after_s = release_after_s
+        self._began_s: float | None = None
+        """When a storage node first told what it has stored."""
         self._positions_due = False
         """The timer is set after which engines hear of what was skipped."""
         self._stopped: BokilogError | None = None
@@ -349,12 +359,16 @@ class Primary:
         """Lets go of segments that no replica folds from, and nobody is fed from (P16)."""
         if self._sealed or self._stopped is not None:
             return []
+        if self._began_s is None:
+            self._began_s = self._moment.now_s
+        if self._moment.now_s - self._began_s < self._release_after_s:
+            return []
         replicas = self.space.replicas
         stored = [report.stored.count for node, report in self._reports.items() if node in replicas]
         count = min(
             stored_by_quorum(stored, self.space.write_quorum),
             self.published_count,
-            *(follower.sent for follower in self._followers.values()),
+            *(follower.told for follower in self._followers.values()),
         )
         if self._replication is not None:
             sent = self._replication.sent_count
@@ -492,7 +506,7 @@ class Primary:
             del self._followers[source]
             return [Send(source, MetalogGone(self.space.id, self._begins_at))]
         effects: list[Effect] = []
-        number = follower.number
+        number, follower.untold = follower.number, False
         position_told = not number
         for looked_at, run in enumerate(self._runs_from(follower.sent)):
             if looked_at and (len(effects) >= RUNS_FED or looked_at >= RUNS_LOOKED_AT):
@@ -509,6 +523,7 @@ class Primary:
         follower.untold = not position_told and at_leisure and not effects
         if follower.untold:
             return self._tell_positions_later()
+        follower.told = follower.sent
         if not position_told:
             effects.append(self._tell_position(source))
         return effects
@@ -525,7 +540,7 @@ class Primary:
         effects: list[Effect] = []
         for source, follower in self._followers.items():
             if follower.untold:
-                follower.untold = False
+                follower.untold, follower.told = False, follower.sent
                 effects.append(self._tell_position(source))
         return effects
 

@@ -14,7 +14,7 @@ from bokilog.messages import IndexReport, Metalog, MetalogGone
 from bokilog.sequencer import primary as module
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.sequencer.retention import stored_by_quorum
-from tests.unit.sequencer.rig import SPACE, TERM, A, B, C, Rig, end
+from tests.unit.sequencer.rig import SPACE, TERM, A, B, C, Rig, end, sent
 
 FIRST = Position(TERM, 0)
 
@@ -61,6 +61,33 @@ def test_p16_segments_go_once_a_write_quorum_has_stored_its_fold_past_them() -> 
     found = told(rig.follow(C, Position(TERM, kept)))
     runs = [message.run for message in found if isinstance(message, Metalog)]
     assert [each.first for each in runs] == list(range(kept, 150))
+
+
+def test_p16_a_primary_that_is_new_lets_go_of_nothing() -> None:
+    """An engine may not have found it yet, and would lack entries of its own frames."""
+    rig = long()
+    rig.primary._release_after_s = 10.0
+    for now_s, goes in ((3.0, False), (12.9, False), (13.0, True)):
+        rig.primary._moment.now_s = now_s
+        stores(rig, A, 100)
+        stores(rig, B, 100)
+        assert (first_segment(rig) > 1) is goes
+
+
+def test_p16_what_an_engine_has_not_heard_of_stays() -> None:
+    """It is told the position later, and its connection may break before."""
+    rig = long()
+    told(rig.follow("engine-2", rig.primary.published, shard=2))
+    before = rig.primary.published.count
+    for count in range(150, 300):
+        rig.held({1: count})
+        assert not sent(rig.turn(), "engine-2")
+    for node in (A, B):
+        stores(rig, node, rig.primary.published.count)
+    assert 0 < rig.primary._begins_at <= before
+    rig.primary.tell_positions()
+    stores(rig, A, rig.primary.published.count)
+    assert rig.primary._begins_at > before
 
 
 def test_p16_who_is_further_behind_is_told_to_load_a_fold() -> None:
