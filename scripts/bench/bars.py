@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from bokilog.bench import machine
@@ -45,6 +45,8 @@ CLUSTER_BOKI: Final = (
     Work(size_bytes=100, outstanding=128),
     Work(size_bytes=1024, outstanding=128),
 )
+CLUSTER_THREE: Final = tuple(replace(work, sequencers=3) for work in CLUSTER_BOKI)
+"""Boki's own set-up."""
 CLUSTER_ALONE: Final = Work(outstanding=1)
 CLUSTER_DELAYED: Final = Work(outstanding=1, sync_delay_ms=1.0)
 
@@ -115,9 +117,11 @@ class Boki:
 BOKI: Final = (
     Boki(work=CLUSTER_BOKI[0], rate=76_000, cpu_us=22.0),
     Boki(work=CLUSTER_BOKI[1], rate=62_000, cpu_us=29.0),
+    Boki(work=CLUSTER_THREE[0], rate=76_000, cpu_us=22.0),
+    Boki(work=CLUSTER_THREE[1], rate=62_000, cpu_us=29.0),
 )
 BOKI_IS: Final = "Boki, 3 of 3, three sequencers, memory"
-OURS_IS: Final = "ours: W = 2 of 3, one sequencer, synced"
+OURS_IS: Final = "ours: W = 2 of 3, as many sequencers as the name says or one, synced"
 REFERENCE_MACHINE_US: Final[Mapping[str, float]] = {
     machine.TCP: 12.5,
     machine.SYNC: 50.0,

@@ -191,11 +191,14 @@ def embedded(
 def clustered(
     stack: ExitStack, directory: Path, selected: Selected, works: Sequence[Work]
 ) -> list[Contender]:
-    """Our cluster, the same for all works; its syncs are as slow as the first work says."""
+    """Our cluster, the same for all works: as the first of them says."""
     chosen = [work for work in works if selected(work.name("cluster"))]
     if not chosen:
         return []
-    up = stack.enter_context(cluster(directory, sync_delay_ms=chosen[0].sync_delay_ms))
+    first = chosen[0]
+    up = stack.enter_context(
+        cluster(directory, sequencers=first.sequencers, sync_delay_ms=first.sync_delay_ms)
+    )
     client, follower = stack.enter_context(cluster_clients(up))
     return [ClusterAppends(up, work, client=client, follower=follower) for work in chosen]
 
@@ -210,6 +213,7 @@ def appends(setting: Setting, selected: Selected) -> dict[str, list[Sample]]:
         contenders = [
             *embedded(stack, directory, selected, bars.EMBEDDED_WORKS),
             *clustered(stack, directory / "cluster", selected, bars.CLUSTER_WORKS),
+            *clustered(stack, directory / "cluster-of-three", selected, bars.CLUSTER_THREE),
             *peers(stack, directory, selected),
         ]
         if selected(bars.CHAIN):

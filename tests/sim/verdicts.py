@@ -241,7 +241,7 @@ class Judge:
     ) -> str | None:
         datas, answer = operation.args["datas"], operation.answer
         assert isinstance(datas, tuple) and operation.ended is not None
-        first = answer.start if isinstance(answer, range) else answer
+        first, uncovered = answer.start if isinstance(answer, range) else answer, ""
         if isinstance(answer, range) and len(answer) != len(datas):
             return f"{len(datas)} records were given {len(answer)} seqnums"
         for oracle, branch, unit in found:
@@ -253,10 +253,12 @@ class Judge:
             if not _same_tags(operation.args["tags"], unit.tags):
                 return f"it was ordered with other tags: {unit}"
             if [*oracle.branches][branch].met(operation.ended.session[oracle.space]) < unit.at:
-                if branch < len(oracle.lost):
-                    continue  # its session has seen what came after the loss
-                return f"its token does not cover it: it was ordered by entry {unit.at}"
+                if branch == len(oracle.lost):  # else its session has seen what came after the loss
+                    uncovered = f"its token does not cover it: it was ordered by entry {unit.at}"
+                continue  # it may have landed at the same seqnum of another log space
             return None
+        if uncovered:
+            return uncovered
         for each in self._incarnations(operation.book):
             oracle = self._oracle(each)
             told = operation.ended.session[oracle.space]
