@@ -547,6 +547,14 @@ class SequencerCore:
             return [EndTerm(what)]  # another start of it, or another sequencer, has to do it
         return self.backups[space.id].follow()
 
+    def _lets_go(self, space: LogSpace) -> bool:
+        """Whether entries that replicas have stored are let go (P16).
+
+        Not of a class whose order may end, with the power of several sequencers, before what every
+        replica has stored: then folds are built anew from the first entry (P11).
+        """
+        return self._releases and (space.durability == "sync" or not space.backups)
+
     def _begin_as_primary(self, space: LogSpace, holding: Holding) -> list[Effect]:
         primary = self.primaries[space.id] = Primary(
             space=space,
@@ -554,7 +562,7 @@ class SequencerCore:
             recovered=_not_earlier(holding.metalog.recovered(), self.view.end_timestamp_ms),
             journal=self._journals[space.id],
             standing=holding.standing,
-            releases=self._releases,
+            releases=self._lets_go(space),
             moment=self._moment,
             release_after_s=self._release_after_s,
             losses_accepted=self.view.losses_accepted,
@@ -578,7 +586,7 @@ class SequencerCore:
             primary=space.primary if member and space.primary != self.node else None,
             ceiling=self._ceilings.get(space.id, 1),
             votes=member and _disk_of(self.view, self.node) == self.disk_id,
-            releases=self._releases,
+            releases=self._lets_go(space),
         )
         if self._sealing.is_sealed(self.view.term):
             backup.seal()
