@@ -16,6 +16,7 @@ from bokilog.effects import TimerFired
 from bokilog.ids import START, NodeId, Position
 from bokilog.journal import Location
 from bokilog.messages import FollowMetalog, IndexReport, MetalogGone, ReplicateRun, RunsGone, Sealed
+from bokilog.record import Durability
 from bokilog.sequencer import primary as primary_module
 from bokilog.sequencer.held import Held, Holding, Recovered, Standing
 from bokilog.sequencer.recovery import ended_in, recover_metalog
@@ -87,6 +88,15 @@ def test_nothing_goes_that_a_connected_backup_was_not_sent() -> None:
     primary._replication._feeds[S3].sent = 8
     stores(trio, 50)
     assert begins_at(trio, S1) <= 8
+
+
+@pytest.mark.parametrize("durability", ["flush", "memory"])
+def test_p11_what_may_end_before_what_was_folded_is_kept_whole(durability: Durability) -> None:
+    """A fold that went past an end is built anew, from the first entry (DECISIONS 47)."""
+    trio = started(durability, segment_bytes=SEGMENT_BYTES)
+    order(trio, S1, 60)
+    stores(trio, 50)
+    assert all(begins_at(trio, node) == 0 for node in SEQUENCERS)
 
 
 def test_what_is_not_durable_here_keeps_what_is_before_it() -> None:
