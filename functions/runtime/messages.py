@@ -215,13 +215,13 @@ class Pulse(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Host to worker: give back a call that it has not begun; `Returned` follows, if that is so."""
+    """Host to worker: give back a call whose turn has not come; `Returned` follows, if so."""
 
     call: int
 
 
 class Returned(NamedTuple):
-    """Worker to host: it was not begun, and is not here any more."""
+    """Worker to host: its turn had not come, and it is not here any more."""
 
     call: int
 

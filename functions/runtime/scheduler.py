@@ -588,9 +588,10 @@ class Scheduler:
         worker = call.worker if call is not None else None
         if call is None or worker is None or source != ("worker", worker.number):
             return
-        begun = worker.pool.done(worker, call, now_s)
-        if begun is not None:
-            self._begins(begun, worker.pool, now_s)
+        if call.number not in worker.ahead:
+            self._out.append(Disconnect(source, f"call {call.number} back, which it has begun"))
+            return
+        worker.pool.done(worker, call, now_s)
         if call.answered or call.phase is Phase.CANCELLED:
             error = CallCancelled(call.function, "its caller does not want it")
             self._answer_error(call, error, now_s)

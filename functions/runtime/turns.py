@@ -3,13 +3,16 @@
 Decides that a worker runs no more calls at once than its function allows, and in which order those
 begin that came ahead (`pool.py` says why they do). A host counts on two things: a call begins only
 once fewer than `at_once` are left without a `Done` *that has left the process*, so that whatever
-ends the process, the host knows which calls had not begun; and a call that was returned never does.
+ends the process, the host knows which calls had not begun; and no call is given back whose turn has
+come, begun or not: by the host's book it runs from that `Done` on, and a returned one never does.
 
 Invariants: calls begin in the order in which they came; each is begun once or given up once. Does
 not know links, clocks, what a call is.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 from bokilog.functions.runtime.messages import Credit, Start
 
@@ -76,3 +79,8 @@ class Turns:
     def give_up(self, call: int) -> bool:
         """A call is not to begin any more; False: it has, or is over."""
         return self._waiting.pop(call, None) is not None
+
+    def give_back(self, call: int) -> bool:
+        """A call is to begin elsewhere; False: it has begun, its turn has come, or it is over."""
+        turns = max(self._at_once - self._begun_count, 0)
+        return call not in islice(self._waiting, turns) and self.give_up(call)

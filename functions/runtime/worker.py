@@ -179,7 +179,7 @@ class Worker:
             elif isinstance(message, Cancel):
                 self._on_cancel(message)
             elif isinstance(message, Recall):
-                if self._turns.give_up(message.call):
+                if self._turns.give_back(message.call):
                     self._send(Returned(message.call))
             elif isinstance(message, Pulse):
                 self._send(message)
@@ -223,6 +223,9 @@ class Worker:
 
     async def _retire(self) -> None:
         await self._runs.idle.wait()
+        while self._turns.waiting_count:  # their turn has come, and what is before them leaves
+            await asyncio.sleep(CLOGGED_S)
+            await self._runs.idle.wait()
         self._ended.set()
 
     def _send(self, message: CallMessage) -> bool:

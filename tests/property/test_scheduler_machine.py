@@ -109,6 +109,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.ready.pop(int(name), None)
 
     def given_to(self, worker: int, message: Start) -> None:
+        assert bytes(message.payload) == b"x", "without its arguments"
         assert self.ready.get(worker) == message.function, "given to a worker that is not ready"
         calls = self.given.setdefault(worker, {})
         calls[message.call] = message

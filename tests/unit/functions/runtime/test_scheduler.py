@@ -573,6 +573,14 @@ def test_what_had_begun_when_it_was_to_be_taken_back_is_not_started_again() -> N
     assert sent(effects, Start) == []
 
 
+def test_a_worker_that_gives_back_what_it_runs_by_the_books_is_disconnected() -> None:
+    sim, worker, _, given = one_ahead_and_another_worker()
+    sim.tell(("worker", worker), done(given[0].call))
+    effects = sim.tell(("worker", worker), Returned(given[1].call))
+    assert [each.peer for each in effects if isinstance(each, Disconnect)] == [("worker", worker)]
+    assert sent(effects, Start) == [], "it would run without its arguments: they are let go"
+
+
 def test_calls_that_make_calls_have_none_behind_them() -> None:
     sim, worker, given = short_calls(5)
     effects = sim.ask(start(1, depth=1), source=("worker", worker))

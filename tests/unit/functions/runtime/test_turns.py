@@ -37,6 +37,28 @@ def test_what_was_given_up_does_not_begin_and_what_has_begun_is_not_given_up() -
     assert begun is not None and begun.start.call == 3
 
 
+def test_no_call_is_given_back_whose_turn_has_come_though_it_has_not_begun() -> None:
+    turns = Turns(2)
+    for call in (1, 2, 3, 4, 5):
+        turns.came(start(call), 0.0)
+    turns.over()
+    assert [turns.give_back(call) for call in (1, 3, 4, 4)] == [False, False, True, False]
+    turns.over()
+    assert not turns.give_back(5), "the turn of the call that was before it went on to it"
+    begun = [turns.next(), turns.next()]
+    assert [each.start.call for each in begun if each is not None] == [3, 5]
+    assert turns.next() is None
+
+
+def test_the_turn_of_a_call_that_is_given_up_is_the_next_ones() -> None:
+    turns = Turns(1)
+    for call in (1, 2, 3):
+        turns.came(start(call), 0.0)
+    turns.over()
+    assert turns.give_up(2)
+    assert not turns.give_back(3)
+
+
 def test_credit_of_a_stream_that_waits_is_kept_for_it() -> None:
     turns = Turns(1)
     turns.came(start(1), 0.0)
