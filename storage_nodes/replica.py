@@ -345,13 +345,17 @@ class Replica:
         if not self.is_member:
             return []
         self._changed.update(room.shard for room in self._pending if room.held)
-        follow = FollowMetalog(self.space.id, self._follower.position, 0)
         return [
-            *([] if self._loading.writing else [Send(self.space.primary, follow)]),
+            *self._follow(),
             Send(self.space.primary, self._report()),
             *self._losses.state_again(to=self.space.primary),
             *self._progress(),
         ]
+
+    def _follow(self) -> list[Effect]:
+        if self._loading.writing:
+            return []
+        return [Send(self.space.primary, FollowMetalog(self.space.id, self._follower.position, 0))]
 
     def peer_link(self, peer: NodeId, *, up: bool) -> list[Effect]:
         if not up:
@@ -928,8 +932,8 @@ class Replica:
 
     def metalog_gone(self, count: int) -> list[Effect]:
         """The primary's metalog reaches back to `count` only, and this fold stands before (P16)."""
-        if count <= self._follower.position.count:
-            return []
+        if count <= self._follower.position.count:  # what came late from elsewhere led past it
+            return self._follow()
         return self._load(f"the metalog reaches back to entry {count} only", at_least=count)
 
     def _load(self, reason: str, *, at_least: int) -> list[Effect]:
@@ -939,9 +943,10 @@ class Replica:
         return self._loading.ask(self._peers())
 
     def snapshot_timer(self) -> list[Effect]:
-        """A peer did not help, or there was none."""
+        """A peer did not help, or there was none; or the fold got there by itself, and goes on."""
         self._loading.give_up()
-        return self._loading.ask(self._peers())
+        effects = self._loading.ask(self._peers())
+        return effects if self._loading.reason else [*effects, *self._follow()]
 
     def fetch_snapshot(self, source: Address, message: FetchSnapshot) -> list[Effect]:
         """A peer wants this fold, or the next part of it."""

@@ -423,14 +423,26 @@ def test_p16_a_snapshot_that_is_not_further_does_not_end_a_fold() -> None:
 
 
 def test_p16_a_fold_that_got_there_by_itself_needs_no_other() -> None:
-    """1. A node asks for a fold. 2. No peer gives one, but the frames come. 3. It does not ask, nor
-    say that it is rebuilt, any more."""
+    """1. A node asks for a fold. 2. No peer gives one, but entries come that an earlier primary had
+    sent. 3. It does not ask, nor say that it is rebuilt, any more; it follows the primary again,
+    which feeds nobody whom it has told that entries are gone."""
     trio = Trio()
     trio.append(0, 8)
     trio[NODE].replica._loading.want("a test", at_least=10)
     trio.append(8, 12)
-    trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
+    effects = trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
     assert trio[NODE].replica.rebuilding == "" and not trio.kinds(FetchSnapshot)
+    follow = FollowMetalog(SPACE, trio[NODE].index.position, 0)
+    assert follow in [each.message for each in effects if isinstance(each, Send)]
+
+
+def test_p16_who_got_past_what_is_gone_before_it_heard_so_follows_again() -> None:
+    trio = Trio()
+    trio.append(0, 8)
+    effects = trio.do(NODE, Received(PRIMARY, MetalogGone(SPACE, 5)))
+    follow = FollowMetalog(SPACE, trio[NODE].index.position, 0)
+    assert follow in [each.message for each in effects if isinstance(each, Send)]
+    assert not trio[NODE].replica._loading.reason
 
 
 def test_p27_followers_see_a_hole_where_a_fold_was_loaded() -> None:
