@@ -1,6 +1,6 @@
 """Many seeds, or one with its trace.
 
-    python -m tests.sim --seeds 1000 --minutes 10
+    python -m tests.sim --seeds 1000 --minutes 10 --jobs 2
     python -m tests.sim --seed 49
 
 The last line reads `N seeds, M violations`. The same seed is the same run, in every process and
@@ -13,9 +13,9 @@ import argparse
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
+from tests.sim.outcomes import Outcome, outcomes
 from tests.sim.simulation import Report, simulate
 
 VIOLATION_CHARACTERS_MAX = 4_000
@@ -27,11 +27,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100, help="how many to run (default: 100)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (default: 0)")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long (0: never)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--seed", type=int, help="only this one, with its trace")
     options = parser.parse_args()
     if options.seed is not None:
         return _replay(options.seed)
-    return _many(options.first, options.seeds, options.minutes)
+    seeds = range(options.first, options.first + options.seeds)
+    return _many(seeds, options.minutes, options.jobs)
 
 
 def _replay(seed: int) -> int:
@@ -45,31 +47,24 @@ def _replay(seed: int) -> int:
     return 1 if report.violations else 0
 
 
-def _many(first: int, count: int, minutes: float) -> int:
+def _many(seeds: range, minutes: float, jobs: int) -> int:
     start_s = time.monotonic()
     done = violations = appends = reads = faults = 0
     reached: dict[str, list[int]] = {}
-    for seed in range(first, first + count):
-        if minutes and time.monotonic() - start_s > minutes * 60:
-            break
+    for outcome in outcomes(seeds, jobs):
         done += 1
-        try:
-            report = simulate(seed)
-        except Exception:
-            violations += 1
-            traceback.print_exc()
-            print(how_to_replay(seed), flush=True)
-            continue
-        violations += len(report.violations)
-        appends += report.appends
-        reads += report.reads
-        faults += sum(report.faults.values())
-        for path, often in report.reached.items():
+        violations += len(outcome.violations)
+        appends += outcome.appends
+        reads += outcome.reads
+        faults += outcome.faults
+        for path, often in outcome.reached:
             reached.setdefault(path, []).append(often)
-        _tell(report)
+        _tell(outcome)
+        passed_s = time.monotonic() - start_s
         if done % 100 == 0:
-            passed_s = time.monotonic() - start_s
             print(f"{done} seeds in {passed_s:.0f} s, {violations} violations", flush=True)
+        if minutes and passed_s > minutes * 60:
+            break
     for path, counts in sorted(reached.items()):
         print(f"in {len(counts)} seeds, {sum(counts)} times: {path}")
     print(f"{appends} appends acknowledged, {reads} other calls answered, {faults} faults")
@@ -77,7 +72,7 @@ def _many(first: int, count: int, minutes: float) -> int:
     return 1 if violations else 0
 
 
-def _tell(report: Report) -> None:
+def _tell(report: Report | Outcome) -> None:
     for violation in report.violations:
         print(f"seed {report.seed}: {violation[:VIOLATION_CHARACTERS_MAX]}")
     if report.violations:
