@@ -2,7 +2,7 @@
 
 Decides when templates and workers are started, told to end and killed; which pools there are after
 a load of the app; what a worker's end means for the next start (back-off). What its end means for
-its calls is the scheduler's to say (`Owner`).
+its calls is `dispatcher.py`'s to say, through the scheduler (`Owner`).
 
 Invariants: pools are those of the version that serves, and only its workers are in them; a worker
 that was told to end gets no call; a template is ended once it serves no more and its workers are

@@ -70,6 +70,7 @@ class Call:
         "home",
         "items",
         "number",
+        "parent",
         "payload",
         "peer",
         "phase",
@@ -119,6 +120,8 @@ class Call:
         self.sent_s = 0.0
         self.phase = Phase.WAITING
         self.worker: Worker | None = None
+        self.parent: Worker | None = None
+        """That made it, within a call that it runs."""
         self.peer = ""
         """The host that it was passed to."""
         self.home = False

@@ -340,9 +340,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_asked_is_known(self) -> None:
-        known = {
-            (source, asked) for source, calls in self.sim.core._asked.items() for asked in calls
-        }
+        by_source = self.sim.core._calls.by_source
+        known = {(source, asked) for source, calls in by_source.items() for asked in calls}
         assert set(self.open) == known
 
     def teardown(self) -> None:
