@@ -20,6 +20,7 @@ from bokilog.functions.runtime.messages import (
     Done,
     Fork,
     Forked,
+    Recall,
     Start,
     TemplateReady,
     WorkerReady,
@@ -142,3 +143,31 @@ def receivers(effects: Iterable[Effect], kind: type[CallMessage]) -> list[Addres
 def codes(effects: Iterable[Effect], to: Address = CALLER) -> dict[int, object]:
     """Answers to a source: its number to the error's code, None: it went well."""
     return {each.call: each.error[0] if each.error else None for each in sent(effects, Done, to)}
+
+
+def one_worker(**options: object) -> Sim:
+    made = FunctionOptions(**options)  # type: ignore[arg-type]
+    return Sim({"f": made})
+
+
+def short_calls(count: int, **options: object) -> tuple[Sim, int, list[Start]]:
+    """A function whose calls took a millisecond so far, one worker of it, so many calls that were
+    not begun: what it was given of them, the first of it begun by now."""
+    sim = one_worker(**{"max_workers": 1, **options})
+    worker, started = sim.run(start(1_000), *(start(number) for number in range(1, count + 1)))
+    sim.now_s += 0.0009
+    return sim, worker, sent(sim.tell(("worker", worker), done(started[0].call)), Start)
+
+
+def one_ahead_and_another_worker() -> tuple[Sim, int, int, list[Start]]:
+    """A worker that runs the first of two calls, and another one that is idle from now on."""
+    sim = one_worker(max_workers=2)
+    worker, started = sim.run(start(1_000))
+    sim.now_s += 0.0009
+    sim.tell(("worker", worker), done(started[0].call))
+    given = sent(sim.ask(start(1), start(2)), Start, ("worker", worker))
+    assert [each.call_id for each in given] == ["id1", "id2"]
+    sim.wait(0.1)
+    (other,) = (number for number in sim.core._fleet.workers if number != worker)
+    assert sent(sim.ready(other), Recall) == [Recall(given[1].call)]
+    return sim, worker, other, given
