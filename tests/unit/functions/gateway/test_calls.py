@@ -6,7 +6,6 @@ import asyncio
 import json
 from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 
 from bokilog.call_errors import (
@@ -124,7 +123,7 @@ async def test_a_python_object_cannot_be_answered(serve: Serve) -> None:
 async def test_a_client_that_goes_has_cancelled_its_call(serve: Serve) -> None:
     async with serve({"never": never}) as served:
         asking = asyncio.ensure_future(served.http.post("/f/never").__aenter__())
-        while not served.runner.running:
+        while not served.runner.running:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         asking.cancel()
         (running,) = served.runner.running
