@@ -21,7 +21,7 @@ from bokilog.messages import AppendFrame, Message, Propose, Read, ReadReply, Req
 from bokilog.metalog import DeleteBook
 from bokilog.record import CaughtUp, Record
 from tests.unit.client.fake_engine import FakeEngine
-from tests.unit.client.opened import existing, opened
+from tests.unit.client.opened import existing, opened, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -124,14 +124,17 @@ async def test_a_wait_is_woken_by_an_append_and_ends_without_one() -> None:
 async def test_the_budget_of_a_wait_survives_a_reconnect() -> None:
     engine = FakeEngine()
     async with existing(engine) as (_, book):
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         waiting = asyncio.create_task(book.read_next(tag="t", wait_s=60))
-        await asyncio.sleep(0.02)
+        await until(lambda: reads(engine))
         engine.disconnect()
         await asyncio.sleep(0.02)
         engine.connect()
         first, second = reads(engine)
         assert first.request == second.request
-        assert first.wait_ms == 60_000 and 59_000 < second.wait_ms < 59_970
+        passed_ms = (loop.time() - began_s) * 1_000
+        assert 60_000 - passed_ms <= second.wait_ms <= first.wait_ms - 18 <= 60_000
         await book.append(b"x", "t")
         assert (await waiting) is not None
         assert await book.read_next(tag="t", wait_s=float("inf")) is not None
