@@ -138,9 +138,12 @@ class Connections:
             self._lost(link)
             link.abort()
 
-    async def send_callers_away(self) -> None:
-        """Write what callers and hosts are still to get, then take none of them any more."""
+    def take_no_callers(self) -> None:
+        """Who greets as a caller or a host from now on is sent away."""
         self._closing = True
+
+    async def close_callers(self) -> None:
+        """Write what callers and hosts are still to get, then close their links."""
         here = [(name, link) for name, link in self._links.items() if name[0] in _ROLES_ELSEWHERE]
         for _, link in here:
             await link.aclose()

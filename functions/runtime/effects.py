@@ -74,6 +74,10 @@ class Stopping(NamedTuple):
     """The host is about to stop: no new calls; what runs may finish."""
 
 
+class SendAway(NamedTuple):
+    """What ran is over: callers and hosts are to make their calls elsewhere."""
+
+
 class RetireAll(NamedTuple):
     """The time for that is over: calls that are left are told, workers end."""
 
@@ -88,6 +92,7 @@ Event: TypeAlias = (
     | WorkerSilent
     | Reload
     | Stopping
+    | SendAway
     | RetireAll
     | TimerFired
     | BatchEnded

@@ -40,6 +40,7 @@ from bokilog.functions.runtime.effects import (
     Reload,
     RetireAll,
     Send,
+    SendAway,
     StartTemplate,
     Stopping,
     TemplateEnded,
@@ -303,9 +304,17 @@ class Host:
         self.refuse_calls()
         await self._leave()
         deadline_s = self._loop.time() + self.settings.drain_calls_s
-        while self._core.calls_count and self._loop.time() < deadline_s and self.bug is None:  # noqa: ASYNC110
+        await self._none_left(lambda: self._core.calls_count, deadline_s)
+        self._connections.take_no_callers()
+        self._deliver(SendAway())
+        await self._none_left(lambda: self._core.callers_count, self._loop.time() + LEAVE_S)
+        # Calls that were on their way meanwhile have come, and gone to other hosts.
+        await self._none_left(lambda: self._core.calls_count, deadline_s)
+        await self._connections.close_callers()
+
+    async def _none_left(self, count: Callable[[], int], deadline_s: float) -> None:
+        while count() and self._loop.time() < deadline_s and self.bug is None:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)  # the core has no event to await
-        await self._connections.send_callers_away()
 
     async def aclose(self) -> None:
         """End everything that was started here."""

@@ -183,6 +183,14 @@ class Cancel(NamedTuple):
     reason: str
 
 
+class Leaving(NamedTuple):
+    """Host to callers and hosts: it is about to close this link, make your calls elsewhere. Said
+    back by whoever makes none here any more: without that the last ones would be cut off unread."""
+
+    name: str
+    """Of the host that says it; empty: a caller."""
+
+
 # --- worker and template to host, and back --------------------------------------------------------
 
 
@@ -294,6 +302,7 @@ CallMessage: TypeAlias = (
     | Credit
     | Done
     | Cancel
+    | Leaving
     | WorkerReady
     | Output
     | Retire
@@ -331,6 +340,7 @@ KINDS: Final[dict[type[CallMessage], int]] = {
     Recall: 178,
     Returned: 179,
     Pulse: 180,
+    Leaving: 181,
 }
 _BY_KIND: Final = {kind: message for message, kind in KINDS.items()}
 

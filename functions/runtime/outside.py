@@ -1,8 +1,8 @@
 """Calls from programs outside of function nodes: `app.connect(url)`.
 
 Decides which host is dialled: the one named, or any that the log says is there, another one when it
-is lost. Calls that were under way with a lost host fail as `WorkerLost`, since nobody knows what
-became of them; later ones wait for the next host, within their timeout.
+is lost or says that it leaves. Calls that were under way with a lost host fail as `WorkerLost`,
+since nobody knows what became of them; later ones wait for the next host, within their timeout.
 
 Invariants: nothing is sent before the host's greeting; whatever is closed leaves no task and no
 socket behind. Does not know: what calls carry.
@@ -31,6 +31,7 @@ from bokilog.functions.runtime.messages import (
     Greeted,
     Greeting,
     Item,
+    Leaving,
     decode,
     encode,
 )
@@ -229,6 +230,9 @@ class AppConnection:
                 self._place.calls.on_item(message)
             elif isinstance(message, Greeted):
                 self._on_greeted(message)
+            elif isinstance(message, Leaving):
+                self._place.calls.up = False  # calls wait for the next host, as after a loss
+                link.send(*encode(Leaving("")))
             else:
                 raise RemoteProtocolError(f"a host said {type(message).__name__} to a caller")
 

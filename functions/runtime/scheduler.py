@@ -37,6 +37,7 @@ from bokilog.functions.runtime.effects import (
     Reload,
     RetireAll,
     Send,
+    SendAway,
     Stopping,
     TemplateEnded,
     WorkerSilent,
@@ -52,6 +53,7 @@ from bokilog.functions.runtime.messages import (
     FunctionRows,
     Greeted,
     Item,
+    Leaving,
     Returned,
     Start,
     StartMany,
@@ -134,7 +136,7 @@ class Scheduler:
             out=self._out,
         )
         self._greeted: dict[Address, None] = {}
-        """Who is told when the functions change."""
+        """Who may make calls here, and is told when the functions change."""
 
     # --- what others may look at ------------------------------------------------------------------
 
@@ -155,6 +157,11 @@ class Scheduler:
     def calls_count(self) -> int:
         """Calls that are not over."""
         return len(self._calls.by_number)
+
+    @property
+    def callers_count(self) -> int:
+        """Callers and hosts that may still make calls here."""
+        return len(self._greeted)
 
     def greeted(self) -> Greeted:
         """What callers and hosts are told."""
@@ -230,6 +237,8 @@ class Scheduler:
                 self._fleet.reload()
             case Stopping():
                 self._fleet.stopping = True
+            case SendAway():
+                self._out.extend(Send(peer, Leaving(self._name)) for peer in self._greeted)
             case RetireAll():
                 self._endings.host_stops(self._name, now_s)
                 self._fleet.retire_all(now_s)
@@ -253,6 +262,11 @@ class Scheduler:
                 self._credit(source, message)
             case Cancel():
                 self._endings.cancel(source, message, now_s)
+            case Leaving() if source[0] == "peer":
+                self._hosts.down(str(source[1]))
+                self._out.append(Send(source, Leaving(self._name)))
+            case Leaving() if source[0] in ("caller", "host"):
+                self._greeted.pop(source, None)
             case Returned() if source[0] == "worker":
                 self._dispatcher.returned(source, message, now_s)
             case WorkerReady() if source[0] == "worker":

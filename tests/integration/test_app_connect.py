@@ -9,8 +9,24 @@ from typing import Any
 import pytest
 
 import bokilog
+from bokilog.codec import pack
+from bokilog.errors import NotReady
+from bokilog.framing import WireMessage
+from bokilog.functions.runtime.messages import (
+    CALLS_VERSION,
+    CallMessage,
+    Done,
+    Greeted,
+    Greeting,
+    Leaving,
+    Start,
+    decode,
+    encode,
+)
 from bokilog.functions.runtime.outside import AppConnection
 from bokilog.functions.runtime.references import data_book
+from bokilog.io.link import Link, LinkCallbacks
+from bokilog.io.transport import dial
 from tests.integration.apps.typed_app import (
     Order,
     app,
@@ -136,6 +152,50 @@ def test_a_lost_connection_fails_what_was_under_way_and_is_made_again() -> None:
     connected(claim)
 
 
+def test_a_host_that_leaves_answers_calls_that_were_on_their_way() -> None:
+    """The last ones stood unread in the connection that it closed: nobody knew what became of them,
+    and their callers were told `WorkerLost` by every restart that met one."""
+    heard: list[CallMessage] = []
+    ends: list[Exception | None] = []
+
+    def on_messages(link: Link, wires: list[WireMessage]) -> None:
+        heard.extend(map(decode, wires))
+        if isinstance(heard[-1], Leaving):
+            arguments = pack([[3], {}])
+            link.send(*encode(Start(1, "square", 0, 0, 0, 0, 0, "late", "", "", arguments)))
+            link.send(*encode(Leaving("")))
+
+    async def work(at: Hosting) -> None:
+        callbacks = LinkCallbacks(
+            on_messages=on_messages, on_lost=lambda link, error: ends.append(error)
+        )
+        link = await dial(at.host.settings.addresses[0], callbacks)
+        link.send(*encode(Greeting(CALLS_VERSION, "caller", "late", "typed", 0)))
+        await until(lambda: heard)
+        await at.host.drain()
+        assert await link.wait_gone(5)
+        greeted, leaving, done = heard
+        assert isinstance(greeted, Greeted) and leaving == Leaving("host-1")
+        assert isinstance(done, Done) and done.error[0] == NotReady.code
+        assert ends == [None]
+
+    run(work, app="typed_app:app")
+
+
+def test_callers_do_not_call_a_host_that_leaves() -> None:
+    async def claim(at: Hosting, connection: AppConnection) -> None:
+        assert await square.remote(2) == 4
+        place = connection._place
+        assert place is not None and place.calls.up
+        leaving = asyncio.ensure_future(at.host.drain())
+        await until(lambda: not place.calls.up)
+        with pytest.raises(bokilog.NodeUnreachable):
+            await square.with_options(timeout_s=0.05).remote(3)
+        await leaving
+
+    connected(claim)
+
+
 def test_cancelling_reaches_the_worker() -> None:
     async def claim(at: Hosting, connection: AppConnection) -> None:
         waiting = asyncio.ensure_future(wait.remote())
@@ -159,7 +219,7 @@ def test_one_host_can_be_named_and_another_app_is_refused() -> None:
                 _ = connection.log
         other = bokilog.App("other")
         with pytest.raises(bokilog.NodeUnreachable, match="typed"):
-            _ = await other.connect(host=f"bokilog+unix://{address}", connect_timeout_s=0.3)
+            _ = await other.connect(host=f"bokilog+unix://{address}", connect_timeout_s=3.0)
         with pytest.raises(bokilog.NodeUnreachable, match="no host of it is in the log"):
             _ = await other.connect(at.log.url, connect_timeout_s=0.3)
         assert other.connection is None

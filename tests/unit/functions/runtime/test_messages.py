@@ -17,6 +17,7 @@ from bokilog.functions.runtime.messages import (
     Greeted,
     Greeting,
     Item,
+    Leaving,
     Output,
     Outputs,
     OutputsRequest,
@@ -83,6 +84,7 @@ EXAMPLES: tuple[tuple[CallMessage, int, str, str], ...] = (
     (Recall(3), 178, "9103", ""),
     (Returned(3), 179, "9103", ""),
     (Pulse(7), 180, "9107", ""),
+    (Leaving("h"), 181, "91a168", ""),
 )
 
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from bokilog.call_errors import WorkerLost
 from bokilog.errors import NotReady
-from bokilog.functions.runtime.effects import Disconnect, LinkUp, RetireAll, Stopping
-from bokilog.functions.runtime.messages import Credit, Done, Flag, Retire, Start, StartMany
+from bokilog.functions.runtime.effects import (
+    Address,
+    Disconnect,
+    LinkDown,
+    LinkUp,
+    RetireAll,
+    SendAway,
+    Stopping,
+)
+from bokilog.functions.runtime.messages import Credit, Done, Flag, Leaving, Retire, Start, StartMany
 from bokilog.functions.runtime.options import FunctionOptions
 from tests.unit.functions.runtime.hosts import (
     CALLER,
@@ -54,6 +62,30 @@ def test_a_host_that_stops_takes_no_calls_and_tells_those_that_are_left() -> Non
     effects = sim.give(RetireAll())
     assert codes(effects) == {1: WorkerLost.code, 2: NotReady.code}
     assert sent(effects, Retire) == [Retire(worker)]
+
+
+def test_callers_and_hosts_are_sent_away_and_say_when_none_of_their_calls_is_on_its_way() -> None:
+    sim = Sim()
+    elsewhere: Address = ("host", 9)
+    sim.give(LinkUp(CALLER), LinkUp(elsewhere), LinkUp(("peer", "host-2")), Stopping())
+    effects = sim.give(SendAway())
+    assert receivers(effects, Leaving) == [CALLER, elsewhere]
+    assert receivers(sim.ask(start(1)), Start) == [("peer", "host-2")], "it was on its way"
+    assert sim.core.callers_count == 2
+    sim.tell(CALLER, Leaving(""))
+    assert sim.core.callers_count == 1
+    sim.give(LinkDown(elsewhere))
+    assert sim.core.callers_count == 0
+
+
+def test_a_host_that_is_sent_away_makes_no_calls_after_it_has_said_so() -> None:
+    sim = one_worker(max_workers=1)
+    sim.run(start(1))
+    sim.give(LinkUp(("peer", "host-2")))
+    assert receivers(sim.ask(start(2)), Start) == [("peer", "host-2")]
+    effects = sim.tell(("peer", "host-2"), Leaving("host-2"))
+    assert sent(effects, Leaving, ("peer", "host-2")) == [Leaving("host-1")]
+    assert receivers(sim.ask(start(3)), Start) == []
 
 
 def test_a_host_that_stops_sends_new_calls_to_others_and_lets_running_ones_make_calls() -> None:
