@@ -274,7 +274,7 @@ class Nemesis:
         be of it."""
         self._never_powerless = others if "flush" in durabilities else frozenset[str]()
         """The same of machines, with what they have not synced."""
-        if self._knobs.cold_hot_bytes and "flush" in durabilities:
+        if self._knobs.cold_hot_bytes and durabilities != ("sync",):
             # A metalog that loses its end has journals folded from their start, which is cold.
             self._never_powerless |= set(self._cluster.sequencers)
 
