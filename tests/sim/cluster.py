@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 from bokilog.cut import CutSpan
@@ -54,7 +55,7 @@ from bokilog.errors import BokilogError
 from bokilog.frame import ITEM_FRAME, Frame, decode_frame, first_bad_record
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.node import GreetingCore
-from bokilog.functions.engine.producer import Standing
+from bokilog.functions.engine.producer import SpaceProducer, Standing
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.io.commits import Committer
@@ -73,7 +74,7 @@ from bokilog.messages import (
     TailRequest,
     Welcome,
 )
-from bokilog.metalog import Cut, Run, decode_run
+from bokilog.metalog import Cut, Run
 from bokilog.record import Durability
 from bokilog.sequencer.controller import ControllerCore
 from bokilog.sequencer.controller_settings import ControllerSettings
@@ -179,14 +180,11 @@ class Scheduler:
 
     def __init__(self, world: World, knobs: Knobs, loop: ProcessLoop) -> None:
         self._lag_s = knobs.lag_s
-        self._chance = world.chance(f"lag {loop.name}")
-        self._loop = loop
+        self._random = world.chance(f"lag {loop.name}").random
+        self.call_later: Callable[[float, Callable[[], object]], _Cancellable] = loop.call_later
 
     def call_soon(self, callback: Callable[[], object], /) -> object:
-        return self._loop.call_later(self._lag_s * self._chance.random(), callback)
-
-    def call_later(self, delay: float, callback: Callable[[], object], /) -> _Cancellable:
-        return self._loop.call_later(delay, callback)
+        return self.call_later(self._lag_s * self._random(), callback)
 
 
 class _Cancellable(Protocol):
@@ -228,6 +226,13 @@ class Process:
         self.installed = Term(0)
         self.links: dict[Address, Wire] = {}
         self._cluster = cluster
+        self._check: Callable[[], object] | None = getattr(core, "check", None)
+        """Of the core: asserts its invariants."""
+        self._producers: Mapping[int, SpaceProducer] = {}
+        """Of an engine."""
+        if isinstance(core, GreetingCore):
+            self._producers = core._engine.producers
+        self._is_sequencer = name in cluster.sequencers
         self._perform_own = perform
         self._greet = greet
         self._names: dict[Wire, Address] = {}
@@ -350,7 +355,7 @@ class Process:
     def arrived(self, wire: Wire, message: Message) -> None:
         name = self._names.get(wire)
         if name is not None and not self.loop.dead:
-            if isinstance(message, TailRequest) and self.name in self._cluster.sequencers:
+            if self._is_sequencer and isinstance(message, TailRequest):
                 self._cluster.watch.tail_asked(self.name, name, message)
             self.deliver(Received(name, message))
 
@@ -371,12 +376,14 @@ class Process:
             self.deliver(LinkClogged(name, clear=clear))
 
     def send(self, to: Address, message: Message) -> None:
-        path = PATHS.get(type(message))
-        if path is not None:
-            self._cluster.world.reach(path)
-        if isinstance(message, Metalog):
+        kind = type(message)
+        if kind in PATHS:
+            self._cluster.world.reach(PATHS[kind])
+        if kind is Metalog:
+            assert isinstance(message, Metalog)
             self._cluster.watch.published(message.run)
-        elif isinstance(message, Tail) and self.name in self._cluster.sequencers:
+        elif kind is Tail and self._is_sequencer:
+            assert isinstance(message, Tail)
             self._cluster.watch.tail_told(self.name, to, message)
         wire = self.links.get(to)
         if wire is not None:
@@ -385,9 +392,10 @@ class Process:
     # --- effects ----------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
+        if isinstance(effect, Send):  # most are
+            self.send(effect.to, effect.message)
+            return
         match effect:
-            case Send(to=to, message=message):
-                self.send(to, message)
             case Commit(space=space, token=token):
                 self._committers[LogSpaceId(space)].request(token)
             case LoadView():
@@ -400,13 +408,11 @@ class Process:
                 self._perform_own(effect)
 
     def _end_of_batch(self) -> None:
-        check = getattr(self.core, "check", None)
-        if check is not None:
-            check()
-        if isinstance(self.core, GreetingCore):
-            for each in self.core._engine.producers.values():
-                if each.standing is Standing.LEARNING:
-                    self._cluster.world.reach("an engine waits for deletions")
+        if self._check is not None:
+            self._check()
+        for each in self._producers.values():
+            if each.standing is Standing.LEARNING:
+                self._cluster.world.reach("an engine waits for deletions")
         for committer in self._committers.values():
             committer.flush()
 
@@ -908,7 +914,7 @@ class Watch:
 
     def on(self, node: NodeId, journal: SimJournal) -> None:
         """Look at what a sequencer orders."""
-        journal.appended = lambda kind, data: self._appended(node, decode_run(data))
+        journal.appended = partial(self._appended, node)
 
     def _appended(self, node: NodeId, run: Run) -> None:
         core = self._cluster.sequencer(node)

@@ -33,7 +33,7 @@ from bokilog.journal import (
     SyncResult,
     Written,
 )
-from bokilog.metalog import decode_run
+from bokilog.metalog import Run, decode_run
 from bokilog.record import Durability
 from bokilog.storage_nodes.memory_store import MemoryStore
 from tests.sim.loop import World
@@ -44,12 +44,9 @@ Item = tuple[object, ...]
 """A frame (shard, first count) or a run of the metalog (log space, term, first count)."""
 
 
-def _item(kind: int, data: bytes) -> tuple[Item, int]:
-    if kind == ITEM_FRAME:
-        head = decode_head(data)
-        return (head.shard, head.first), head.first + head.records
-    run = decode_run(data)
-    return (run.space, run.term, run.first), run.until
+def _frame_item(data: bytes) -> tuple[Item, int]:
+    head = decode_head(data)
+    return (head.shard, head.first), head.first + head.records
 
 
 class SimJournal:
@@ -76,8 +73,8 @@ class SimJournal:
         self.flipped = False
         """Some item is not what was written."""
         self.fail_next_sync = False
-        self.appended: Callable[[int, bytes], None] | None = None
-        """Told of every item: (kind, bytes)."""
+        self.appended: Callable[[Run], None] | None = None
+        """Told of every run."""
         self.durable: dict[Item, int] = {}
         """What no loss of power takes any more, with where it ends."""
         self._staged: list[tuple[Item, int]] = []
@@ -102,10 +99,14 @@ class SimJournal:
         self, kind: int, buffers: Sequence[Buffer], *, keep_headroom: bool = False
     ) -> Location:
         location = self.inner.append(kind, buffers, keep_headroom=keep_headroom)
-        data = b"".join(bytes(buffer) for buffer in buffers)
-        self._staged.append(_item(kind, data))
+        data = b"".join(buffers)
+        if kind == ITEM_FRAME:
+            self._staged.append(_frame_item(data))
+            return location
+        run = decode_run(data)
+        self._staged.append(((run.space, run.term, run.first), run.until))
         if self.appended is not None:
-            self.appended(kind, data)
+            self.appended(run)
         return location
 
     def short(self) -> str:
@@ -184,7 +185,7 @@ class SimJournal:
         items += [(kind, data) for kind, _, data in self.inner._staged]
         for kind, data in items:
             try:
-                if kind == ITEM_FRAME and _item(kind, data)[0] == name:
+                if kind == ITEM_FRAME and _frame_item(data)[0] == name:
                     return decode_frame(data)
             except RemoteProtocolError:
                 pass  # a flipped bit

@@ -12,14 +12,16 @@ Messages travel encoded: nothing is shared between processes. Does not know what
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from bokilog.messages import Message, decode, encode
 from tests.sim.loop import World
 from tests.sim.swarm import Knobs
 
-Encoded = tuple[int, bytes, list[memoryview]]
+Encoded = tuple[int, bytes, Sequence[memoryview]]
 CLOGGED_BYTES = 6_000
 """As `LinkSettings.clogged_bytes`, for the sizes of this world."""
 
@@ -50,16 +52,36 @@ class Closed:
     """The end of a connection, as the receiver learns of it."""
 
 
+Item = Encoded | Greeting | Closed
+
+
 class Pipe:
     """One direction of a connection."""
 
-    __slots__ = ("bytes", "clogged", "items", "last_s", "scheduled", "source", "target", "wire")
+    __slots__ = (
+        "bytes",
+        "clogged",
+        "ends",
+        "items",
+        "last_s",
+        "pump",
+        "scheduled",
+        "source",
+        "target",
+        "title",
+        "wire",
+    )
 
-    def __init__(self, wire: Wire, source: End, target: End) -> None:
+    def __init__(self, wire: Wire, source: End, target: End, pump: Callable[[Pipe], None]) -> None:
         self.wire = wire
         self.source = source
         self.target = target
-        self.items: deque[tuple[float, Encoded | Greeting | Closed]] = deque()
+        self.ends = source.name, target.name
+        self.title = f"{source.name} > {target.name}"
+        """In the trace."""
+        self.pump = partial(pump, self)
+        self.items: deque[tuple[float, int, Item]] = deque()
+        """(when it arrives, size in bytes, what)"""
         self.last_s = 0.0
         self.bytes = 0
         self.clogged = False
@@ -77,24 +99,24 @@ class Wire:
         self.bulk = bulk
         self.broken = False
         self.pipes = {
-            id(dialler): Pipe(self, dialler, acceptor),
-            id(acceptor): Pipe(self, acceptor, dialler),
+            id(dialler): Pipe(self, dialler, acceptor, network.pump),
+            id(acceptor): Pipe(self, acceptor, dialler, network.pump),
         }
 
     def send(self, source: End, message: Message) -> bool:
         if self.broken:
             return False
         kind, head, attachments = encode(message)
-        encoded = kind, bytes(head), [memoryview(bytes(part)) for part in attachments]
-        self._network.put(self.pipes[id(source)], encoded)
+        parts: Sequence[memoryview] = ()
+        size_bytes = len(head)
+        if attachments:
+            parts = [memoryview(bytes(part)) for part in attachments]
+            size_bytes += sum(map(len, parts))
+        self._network.put(self.pipes[id(source)], (kind, bytes(head), parts), size_bytes)
         return True
 
     def greet(self, source: End, term: int) -> None:
         self._network.put(self.pipes[id(source)], Greeting(term))
-
-
-def _size(item: Encoded | Greeting | Closed) -> int:
-    return len(item[1]) + sum(map(len, item[2])) if isinstance(item, tuple) else 0
 
 
 class Network:
@@ -120,27 +142,34 @@ class Network:
         return wire
 
     def delay_s(self, source: str, target: str) -> float:
-        knobs, chance = self._knobs, self._chance
-        delay_s = knobs.latency_s * (0.5 + chance.random())
-        if chance.random() < knobs.slow_share:
-            delay_s += chance.expovariate(1 / knobs.slow_s)
-        if self._clogs.get((source, target), 0.0) > self._world.now_s:
-            delay_s += knobs.clog_s
-        return delay_s
+        return self._delay_s(clogged=self._is_clogged((source, target)))
+
+    def _delay_s(self, *, clogged: bool) -> float:
+        knobs, chance = self._knobs, self._chance.random
+        delay_s = knobs.latency_s * (0.5 + chance())
+        if chance() < knobs.slow_share:
+            delay_s += self._chance.expovariate(1 / knobs.slow_s)
+        return delay_s + knobs.clog_s if clogged else delay_s
 
     def is_cut(self, source: str, target: str) -> bool:
         return bool(self._cuts.get((source, target)))
 
-    def put(self, pipe: Pipe, item: Encoded | Greeting | Closed) -> None:
-        clog = self._clogs.get((pipe.source.name, pipe.target.name), 0.0) > self._world.now_s
-        delay_s = self.delay_s(pipe.source.name, pipe.target.name)
-        pipe.last_s = max(pipe.last_s + (delay_s if clog else 0.0), self._world.now_s + delay_s)
-        pipe.items.append((pipe.last_s, item))
-        pipe.bytes += _size(item)
+    def _is_clogged(self, ends: tuple[str, str]) -> bool:
+        return self._clogs.get(ends, 0.0) > self._world.now_s
+
+    def put(self, pipe: Pipe, item: Item, size_bytes: int = 0) -> None:
+        clogged = bool(self._clogs) and self._is_clogged(pipe.ends)
+        delay_s = self._delay_s(clogged=clogged)
+        at_s = self._world.now_s + delay_s
+        behind_s = pipe.last_s + delay_s if clogged else pipe.last_s
+        pipe.last_s = at_s = max(behind_s, at_s)
+        pipe.items.append((at_s, size_bytes, item))
+        pipe.bytes += size_bytes
         if pipe.bytes > CLOGGED_BYTES and not pipe.clogged and not pipe.wire.broken:
             pipe.clogged = True
             pipe.source.clogged(pipe.wire, clear=False)
-        self._schedule(pipe)
+        if not pipe.scheduled:
+            self._schedule(pipe)
 
     def _schedule(self, pipe: Pipe) -> None:
         if not pipe.items:
@@ -148,38 +177,37 @@ class Network:
         elif not pipe.scheduled:
             self._busy[pipe] = None
             pipe.scheduled = True
-            self._world.at(pipe.items[0][0], lambda: self._pump(pipe))
+            self._world.at(pipe.items[0][0], pipe.pump)
 
-    def _pump(self, pipe: Pipe) -> None:
+    def pump(self, pipe: Pipe) -> None:
+        """What is due at the end of a pipe arrives, one thing at a time."""
         pipe.scheduled = False
         if not pipe.items:
             return
-        if self.is_cut(pipe.source.name, pipe.target.name):
+        if self._cuts.get(pipe.ends):
             self._stalled.append(pipe)
             return
-        at_s, item = pipe.items[0]
+        at_s, size_bytes, item = pipe.items[0]
         if at_s <= self._world.now_s:
             pipe.items.popleft()
-            pipe.bytes -= _size(item)
-            self._arrive(pipe, item)
+            pipe.bytes -= size_bytes
+            self._arrive(pipe, item, size_bytes)
             if pipe.clogged and pipe.bytes < CLOGGED_BYTES // 4:
                 pipe.clogged = False
                 if not pipe.wire.broken:
                     pipe.source.clogged(pipe.wire, clear=True)
         self._schedule(pipe)
 
-    def _arrive(self, pipe: Pipe, item: Encoded | Greeting | Closed) -> None:
-        if isinstance(item, Greeting):
-            pipe.target.up(pipe.wire, item.term)
-        elif isinstance(item, Closed):
-            pipe.target.lost(pipe.wire)
-        else:
+    def _arrive(self, pipe: Pipe, item: Item, size_bytes: int) -> None:
+        if isinstance(item, tuple):
             message = decode(*item)
             self.messages_count += 1
-            self._world.note(
-                f"{pipe.source.name} > {pipe.target.name} {type(message).__name__} {_size(item)}"
-            )
+            self._world.note(f"{pipe.title} {type(message).__name__} {size_bytes}")
             pipe.target.arrived(pipe.wire, message)
+        elif isinstance(item, Greeting):
+            pipe.target.up(pipe.wire, item.term)
+        else:
+            pipe.target.lost(pipe.wire)
 
     # --- breaking ---------------------------------------------------------------------------------
 
@@ -197,7 +225,7 @@ class Network:
         for pipe in wire.pipes.values():
             kept = self._chance.randrange(len(pipe.items) + 1)
             while len(pipe.items) > kept:
-                pipe.bytes -= _size(pipe.items.pop()[1])
+                pipe.bytes -= pipe.items.pop()[1]
             if pipe.target is silent_to:
                 pipe.items.clear()
             else:
@@ -228,7 +256,7 @@ class Network:
         self._clogs.clear()
         for pipe in list(self._busy):
             pipe.last_s = self._world.now_s + self._knobs.latency_s
-            pipe.items = deque((pipe.last_s, item) for _, item in pipe.items)
+            pipe.items = deque((pipe.last_s, size, item) for _, size, item in pipe.items)
             pipe.scheduled = False
             self._schedule(pipe)
         self._resume()
