@@ -11,7 +11,7 @@ peer's position on. A frame of which no other replica has the bytes is lost: its
 Invariants: until a frame is here, or known to be neither needed nor anywhere, its records are not
 answered for; what is stored of the progress never runs ahead of what is durable.
 
-Does not know: the journal, links; the replica does.
+Does not know: the journal, links; `filling.py` does.
 """
 
 from __future__ import annotations

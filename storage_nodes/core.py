@@ -1,9 +1,9 @@
 """A storage node as one pure core: a replica per log space, behind the term gate.
 
-Decides which replica an event is for, what the links of a node mean to it, and when a read-only
-node tries to write again. Messages of a term that is not installed yet are held, bounded, and make
-the node load the view; those of an ended term are dropped: their sender has a newer shard by then
-(P17).
+Decides which replica an event is for, and which part of it; what the links of a node mean to it,
+and when a read-only node tries to write again. Messages of a term that is not installed yet are
+held, bounded, and make the node load the view; those of an ended term are dropped: their sender has
+a newer shard by then (P17).
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class StorageCore:
             return self._metalog(source, message)
         if isinstance(message, Read):
             replica = self._known_replica(LogSpaceId(message.space))
-            return replica.read(source, message) if replica is not None else []
+            return replica.answers.read(source, message) if replica is not None else []
         if isinstance(message, StatusRequest):
             return [Send(source, Status(message.request, self.facts()))]
         if isinstance(message, RequestFailed):
@@ -175,7 +175,7 @@ class StorageCore:
         replica = self._known_replica(space)
         if replica is None or replica.mend(source, frame):
             return []
-        return replica.replicate(frame, source)
+        return replica.arrivals.take(frame, source)
 
     def _metalog(self, source: Address, message: Metalog) -> list[Effect]:
         """Metalog of an ended term is still wanted: it is how a node that was away catches up (P8,
@@ -204,33 +204,33 @@ class StorageCore:
         replica = self._replica(LogSpaceId(number))
         match message:
             case FollowIndex():
-                return replica.follow(source, message)
+                return replica.answers.follow(source, message)
             case ResumeShard(shard=shard):
-                return replica.resume(source, shard)
+                return replica.arrivals.resume(source, shard)
             case FetchFrames():
-                return replica.fetch(source, message)
+                return replica.answers.fetch(source, message)
             case FetchRuns():
-                return replica.give_runs(source, message)
+                return replica.entries.give(source, message)
             case FramesSent():
                 return replica.frames_sent(source, message)
             case FetchSnapshot():
-                return replica.fetch_snapshot(source, message)
+                return replica.storing.give(source, message)
             case SnapshotPart():
                 return replica.snapshot_part(source, message)
             case FetchStored():
-                return replica.fetch_stored(source, message)
+                return replica.answers.fetch_stored(source, message)
             case StoredFrame():
                 return replica.stored_frame(source, message)
             case StoredSent():
-                return replica.stored_sent(source, message)
+                return replica.filling.answered(source, message)
             case MetalogGone(count=count):
-                return replica.metalog_gone(count)
+                return replica.folding.metalog_gone(count)
             case SeqnumAt():
-                return replica.seqnum_at(source, message)
+                return replica.answers.seqnum_at(source, message)
             case BookState():
-                return replica.book_state(source, message)
+                return replica.answers.book_state(source, message)
             case SetAux():
-                return replica.set_aux(message)
+                return replica.answers.set_aux(message)
             case IndexReport():
                 return replica.peer_stored(str(source), message)
             case FoldMarks(marks=marks):
@@ -264,7 +264,7 @@ class StorageCore:
         """
         replica = self.replicas[number]
         late = self._late.get(number, [])
-        if late or (replica.is_past(view.term, view.end(number)) and replica.storing):
+        if late or (replica.is_past(view.term, view.end(number)) and replica.is_storing):
             self._late[number] = [*late, view]
             return []
         if not replica.is_past(view.term, view.end(number)):
@@ -311,17 +311,17 @@ class StorageCore:
     def _timer(self, timer: object, now_s: float) -> list[Effect]:
         match timer:
             case ("fold", int() as number):
-                return self._replica(LogSpaceId(number)).fold_timer()
+                return self._replica(LogSpaceId(number)).folding.timer()
             case ("fetch", int() as number):
-                return self._replica(LogSpaceId(number)).fetch_timer()
+                return self._replica(LogSpaceId(number)).folding.fetch_timer()
             case ("snapshot", int() as number):
                 return self._replica(LogSpaceId(number)).snapshot_timer()
             case ("backfill", int() as number):
-                return self._replica(LogSpaceId(number)).backfill_timer()
+                return self._replica(LogSpaceId(number)).filling.timer()
             case ("read", int() as number, int() as key):
-                return self._replica(LogSpaceId(number)).read_timer(key)
+                return self._replica(LogSpaceId(number)).answers.read_timer(key)
             case ("cold", int() as number, int() as key):
-                return self._replica(LogSpaceId(number)).cold_timer(key)
+                return self._replica(LogSpaceId(number)).answers.cold_timer(key)
             case ("cold-down", int() as number):
                 return self._replica(LogSpaceId(number)).cold_down_timer()
             case "checkpoint":

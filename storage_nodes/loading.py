@@ -14,7 +14,7 @@ nowhere; those are filled in later (`backfill.py`).
 Invariants: a fold is given up only for one that stands further, or because it is wrong (P24); parts
 of an attempt that was given up are never written.
 
-Does not know: frames, the metalog, who should load (the replica does).
+Does not know: frames, the metalog, who should load (`peer_folds.py` does).
 """
 
 from __future__ import annotations

@@ -22,14 +22,14 @@ from bokilog.cut import CutSpan, first_seqnums, record_count
 from bokilog.effects import Effect, SetTimer
 from bokilog.errors import CorruptJournal, RemoteProtocolError
 from bokilog.frame import Frame
-from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard
+from bokilog.ids import START, Position, Shard
 from bokilog.journal import Journal, Location
 from bokilog.messages import FetchFrames
 from bokilog.metalog import Cut, Entry
 from bokilog.storage_nodes.losses import Losses
+from bokilog.storage_nodes.membership import Membership
 from bokilog.storage_nodes.pending import HeldFrame, Pending
 from bokilog.storage_nodes.repair import AHEAD_ENTRIES, Repair
-from bokilog.view import LogSpace
 
 ALONE_S = 1.0
 """How often the only replica says what holds its fold up."""
@@ -49,9 +49,8 @@ class NextCut:
     """What the fold of one replica needs next.
 
     Args:
-        node: this node.
-        space: the log space.
-        entries: of the metalog, that are not folded yet; the replica's own.
+        membership: who the other replicas are.
+        entries: of the metalog, that are not folded yet; those of `entries.py`.
         pending: frames that are not folded yet.
         journal: of the log space.
         losses: what no replica has.
@@ -63,7 +62,7 @@ class NextCut:
         "_folded_by",
         "_journal",
         "_losses",
-        "_node",
+        "_membership",
         "_pending",
         "_refused",
         "_repair",
@@ -72,17 +71,16 @@ class NextCut:
 
     def __init__(
         self,
+        membership: Membership,
         *,
-        node: NodeId,
-        space: LogSpaceId,
         entries: deque[tuple[Position, Entry]],
         pending: Pending,
         journal: Journal,
         losses: Losses,
         repair: Repair,
     ) -> None:
-        self._node = node
-        self._space = space
+        self._membership = membership
+        self._space = membership.space.id
         self._entries = entries
         self._pending = pending
         self._journal = journal
@@ -135,7 +133,7 @@ class NextCut:
             if lost
         ]
 
-    def opened(self, frames: list[Ordered], space: LogSpace) -> list[Opened] | None:
+    def opened(self, frames: list[Ordered]) -> list[Opened] | None:
         """The frames themselves; None if the disk does not give one back: then a peer does.
 
         The fold must not decide without it, since the other replicas have it whole (P30, P34).
@@ -145,7 +143,7 @@ class NextCut:
             try:
                 frame = held.frame or self._pending.bytes_of(held)
             except (RemoteProtocolError, CorruptJournal):
-                if len(space.replicas) == 1:
+                if self._membership.is_alone:
                     raise  # there is nobody to ask
                 self._pending.lose(shard, held)
             else:
@@ -154,11 +152,10 @@ class NextCut:
 
     # --- frames that are missing ------------------------------------------------------------------
 
-    def fetch(self, space: LogSpace, tail: int) -> list[Effect]:
+    def fetch(self, tail: int) -> list[Effect]:
         """Asks a peer for the frames of the next cut that are not here, and for what follows.
 
         Args:
-            space: as the view has it.
             tail: of the fold.
         """
         missing = self._missing()
@@ -167,10 +164,11 @@ class NextCut:
         shard, start, span = missing
         first = span[0] + start - span[1].start
         request = FetchFrames(shard, start, span[1].until, first, self._known_tail(tail))
-        effects = self._repair.ask(request, space.replicas)
-        alone = self._repair.catching_up and space.replicas == (self._node,)
+        membership = self._membership
+        effects = self._repair.ask(request)
+        alone = self._repair.catching_up and membership.space.replicas == (membership.node,)
         if alone and not self._losses.stated:  # there is nobody to ask
-            return [*self.state_loss(space), SetTimer(("fetch", self._space), ALONE_S)]
+            return [*self.state_loss(), SetTimer(("fetch", self._space), ALONE_S)]
         return effects
 
     def _missing(self) -> tuple[Shard, int, tuple[int, CutSpan]] | None:
@@ -222,9 +220,9 @@ class NextCut:
         missing = self._missing()
         return self._entries[0][0], missing and (missing[0], missing[1])
 
-    def state_loss(self, space: LogSpace) -> list[Effect]:
+    def state_loss(self) -> list[Effect]:
         """Nobody connected has the next frame: if that is everybody, the primary is told (P24)."""
-        if not self.is_refused_by(each for each in space.replicas if each != self._node):
+        if not self.is_refused_by(self._membership.others):
             return []
         missing = self._missing()
         if missing is None:
@@ -237,16 +235,16 @@ class NextCut:
                 until = max(until, *ends, 0)
         held = self._pending.next_after(shard, start)
         until = until if held is None else min(until, held)
-        return self._losses.state(shard, start, until, to=space.primary)
+        return self._losses.state(shard, start, until, to=self._membership.space.primary)
 
-    def held_up(self, space: LogSpace) -> str:
+    def held_up(self) -> str:
         """Why the fold does not go on, and for whom it waits; empty: it does (P24)."""
         if not self._entries or not self._repair.catching_up:
             return ""
         wanted, missing = self._entries[0][0], self._missing()
         if missing is None:
             return ""
-        silent = [each for each in space.replicas if each not in (self._node, *self._refused_by)]
+        silent = [each for each in self._membership.others if each not in self._refused_by]
         what = f"entry {wanted.count} waits for record {missing[1]} of shard {missing[0].number}"
         if self._losses.stated:
             return f"{what}, which no replica has: it is lost once all of them have said so"

@@ -23,6 +23,7 @@ from bokilog.io.sync import policy
 from bokilog.io.view_store import ViewStore, check_versions
 from bokilog.journal import Location
 from bokilog.record import Durability
+from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.cold_store import ColdSpace, ColdStore, load_list
@@ -31,7 +32,7 @@ from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore, clear
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.rebuilding import goes_on_from_stored
-from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.storage_nodes.replica import Replica
 from bokilog.storage_nodes.rocks_store import RocksStore
 from bokilog.storage_nodes.settings import StorageSettings
 from bokilog.view import LogSpace, View

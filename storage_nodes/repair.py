@@ -16,8 +16,8 @@ from __future__ import annotations
 from bokilog.effects import Address, Effect, Send, SetTimer
 from bokilog.errors import CorruptJournal, RemoteProtocolError
 from bokilog.frame import Frame
-from bokilog.ids import LogSpaceId, NodeId
 from bokilog.messages import FetchFrames, FramesSent, Replicate
+from bokilog.storage_nodes.membership import Membership
 from bokilog.storage_nodes.pending import Pending
 from bokilog.storage_nodes.reader import Reader, is_whole
 
@@ -37,18 +37,15 @@ class Repair:
     __slots__ = (
         "_asked",
         "_awaited",
-        "_node",
+        "_membership",
         "_overdue",
-        "_space",
         "_turn",
         "asked_count",
         "catching_up",
-        "peers_up",
     )
 
-    def __init__(self, node: NodeId, space: LogSpaceId) -> None:
-        self._node = node
-        self._space = space
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
         self._asked = False
         self._awaited: int | None = None
         """The first seqnum missing when the timer was set."""
@@ -57,28 +54,28 @@ class Repair:
         self._turn = 0
         self.catching_up = False
         """A frame was overdue: until nothing is missing, peers are asked at once."""
-        self.peers_up: set[NodeId] = set()
         self.asked_count = 0
 
-    def ask(self, request: FetchFrames, replicas: tuple[NodeId, ...]) -> list[Effect]:
+    def ask(self, request: FetchFrames) -> list[Effect]:
         """One request at a time; the next one goes to the next peer."""
         if self._asked:
             return []
+        timer = ("fetch", int(self._membership.space.id))
         if not self.catching_up:
             if self._awaited is not None:
                 return []
             if request.first_seqnum != self._overdue:
                 self._awaited = request.first_seqnum
-                return [SetTimer(("fetch", int(self._space)), PATIENCE_S)]
+                return [SetTimer(timer, PATIENCE_S)]
             self.catching_up = True
-        peers = sorted(self.peers_up.intersection(replicas) - {self._node})
+        peers = self._membership.connected()
         if not peers:
             return []
         self._asked = True
         self._turn += 1
         self.asked_count += 1
         peer = peers[self._turn % len(peers)]
-        return [Send(peer, request), SetTimer(("fetch", int(self._space)), RETRY_S)]
+        return [Send(peer, request), SetTimer(timer, RETRY_S)]
 
     def answered(self, message: FramesSent) -> bool:
         """Whether to look at once what is missing still; else the timer does."""

@@ -57,12 +57,13 @@ from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.primary import Recovered, RunIndex
 from bokilog.shapes.composed import ComposedCore, FromCore, ToCore, bulk
 from bokilog.shapes.recovery import end_of, lost_end, replay
+from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore
 from bokilog.storage_nodes.memory_store import MemoryStore
-from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.storage_nodes.replica import Replica
 from bokilog.view import LogSpace, Node, View, first_end
 
 if TYPE_CHECKING:

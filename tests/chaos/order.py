@@ -22,8 +22,9 @@ from bokilog.metalog import Entry, Run, decode_run
 from bokilog.record import Durability
 from bokilog.shapes.cluster_layout import Layout
 from bokilog.shapes.recovery import verify_item
+from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.memory_store import MemoryStore
-from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.storage_nodes.replica import Replica
 from bokilog.verify import Findings
 from bokilog.view import View
 from tests.sim.loop import World
@@ -69,7 +70,7 @@ def read_order(layout: Layout, space: LogSpaceId, world: World) -> SpaceOracle:
     if replica.index.position.count < max(reached, views[-1].end(space).position.count):
         world.violation(
             f"the files of log space {space} fold to {replica.index.position} only: entries lead"
-            f" to {reached}, and {len(replica._entries)} of them lack frames"
+            f" to {reached}, and {len(replica.entries.waiting)} of them lack frames"
         )
     return oracle
 
@@ -78,7 +79,7 @@ def _fold(replica: Replica) -> None:
     before = None
     while before != replica.index.position:
         before = replica.index.position
-        replica.fold_timer()
+        replica.folding.timer()
 
 
 def _views(layout: Layout) -> list[View]:

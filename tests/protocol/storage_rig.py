@@ -26,11 +26,13 @@ from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import Message, Metalog, Read, ReadReply, Replicate, RequestFailed
 from bokilog.metalog import Cut, Entry, OpenShard, Run
+from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
-from bokilog.storage_nodes.replica import LOAD_ENTRIES, Identity, Replica
+from bokilog.storage_nodes.peer_folds import LOAD_ENTRIES
+from bokilog.storage_nodes.replica import Replica
 from bokilog.view import End, LogSpace, View
 from tests.frames import columns_of
 

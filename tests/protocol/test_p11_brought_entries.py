@@ -26,6 +26,7 @@ from bokilog.record import Durability
 from bokilog.sequencer.brought import bring
 from bokilog.sequencer.recovery import following, recover_metalog
 from bokilog.storage_nodes import kept_runs, replica as module
+from bokilog.storage_nodes.arrivals import Identity as DiskIdentity
 from bokilog.view import End, Node, View
 from tests.protocol.storage_rig import (
     NODE,
@@ -63,7 +64,7 @@ class FlushRig(StorageRig):
         core.replicas[SPACE] = module.Replica(
             node=self.node,
             space=space,
-            identity=old._identity,
+            identity=DiskIdentity("d", 0),
             journal=self.journal,
             index=old.index,
             cache_bytes_max=1 << 20,

@@ -161,14 +161,14 @@ class Trio:
     def checkpoint(self, *names: NodeId) -> None:
         for name in names or sorted(self.up):
             self.do(name, TimerFired("checkpoint"))
-            report = self.rigs[name].replica._report()
+            report = self.rigs[name].replica.folds.report()
             for other in self.up - {name}:
                 self.do(other, Received(name, report))
 
     def fill(self, name: NodeId = NODE, *, turns: int = 200) -> None:
         """Timers of the backfill, until everything is here."""
         for _ in range(turns):
-            if not self[name].replica._backfill.busy:
+            if not self[name].replica.filling.busy:
                 return
             self.do(name, TimerFired(("backfill", int(SPACE))))
 
@@ -212,7 +212,7 @@ def test_p33_a_wiped_node_loads_a_fold_copies_the_frames_and_counts_again() -> N
     trio.append(20, 24)
     trio.wipe(NODE)
     rig = trio[NODE]
-    assert rig.replica._loading.loaded_count == 1
+    assert rig.replica.folds.loading.loaded_count == 1
     same_fold(rig, trio[PEER])
     trio.fill()
     assert rig.replica.facts()["rebuilding"] == "" and rig.replica.facts()["records_lost"] == 0
@@ -254,10 +254,10 @@ def test_p33_while_the_fold_is_loaded_nothing_is_answered_and_new_frames_are_hel
     )
     trio.wipe(NODE)
     rig = trio[NODE]
-    assert rig.replica._loading.writing
+    assert rig.replica.folds.loading.writing
     assert isinstance(error_of(rig.ask(read(start=3, until=4))), NotReady)
     assert isinstance(error_of(rig.ask(read(wait_ms=100, position=at(99)))), NotReady)
-    report = rig.replica._report()
+    report = rig.replica.folds.report()
     assert (report.folded, report.stored) == (Position(0, 0), Position(0, 0))  # type: ignore[arg-type]
     late = frame(0, term=1, number=9)
     (progress,) = messages(rig.hold(late), ShardProgress)
@@ -320,7 +320,7 @@ def test_p16_a_node_that_was_away_too_long_loads_a_fold_and_keeps_the_frames_it_
     trio.first_kept = 18
     trio.connect(NODE)
     rig = trio[NODE]
-    assert rig.replica._loading.loaded_count == 1
+    assert rig.replica.folds.loading.loaded_count == 1
     same_fold(rig, trio[PEER])
     trio.fill()
     copied = [m.first_seqnum for m in trio.kinds(StoredFrame) if isinstance(m, StoredFrame)]
@@ -343,7 +343,7 @@ def test_p16_frames_that_peers_have_let_go_are_no_reason_to_wait_for_ever() -> N
     trio.checkpoint(PEER, OTHER)
     assert trio[PEER].journal.segments()[0].number > 1
     trio.connect(NODE)
-    assert trio[NODE].replica._loading.loaded_count == 1
+    assert trio[NODE].replica.folds.loading.loaded_count == 1
     same_fold(trio[NODE], trio[PEER])
     trio.fill()
     assert data_of(trio[NODE], 12)
@@ -382,7 +382,7 @@ def test_p24_a_frame_that_no_replica_has_any_more_is_data_lost_and_nothing_else_
     trio.wipe(NODE)
     trio.fill()
     rig = trio[NODE]
-    assert not rig.replica._backfill.busy and rig.replica.facts()["records_lost"] == 1
+    assert not rig.replica.filling.busy and rig.replica.facts()["records_lost"] == 1
     assert isinstance(error_of(rig.ask(read(start=5, until=6))), DataLost)
     assert [data_of(rig, n) for n in (4, 6)] == [data_of(trio[PEER], n) for n in (4, 6)]
 
@@ -401,7 +401,7 @@ def test_p33_a_peer_that_dies_in_the_middle_is_replaced_by_the_next() -> None:
 
     trio.dropped = dies
     trio.wipe(NODE)
-    assert trio[NODE].replica._loading.writing
+    assert trio[NODE].replica.folds.loading.writing
     trio.do(NODE, LinkDown(first[0]))
     trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
     assert set(first) == {PEER, OTHER}
@@ -415,10 +415,10 @@ def test_p16_a_snapshot_that_is_not_further_does_not_end_a_fold() -> None:
     trio.checkpoint(PEER, OTHER)
     trio.append(8, 12)
     trio.do(NODE, Received(PRIMARY, MetalogGone(SPACE, 13)))
-    assert not trio[NODE].replica._loading.reason, "it stands there already"
-    trio[NODE].replica._loading.want("a test", at_least=14)
+    assert not trio[NODE].replica.folds.loading.reason, "it stands there already"
+    trio[NODE].replica.folds.loading.want("a test", at_least=14)
     trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
-    assert trio.kinds(FetchSnapshot) and not trio[NODE].replica._loading.loaded_count
+    assert trio.kinds(FetchSnapshot) and not trio[NODE].replica.folds.loading.loaded_count
     same_fold(trio[NODE], trio[PEER])
 
 
@@ -428,7 +428,7 @@ def test_p16_a_fold_that_got_there_by_itself_needs_no_other() -> None:
     which feeds nobody whom it has told that entries are gone."""
     trio = Trio()
     trio.append(0, 8)
-    trio[NODE].replica._loading.want("a test", at_least=10)
+    trio[NODE].replica.folds.loading.want("a test", at_least=10)
     trio.append(8, 12)
     effects = trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
     assert trio[NODE].replica.rebuilding == "" and not trio.kinds(FetchSnapshot)
@@ -442,7 +442,7 @@ def test_p16_who_got_past_what_is_gone_before_it_heard_so_follows_again() -> Non
     effects = trio.do(NODE, Received(PRIMARY, MetalogGone(SPACE, 5)))
     follow = FollowMetalog(SPACE, trio[NODE].index.position, 0)
     assert follow in [each.message for each in effects if isinstance(each, Send)]
-    assert not trio[NODE].replica._loading.reason
+    assert not trio[NODE].replica.folds.loading.reason
 
 
 def test_p27_followers_see_a_hole_where_a_fold_was_loaded() -> None:
@@ -480,8 +480,8 @@ def test_p33_frames_in_the_answer_of_a_peer_that_is_ahead_are_dropped_only_behin
     trio.dropped = lambda source, to, message: isinstance(message, FetchStored)
     trio.wipe(NODE)
     rig = trio[NODE]
-    asked = rig.replica._backfill._asked
-    peer = rig.replica._backfill._peer
+    asked = rig.replica.filling._backfill._asked
+    peer = rig.replica.filling._backfill._peer
     assert peer is not None
     trio.dropped = lambda *_: True
     trio.do(NODE, Received(peer, StoredSent(SPACE, *asked, at(99), [])))
@@ -499,7 +499,7 @@ def test_p29_a_frame_that_does_not_verify_is_not_taken() -> None:
     trio.dropped = lambda source, to, message: isinstance(message, FetchStored)
     trio.wipe(NODE)
     rig = trio[NODE]
-    peer = rig.replica._backfill._peer
+    peer = rig.replica.filling._backfill._peer
     assert peer is not None
     good = frame(2, b"2" + bytes(40), tags=["t2"])
     bad = Frame(shard=good.shard, first=2, columns=good.columns, payload=[b"3" + bytes(40)])

@@ -60,7 +60,7 @@ def test_p24_until_the_right_fold_is_there_a_wrong_one_answers_nothing() -> None
     corrupt(trio, NODE)
     trio.append(4, 6)
     for name in (PEER, OTHER):
-        agreement = trio[name].replica._agreement
+        agreement = trio[name].replica.folds._agreement
         assert agreement is not None
         trio[NODE].get(name, FoldMarks(SPACE, agreement.rows()))
     assert "its chained hash is not that of" in trio[NODE].replica.rebuilding

@@ -125,10 +125,10 @@ def test_p33_a_load_that_begins_again_forgets_no_frame() -> None:
 
     trio.dropped = stops
     trio.connect(NODE)
-    assert trio[NODE].replica._loading.writing and parts > 7
+    assert trio[NODE].replica.folds.loading.writing and parts > 7
     trio.dropped = no_frames
     effects: list[Effect] = []
-    while trio[NODE].replica._loading.writing:
+    while trio[NODE].replica.folds.loading.writing:
         effects += trio.do(NODE, TimerFired(("snapshot", int(SPACE))))
     same_fold(trio[NODE], trio[PEER])
     found = [data_of(trio[NODE], n) for n in range(1, 13)]

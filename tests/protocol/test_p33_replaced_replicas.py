@@ -258,5 +258,5 @@ def test_p33_the_sign_of_life_says_who_lacks_records() -> None:
     assert not lacks()
     third = view_of(3, PEER, OTHER, D, count=position.count, tail=rig.index.tail)
     rig.install(replace(third, nodes=several.nodes))
-    rig.replica._fresh = True
+    rig.replica.folds._fresh = True
     assert not lacks(), "a spare lacks nothing that anybody needs"

@@ -46,7 +46,7 @@ from bokilog.metalog import (
     StartOver,
     Trim,
 )
-from bokilog.storage_nodes import replica as replica_module, waiting as waiting_module
+from bokilog.storage_nodes import entries as entries_module, waiting as waiting_module
 from bokilog.storage_nodes.answers import EARLY_AUX_MAX
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
@@ -215,7 +215,7 @@ def test_p08_aux_data_waits_for_a_fold_that_is_behind() -> None:
     for never in range(EARLY_AUX_MAX):
         rig.get(ENGINE, SetAux(1, SPACE, BOOK, 1_000 + never, b"of a seqnum that does not come"))
     rig.get(ENGINE, SetAux(1, SPACE, BOOK, 1, b"view"))
-    assert len(rig.replica._answers.early_aux) == EARLY_AUX_MAX
+    assert len(rig.replica.answers.early_aux) == EARLY_AUX_MAX
     rig.hold(frame(0))
     rig.order(cut(1, 0, 1))
     reply = rig.ask(read())
@@ -646,11 +646,11 @@ def test_p32_entries_that_cannot_be_folded_yet_are_bounded_and_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A node that waits for one frame must not keep the metalog of a week."""
-    monkeypatch.setattr(replica_module, "ENTRIES_WAITING_MAX", 3)
+    monkeypatch.setattr(entries_module, "ENTRIES_WAITING_MAX", 3)
     rig = StorageRig().begin()
     for n in range(8):
         rig.order(cut(n + 1, n, n + 1), first=n + 1)
-    assert rig.replica.dropped_runs_count == 4
+    assert rig.replica.entries.dropped_runs_count == 4
     effects = rig.take(*(frame(n) for n in range(8)))
     follow = [type(each).__name__ for each in messages(effects, FollowMetalog)]
     assert follow == ["FollowMetalog"]

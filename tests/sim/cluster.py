@@ -83,6 +83,7 @@ from bokilog.sequencer.member import MemberCore
 from bokilog.sequencer.next_view import Start, next_view
 from bokilog.sequencer.primary import Primary, Recovered
 from bokilog.sequencer.recovery import ended_in, recover_metalog
+from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
@@ -90,7 +91,7 @@ from bokilog.storage_nodes.index_store import IndexStore, clear
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.reader import is_whole
 from bokilog.storage_nodes.rebuilding import goes_on_from_stored
-from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.storage_nodes.replica import Replica
 from bokilog.view import LogSpace, Node, View, first_end
 from tests.sim.disk import Disk, SimJournal
 from tests.sim.loop import ProcessLoop, World

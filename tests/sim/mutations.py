@@ -48,8 +48,10 @@ from bokilog.storage_nodes.answers import Answers
 from bokilog.storage_nodes.aux_data import AuxData
 from bokilog.storage_nodes.books import Book, Books
 from bokilog.storage_nodes.cold import Cold
+from bokilog.storage_nodes.peer_folds import PeerFolds
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.replica import Replica
+from bokilog.storage_nodes.storing import Storing
 from bokilog.storage_nodes.streams import Streams
 from tests.sim.cluster import _StoreCalls
 from tests.sim.disk import SimJournal
@@ -138,7 +140,7 @@ def _ack_before_persist() -> list[Patch]:
 
     def init(self: Replica, **arguments: Any) -> None:
         original(self, **arguments)
-        self._report_written = True
+        self.arrivals.report_written = True
 
     return [(Replica, "__init__", init)]
 
@@ -228,16 +230,16 @@ def _keyless_sent_again() -> list[Patch]:
 
 def _checkpoint_ahead_of_frames() -> list[Patch]:
     """The fold is stored although frames it has folded are not synced."""
-    original = Replica._freeze
+    original = Storing.begin
 
-    def freeze(self: Replica) -> list[Any]:
-        effects = original(self)
-        if self._freeze_token is not None:
-            self._freeze_token = None
-            effects.append(Checkpoint(self.space.id))
+    def begin(self: Storing, **more: Any) -> list[Any]:
+        effects = original(self, **more)
+        if self.waits_for is not None:
+            self.waits_for = None
+            effects.append(Checkpoint(self._membership.space.id))
         return effects
 
-    return [(Replica, "_freeze", freeze)]
+    return [(Storing, "begin", begin)]
 
 
 def _closed_shards_count() -> list[Patch]:
@@ -539,12 +541,12 @@ def _keyed_unit_is_one_record() -> list[Patch]:
 
 def _empty_replicas_say_nothing() -> list[Patch]:
     """A fold in memory that is gone is reported as one that stands at the start."""
-    original = Replica._report
+    original = PeerFolds.report
 
-    def report(self: Replica) -> Any:
+    def report(self: PeerFolds) -> Any:
         return original(self)._replace(empty=False)
 
-    return [(Replica, "_report", report)]
+    return [(PeerFolds, "report", report)]
 
 
 def _lost_frames_not_missed() -> list[Patch]:

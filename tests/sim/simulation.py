@@ -138,7 +138,7 @@ class Simulation:
             for space in cluster.spaces
             for node in cluster.replicas(space)
         ]
-        return any(each is None or each._backfill.busy for each in replicas)
+        return any(each is None or each.filling.busy for each in replicas)
 
     def _whole(self) -> bool:
         """Who reads a damaged frame in the object store has it repaired."""

@@ -50,12 +50,13 @@ from bokilog.metalog import ITEM_METALOG
 from bokilog.record import Durability
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.recovery import recover_metalog
+from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import clear
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.rebuilding import goes_on_from_stored
-from bokilog.storage_nodes.replica import Identity, Replica
+from bokilog.storage_nodes.replica import Replica
 from bokilog.view import LogSpace, Node, View, first_end
 
 SPACE = LogSpaceId(0)
