@@ -462,8 +462,9 @@ class Pool:
                 if since_s is not None and now_s - since_s >= stall_s and not self.starting:
                     least = max(least, count + max(1, count // 2))
             wanted = max(wanted, least)
-            # More than one worker for each call that waits is never of use.
-            wanted = min(wanted, count + waiting)
+            # More than one worker for each call that waits is never of use; they come for one, too,
+            # that start already, however long that takes.
+            wanted = min(wanted, max(count - self.starting + waiting, count))
         return max(min(wanted, self.workers_max), options.min_workers)
 
     def surplus(self, now_s: float) -> list[Worker]:

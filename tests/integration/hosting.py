@@ -149,7 +149,7 @@ def run(work: Callable[[Hosting], Awaitable[T]], **options: object) -> T:
     before = descendants()
     outcome = asyncio.run(within())
     left = descendants() - before
-    deadline_s = time.monotonic() + 2.0
+    deadline_s = time.monotonic() + 10.0
     while left and time.monotonic() < deadline_s:
         time.sleep(0.01)
         left = {pid for pid in left if is_there(pid)}
@@ -157,7 +157,7 @@ def run(work: Callable[[Hosting], Awaitable[T]], **options: object) -> T:
     return outcome
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 8.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Waits until something holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110

@@ -102,6 +102,14 @@ def test_workers_are_added_while_calls_wait_whatever_the_averages_say() -> None:
     assert len(sim.core._fleet.pools["f"].workers) == 4
 
 
+def test_a_call_whose_worker_is_slow_to_start_gets_no_second_one() -> None:
+    """On a loaded machine every such call had another worker started for it."""
+    sim = one_worker(max_workers=8)
+    assert len(sim.forks(sim.ask(start(1)))) == 1
+    assert sim.forks(sim.wait(1.0)) == []
+    assert len(sim.forks(sim.ask(start(2)))) == 1
+
+
 def test_a_reload_gives_new_calls_to_the_new_version_and_lets_running_ones_finish() -> None:
     sim = one_worker(max_workers=1)
     sim.give(LinkUp(CALLER))
