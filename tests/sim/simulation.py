@@ -74,6 +74,16 @@ class Simulation:
 
     def run(self) -> Report:
         """Both phases and all checks."""
+        try:
+            self._play()
+        finally:
+            for client in self.clients.values():
+                client.die()
+            for process in list(self.cluster.processes.values()):
+                process.end()
+        return self._report()
+
+    def _play(self) -> None:
         world = self.world
         for node in self.cluster.nodes:
             self.cluster.start(node)
@@ -85,11 +95,6 @@ class Simulation:
             self._settle()
         if not world.violations:
             self._check()
-        for client in self.clients.values():
-            client.die()
-        for process in list(self.cluster.processes.values()):
-            process.end()
-        return self._report()
 
     def start_client(self, number: int) -> None:
         self._lives += 1
@@ -105,6 +110,12 @@ class Simulation:
         for client in self.clients.values():
             client.stopping = True
         auditor = self._auditor()
+        try:
+            self._demand_all(auditor)
+        finally:
+            auditor.die()
+
+    def _demand_all(self, auditor: SimClient) -> None:
         self._demand("every call is answered", lambda: self.history.unanswered == 0)
         self._demand("an append goes through", lambda: auditor.stopping)
         self.nemesis.start_all()
@@ -113,7 +124,6 @@ class Simulation:
         self._demand("every follow is at the end", lambda: not any(self._behind()))
         self._demand("damaged objects are made good", self._whole)
         self._demand("replicas of the last view are there, too", self._all_there)
-        auditor.die()
 
     def _demand(self, what: str, holds: Callable[[], bool]) -> None:
         world, limit_s = self.world, self.knobs.settle_s

@@ -21,6 +21,10 @@ def _violations(mutation: Mutation, seed: int) -> list[str]:
         return [repr(error)]
 
 
+_RIGHT: set[tuple[int, str]] = set()
+"""Worlds, by seed and knobs, that were seen to be right without a bug: some bugs share one."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=_name)
@@ -37,7 +41,10 @@ def test_the_planted_bug_is_caught(mutation: Mutation) -> None:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=_name)
 def test_the_same_world_without_the_bug_is_right(mutation: Mutation) -> None:
     """Else it would not be the bug that was caught."""
-    assert not _violations(mutation, mutation.seeds[0])
+    world = mutation.seeds[0], repr(mutation.knobs)
+    if world not in _RIGHT:
+        assert not _violations(mutation, mutation.seeds[0])
+        _RIGHT.add(world)
 
 
 def test_every_mutation_has_a_name_of_its_own() -> None:
