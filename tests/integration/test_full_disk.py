@@ -25,7 +25,7 @@ async def main(path):
         book, last = log.book("orders"), 0
         try:
             while True:
-                last = await book.append(bytes(200_000), "t", timeout_s=0.3)
+                last = await book.append(bytes(200_000), "t", timeout_s=3)
         except (ReadOnly, AppendUnknown) as error:
             print("full:", error)
         assert last > 20, last

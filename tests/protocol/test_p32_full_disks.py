@@ -70,7 +70,7 @@ async def filled(book: LogBook) -> int:
     last = 0
     while True:
         try:
-            last = await book.append(bytes(50_000), "t", timeout_s=0.05)
+            last = await book.append(bytes(50_000), "t", timeout_s=0.25)
         except (ReadOnly, AppendUnknown):
             return last
 

@@ -30,7 +30,7 @@ def test_a_log_that_does_not_answer_is_named_with_the_time(run: Run, listening: 
         url = f"bokilog://127.0.0.1:{silent.getsockname()[1]}"
         started_s = time.monotonic()
         code, out, error = run("read", "orders", "--url", url, "--timeout-s", "0.05")
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 10, "not the 30 s that are usual"
     assert (code, out) == (1, "")
     assert error.startswith(f"error: NodeUnreachable: cannot reach {url}: ")
     assert "tried for connect_timeout_s=0.05" in error
