@@ -448,8 +448,10 @@ class Reader:
         if whole:
             return decode_frame(self._bytes_of(location))
         header = self._bytes_of(location, 0, HEADER_BYTES)
-        head = decode_head(header)
-        encoded = self._bytes_of(location, HEADER_BYTES, head.columns_bytes)
+        columns_bytes = decode_head(header).columns_bytes
+        if HEADER_BYTES + columns_bytes > location.length:  # a flipped bit, not yet looked for
+            raise RemoteProtocolError(problem="the columns of a frame end behind it")
+        encoded = self._bytes_of(location, HEADER_BYTES, columns_bytes)
         return decode_columns(header, encoded)
 
     def _bytes_of(self, location: Location, start: int = 0, length: int | None = None) -> bytes:
