@@ -24,9 +24,9 @@ from bokilog.metalog import ITEM_METALOG, verify_run
 from bokilog.sequencer.brought import bring
 from bokilog.sequencer.ceilings import CEILINGS, Ceilings
 from bokilog.sequencer.core import SequencerCore
+from bokilog.sequencer.letting_go import RELEASE_AFTER_S
 from bokilog.sequencer.member_node import run_member
 from bokilog.sequencer.next_view import Start, next_view, sequencers_of
-from bokilog.sequencer.primary import RELEASE_AFTER_S
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
 from bokilog.view import LogSpace

@@ -54,7 +54,8 @@ from bokilog.messages import Message, Welcome
 from bokilog.metalog import DeleteBook, Proposer, Run
 from bokilog.record import DURABILITIES, Durability
 from bokilog.sequencer.core import SequencerCore
-from bokilog.sequencer.primary import Recovered, RunIndex
+from bokilog.sequencer.held import Recovered
+from bokilog.sequencer.runs import RunIndex
 from bokilog.shapes.composed import ComposedCore, FromCore, ToCore, bulk
 from bokilog.shapes.recovery import end_of, lost_end, replay
 from bokilog.storage_nodes.arrivals import Identity

@@ -29,7 +29,7 @@ from bokilog.metalog import (
     Run,
     Trim,
 )
-from bokilog.sequencer import primary as module, runs
+from bokilog.sequencer import followers, ordered, runs
 from bokilog.sequencer.primary import Primary, Recovered
 from bokilog.sequencer.runs import RunIndex
 from tests.unit.sequencer.rig import (
@@ -78,8 +78,8 @@ class PrimaryMachine(RuleBasedStateMachine):
     def start(self, cached: int, fed: int) -> None:
         """Small bounds, so that every way to a run is taken."""
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(module, "RUNS_CACHED", cached)
-        self.patch.setattr(module, "RUNS_FED", fed)
+        self.patch.setattr(ordered, "RUNS_CACHED", cached)
+        self.patch.setattr(followers, "RUNS_FED", fed)
         self.patch.setattr(runs, "CHUNK_RUNS", 3)
         self.journal = MemoryJournal()
         self.primary = Primary(
@@ -162,7 +162,7 @@ class PrimaryMachine(RuleBasedStateMachine):
         if asked:
             self.uncommitted.append(self.token)
             self.staged[self.token] = self.primary.count
-            self._check_held(self.primary._in_flight[-1].run)
+            self._check_held(self.primary._ordered.in_flight[-1].run)
         self._sent(effects)
 
     @rule(some=st.integers(1, 5))
@@ -221,12 +221,12 @@ class PrimaryMachine(RuleBasedStateMachine):
                     assert run.until <= self.durable, "published before it was durable (P11)"
                     self.readers[str(to)].take(run)
                 case Send(to=to, message=MetalogPosition() as told):
-                    assert told.position.count == self.primary.published_count
-                    assert told.tail == self.primary.published_tail
+                    assert told.position.count == self.primary.published.count
+                    assert told.tail == self.primary.stats().tail
                     self.readers[str(to)].told = told.position
                 case Send(message=Tail() as tail):
-                    assert tail.position.count == self.primary.published_count
-                    assert tail.tail == self.primary.published_tail
+                    assert tail.position.count == self.primary.published.count
+                    assert tail.tail == self.primary.stats().tail
                 case SetTimer(timer=("feed", _, source)):
                     self._sent(self.primary.feed(source))
                 case SetTimer(timer=("positions", _)):
@@ -242,7 +242,7 @@ class PrimaryMachine(RuleBasedStateMachine):
         if not hasattr(self, "primary"):
             return
         self.primary.check()
-        assert self.primary.published_count == self.durable
+        assert self.primary.published.count == self.durable
 
     def teardown(self) -> None:
         """Everything becomes durable; one who reads all of it, and all others, saw one order."""

@@ -23,7 +23,7 @@ def test_p09_exactly_what_a_write_quorum_holds_is_ordered(
     for node, count in zip(NODES, counts, strict=True):
         rig.report(node, {1: count})
     rig.turn()
-    assert rig.primary.published_tail == 100 + ordered
+    assert rig.primary.stats().tail == 100 + ordered
 
 
 def test_p09_a_node_that_reports_twice_is_still_one_node() -> None:
@@ -31,7 +31,7 @@ def test_p09_a_node_that_reports_twice_is_still_one_node() -> None:
     for count in (3, 6, 9):
         rig.report(A, {1: count})
     rig.turn()
-    assert rig.primary.published_tail == 100
+    assert rig.primary.stats().tail == 100
 
 
 def test_p09_shards_are_cut_independently_and_listed_in_order() -> None:
@@ -47,8 +47,8 @@ def test_p09_progress_alone_orders_nothing() -> None:
     rig = opened(1)
     rig.follow("reader", Position(TERM, 11))
     rig.held({1: 5})
-    assert rig.primary.published_tail == 100
+    assert rig.primary.stats().tail == 100
     rig.end_batch()
-    assert rig.primary.published_tail == 100, "in flight is not published"
+    assert rig.primary.stats().tail == 100, "in flight is not published"
     assert len(entries_sent(rig.sync(), "reader")) == 1
-    assert rig.primary.published_tail == 105
+    assert rig.primary.stats().tail == 105

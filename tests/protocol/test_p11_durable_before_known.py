@@ -62,7 +62,7 @@ def test_p11_what_was_known_survives_and_what_was_not_may_go() -> None:
     rig.end_batch()
     rig.journal.commit()
     rig.journal.crash()  # before its sync
-    assert journalled(rig.journal, end()).end.tail == rig.primary.published_tail == 105
+    assert journalled(rig.journal, end()).end.tail == rig.primary.stats().tail == 105
 
 
 def test_p11_after_a_lost_metalog_no_seqnum_is_given_again() -> None:
@@ -71,7 +71,7 @@ def test_p11_after_a_lost_metalog_no_seqnum_is_given_again() -> None:
     (ceiling,) = [each for each in rig.turn() if isinstance(each, RaiseCeiling)]
     rig.primary.ceiling_raised(ceiling.seqnum)
     rig.ordered({1: 5000})
-    given_until = rig.primary.published_tail
+    given_until = rig.primary.stats().tail
     rig.journal = type(rig.journal)()  # the whole machine went down
     found = recover_metalog(rig.journal, first_end(SPACE), ceiling=ceiling.seqnum)
     assert found.end.tail >= given_until

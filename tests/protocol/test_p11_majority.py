@@ -139,7 +139,7 @@ def test_p11_after_a_lost_metalog_seqnums_go_on_above_the_ceiling() -> None:
     trio = started("flush")
     trio.order(S1, 9)
     trio.settle()
-    given_until = trio.core(S1).primaries[SPACE].published_tail
+    given_until = trio.core(S1).primaries[SPACE].stats().tail
     for node in (S2, S3):
         trio.crash(node, wipe=False)
         trio.disks[node].journal = type(trio.disks[node].journal)()  # the power failed

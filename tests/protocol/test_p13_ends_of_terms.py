@@ -72,8 +72,7 @@ def test_p13_old_and_new_terms_are_served_as_one_sequence() -> None:
     first = opened(1)
     first.ordered({1: 5})
     recovered = journalled(first.journal, end())
-    rig = Rig(start=recovered.end, journal=first.journal)
-    rig.primary._runs = recovered.runs
+    rig = Rig(recovered=recovered, journal=first.journal)
     rig.open(2)
     rig.turn()
     served = entries_sent(rig.follow("storage-1", BASE), "storage-1")

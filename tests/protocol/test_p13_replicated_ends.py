@@ -118,7 +118,7 @@ def test_p13_a_second_controllers_shorter_end_drops_nothing() -> None:
     assert trio.has_extended(S3, short)
     trio.swap(long, S3)
     trio.load_views(S3)
-    assert trio.core(S3).primaries[SPACE].published_count == 4
+    assert trio.core(S3).primaries[SPACE].published.count == 4
 
 
 def test_p13_nobody_orders_before_the_view_is_stored() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bokilog.ids import Position
 from bokilog.metalog import Cut, ForgetKeys
-from bokilog.sequencer.primary import FORGET_KEYS_MS
+from bokilog.sequencer.next_run import FORGET_KEYS_MS
 from tests.unit.sequencer.rig import TERM, Rig, entries_sent
 
 

@@ -883,7 +883,7 @@ class Cluster:
         """Count of published entries, if a primary is there."""
         core = self.sequencer(self.views.latest().space(space).primary)
         primary = core.primaries.get(space) if core is not None else None
-        return primary.published_count if primary is not None else None
+        return primary.published.count if primary is not None else None
 
     @property
     def together(self) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 
 import bokilog.conditions as conditions
 import bokilog.sequencer.controller as controller
+import bokilog.sequencer.next_run as next_run
 import bokilog.sequencer.next_view as next_view
-import bokilog.sequencer.primary as primary
 import bokilog.sequencer.progress as progress
 import bokilog.storage_nodes.index as index
 from bokilog.client.batching import Lane
@@ -40,6 +40,7 @@ from bokilog.messages import (
 from bokilog.record import Durability
 from bokilog.sequencer.backup import Backup
 from bokilog.sequencer.core import CutClock, SequencerCore
+from bokilog.sequencer.next_run import NextRun
 from bokilog.sequencer.primary import Primary
 from bokilog.sequencer.progress import Progress
 from bokilog.sequencer.replication import Replication
@@ -313,7 +314,7 @@ def _keys_forgotten_early() -> list[Patch]:
     """A key lives for a millisecond of the log's time."""
     return [
         (index, "expiry_ms", lambda timestamp_ms, horizon_s: timestamp_ms + 1),
-        (primary, "FORGET_KEYS_MS", 20),
+        (next_run, "FORGET_KEYS_MS", 20),
     ]
 
 
@@ -407,16 +408,16 @@ def _tail_of_the_past() -> list[Patch]:
 
 
 def _time_goes_back() -> list[Patch]:
-    original = Primary._entries
+    original = NextRun.entries
 
     def read(self: CutClock, now_s: float, wall_ms: int) -> int:
         return wall_ms
 
-    def entries(self: Primary, wall_ms: int) -> Any:
+    def entries(self: NextRun, wall_ms: int, **more: Any) -> Any:
         self.timestamp_ms = 0
-        return original(self, wall_ms)
+        return original(self, wall_ms, **more)
 
-    return [(CutClock, "read", read), (Primary, "_entries", entries)]
+    return [(CutClock, "read", read), (NextRun, "entries", entries)]
 
 
 def _published_alone() -> list[Patch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bokilog.effects import Address, Commit, Effect, Send
+from bokilog.histogram import Moment
 from bokilog.ids import LogSpaceId, NodeId, Position, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import (
@@ -88,22 +89,29 @@ class Rig:
         write_quorum: int = 2,
         start: End | None = None,
         deletions: tuple[Run, ...] = (),
+        recovered: Recovered | None = None,
         journal: MemoryJournal | None = None,
         forget_keys: bool = False,
         losses_accepted: int = 0,
+        releases: bool = False,
+        release_after_s: float = 0.0,
     ) -> None:
+        self.moment = Moment()
         self.journal = journal or MemoryJournal()
         self.wall_ms = WALL_MS
         self.token = 0
         self.primary = Primary(
             space=log_space(durability, write_quorum=write_quorum),
             term=TERM,
-            recovered=Recovered(start or end(), RunIndex(), deletions),
+            recovered=recovered or Recovered(start or end(), RunIndex(), deletions),
             journal=self.journal,
+            releases=releases,
+            moment=self.moment,
+            release_after_s=release_after_s,
             losses_accepted=losses_accepted,
         )
         if not forget_keys:
-            self.primary._keys_forgotten_ms = WALL_MS + 100 * DAY_MS
+            self.primary._next_run._keys_forgotten_ms = WALL_MS + 100 * DAY_MS
 
     def report(self, node: NodeId, counts: dict[int, int], **identity: str | int) -> None:
         disk, incarnation = identity.get("disk", "disk"), identity.get("incarnation", 1)

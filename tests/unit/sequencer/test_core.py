@@ -80,7 +80,7 @@ class Node:
             journals=self.journals,
         )
         for primary in self.core.primaries.values():
-            primary._keys_forgotten_ms = 1 << 60
+            primary._next_run._keys_forgotten_ms = 1 << 60
         self.now_s = 0.0
         self.wall_ms = WALL_MS
 

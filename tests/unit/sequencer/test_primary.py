@@ -34,8 +34,9 @@ from bokilog.metalog import (
     decode_run,
 )
 from bokilog.record import Durability
-from bokilog.sequencer import primary as module
-from bokilog.sequencer.primary import CEILING_STEP, RUNS_FED, PrimaryStats
+from bokilog.sequencer import followers, next_run, ordered, primary as module
+from bokilog.sequencer.followers import RUNS_FED
+from bokilog.sequencer.primary import CEILING_STEP, PrimaryStats
 from bokilog.sequencer.runs import RunIndex
 from tests.unit.sequencer.rig import (
     BASE,
@@ -139,7 +140,7 @@ def test_entries_carry_the_time_of_their_batch() -> None:
     ]
     rig.wall_ms -= 1000
     rig.ordered({1: 4})
-    assert rig.primary.timestamp_ms == later
+    assert rig.primary.holding().metalog.timestamp_ms == later
 
 
 def test_what_is_journalled_is_what_is_published() -> None:
@@ -193,7 +194,7 @@ def test_an_older_start_that_asks_late_gets_nothing() -> None:
 def test_openings_over_the_bound_are_left_to_be_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "OPENINGS_MAX", 2)
+    monkeypatch.setattr(next_run, "OPENINGS_MAX", 2)
     rig = opened(1, 2, 3)
     assert rig.primary.stats().shards == 2
     rig.open(3)
@@ -335,7 +336,7 @@ def test_positions_of_many_runs_are_one_message_and_what_concerns_an_engine_take
 ):
     rig = opened(1, 2)
     rig.follow(ENGINE, Position(TERM, 12), shard=1)
-    timer = SetTimer(("positions", SPACE), module.POSITIONS_S)
+    timer = SetTimer(("positions", SPACE), followers.POSITIONS_S)
     rig.held({2: 5})
     assert timer in rig.turn()
     rig.held({2: 7})
@@ -396,7 +397,7 @@ def test_a_follower_that_comes_back_gets_what_it_missed() -> None:
 
 
 def test_what_memory_does_not_keep_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RUNS_CACHED", 2)
+    monkeypatch.setattr(ordered, "RUNS_CACHED", 2)
     rig = opened(1)
     for count in range(1, 8):
         rig.ordered({1: count})
@@ -412,8 +413,7 @@ def test_entries_of_earlier_terms_are_read_back_too() -> None:
     first = opened(1)
     first.ordered({1: 3})
     recovered = journalled(first.journal, end())
-    rig = Rig(start=recovered.end, journal=first.journal)
-    rig.primary._runs = recovered.runs
+    rig = Rig(recovered=recovered, journal=first.journal)
     rig.open(2)
     rig.turn()
     assert [position for position, _ in entries_sent(rig.follow("s", BASE), "s")] == [
@@ -459,7 +459,7 @@ def test_a_follower_far_behind_lets_others_have_their_turn() -> None:
 def test_runs_that_an_engine_does_not_need_take_turns_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "RUNS_LOOKED_AT", 5)
+    monkeypatch.setattr(followers, "RUNS_LOOKED_AT", 5)
     rig = opened(1, 2)
     for count in range(1, 8):
         rig.ordered({2: count})
@@ -676,7 +676,7 @@ def test_index_replicas_are_listed_as_they_report() -> None:
 
 def test_an_embedded_primary_has_no_runs_of_earlier_terms() -> None:
     rig = opened(1)
-    assert isinstance(rig.primary._runs, RunIndex)
+    assert isinstance(rig.primary.runs, RunIndex)
     assert entries_sent(rig.follow("storage-1", Position(Term(2), 4)), "storage-1") == [
         (Position(TERM, 11), open_entry(1))
     ]

@@ -11,7 +11,7 @@ from bokilog.errors import CorruptJournal
 from bokilog.ids import START, Position
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import IndexReport, Metalog, MetalogGone
-from bokilog.sequencer import primary as module
+from bokilog.sequencer import followers
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.sequencer.retention import stored_by_quorum
 from tests.unit.sequencer.rig import SPACE, TERM, A, B, C, Rig, end, sent
@@ -19,11 +19,15 @@ from tests.unit.sequencer.rig import SPACE, TERM, A, B, C, Rig, end, sent
 FIRST = Position(TERM, 0)
 
 
-def long(*, turns: int = 150, releases: bool = True) -> Rig:
+def long(*, turns: int = 150, releases: bool = True, release_after_s: float = 0.0) -> Rig:
     """Many runs in small segments, one cut each."""
     begun = replace(end(), position=START, tail=1)
-    rig = Rig(start=begun, journal=MemoryJournal(segment_bytes=1 << 13))
-    rig.primary._releases = releases
+    rig = Rig(
+        start=begun,
+        journal=MemoryJournal(segment_bytes=1 << 13),
+        releases=releases,
+        release_after_s=release_after_s,
+    )
     rig.open(1)
     rig.turn()
     for count in range(1, turns):
@@ -56,7 +60,7 @@ def test_p16_segments_go_once_a_write_quorum_has_stored_its_fold_past_them() -> 
     assert first_segment(rig) == 1, "one replica is no quorum of two"
     stores(rig, B, 100)
     assert first_segment(rig) > 1, "the third may be gone for good"
-    kept = rig.primary._begins_at
+    kept = rig.primary.begins_at
     assert 0 < kept <= 100
     found = told(rig.follow(C, Position(TERM, kept)))
     runs = [message.run for message in found if isinstance(message, Metalog)]
@@ -65,10 +69,9 @@ def test_p16_segments_go_once_a_write_quorum_has_stored_its_fold_past_them() -> 
 
 def test_p16_a_primary_that_is_new_lets_go_of_nothing() -> None:
     """An engine may not have found it yet, and would lack entries of its own frames."""
-    rig = long()
-    rig.primary._release_after_s = 10.0
+    rig = long(release_after_s=10.0)
     for now_s, goes in ((3.0, False), (12.9, False), (13.0, True)):
-        rig.primary._moment.now_s = now_s
+        rig.moment.now_s = now_s
         stores(rig, A, 100)
         stores(rig, B, 100)
         assert (first_segment(rig) > 1) is goes
@@ -84,17 +87,17 @@ def test_p16_what_an_engine_has_not_heard_of_stays() -> None:
         assert not sent(rig.turn(), "engine-2")
     for node in (A, B):
         stores(rig, node, rig.primary.published.count)
-    assert 0 < rig.primary._begins_at <= before
+    assert 0 < rig.primary.begins_at <= before
     rig.primary.tell_positions()
     stores(rig, A, rig.primary.published.count)
-    assert rig.primary._begins_at > before
+    assert rig.primary.begins_at > before
 
 
 def test_p16_who_is_further_behind_is_told_to_load_a_fold() -> None:
     rig = long()
     stores(rig, A, 100)
     stores(rig, B, 100)
-    begins_at = rig.primary._begins_at
+    begins_at = rig.primary.begins_at
     for position in (START, FIRST, Position(TERM, begins_at - 1)):
         assert told(rig.follow(C, position)) == [MetalogGone(SPACE, begins_at)]
     engine = told(rig.follow("engine-1", Position(TERM, 3), shard=1))
@@ -106,7 +109,7 @@ def test_p16_who_is_further_behind_is_told_to_load_a_fold() -> None:
 def test_p16_what_a_connected_follower_has_not_been_sent_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "RUNS_FED", 2)
+    monkeypatch.setattr(followers, "RUNS_FED", 2)
     rig = long()
     rig.follow(C, Position(TERM, 1))
     stores(rig, A, 100)
@@ -128,8 +131,7 @@ def test_p13_a_restart_knows_the_end_of_a_metalog_that_begins_late() -> None:
     found = recover_metalog(rig.journal, begun, ceiling=1, released=True)
     assert (found.end.tail, found.end.position.count) == before
     assert found.begins_at > 0
-    again = Rig(start=found.end, journal=rig.journal)
-    again.primary._runs, again.primary._begins_at = found.runs, found.begins_at
+    again = Rig(recovered=found, journal=rig.journal)
     assert told(again.follow(A, START)) == [MetalogGone(SPACE, found.begins_at)]
     with pytest.raises(CorruptJournal):
         recover_metalog(rig.journal, begun, ceiling=1)
@@ -140,10 +142,10 @@ def test_a_replica_that_was_wiped_since_has_stored_less_and_nothing_comes_back()
     rig = long()
     for node in (A, B):
         stores(rig, node, 100)
-    begins_at = rig.primary._begins_at
+    begins_at = rig.primary.begins_at
     stores(rig, B, 1)
     stores(rig, C, 3)
-    assert rig.primary._begins_at == begins_at
+    assert rig.primary.begins_at == begins_at
 
 
 def test_what_is_not_its_own_journal_is_left_alone() -> None:
