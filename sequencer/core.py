@@ -1,12 +1,12 @@
 """A sequencer process as one pure core: its role in each log space, behind the greeting and the
 term.
 
-Decides which term's messages count, what time a cut carries, and what this process is in a view: a
-primary iff the view names it and this very start of it (P12), else a backup. With one sequencer its
-term is as long as its life: each start ends the term before and stores the next view before this
-core exists (P12, P13). With several, roles change when a stored view says so; the journals stay.
-Messages of older terms are ignored: their sender learns the new term from `TermChanged`. Whoever
-knows a newer term makes this one load that view; what belongs to it is kept until then (P17).
+Decides which term's messages count, and which role hears of them (`roles.py` says what this process
+is in a view, `cut_clock.py` what time a cut carries). With one sequencer its term is as long as its
+life: each start ends the term before and stores the next view before this core exists (P12, P13).
+With several, roles change when a stored view says so. Messages of older terms are ignored: their
+sender learns the new term from `TermChanged`. Whoever knows a newer term makes this one load that
+view; what belongs to it is kept until then (P17).
 
 Invariants: each commit has a token of its own, over all log spaces, so that their syncs may end in
 any order. Once a term is sealed or succeeded nothing of it is ordered, published, confirmed or
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final, assert_never
 
 from bokilog.effects import (
@@ -31,7 +30,6 @@ from bokilog.effects import (
     CheckpointStored,
     ColdDone,
     Effect,
-    EndTerm,
     Event,
     IntentStored,
     LeaseHeld,
@@ -85,17 +83,15 @@ from bokilog.messages import (
     TermConfirmed,
 )
 from bokilog.sequencer.backup import Backup, FromPrimary
-from bokilog.sequencer.held import Holding, begun
-from bokilog.sequencer.primary import FromBackup, Primary, Recovered
-from bokilog.sequencer.seal import Holder, Sealing, serve
+from bokilog.sequencer.cut_clock import CutClock
+from bokilog.sequencer.held import Recovered
+from bokilog.sequencer.primary import FromBackup, Primary
+from bokilog.sequencer.roles import Roles
+from bokilog.sequencer.seal import Sealing, serve
 from bokilog.term_gate import TermGate
 from bokilog.view import LogSpace, View
 
 TRACE_EVENTS: Final = 256
-TIME_RATE_MAX: Final = 2.0
-"""How much faster than the monotonic clock cuts' timestamps may follow a wall clock that was set
-forward, and how much slower one that was set back: no time to live ends in under half its time."""
-
 FOLLOW_RETRY_S: Final = 0.2
 """A backup that hears nothing of its primary for so long asks it again."""
 
@@ -109,36 +105,6 @@ _Addressed = (
     | IndexReport
     | FramesLacking
 )
-
-
-class CutClock:
-    """The time that cuts carry: the wall clock, followed at a bounded rate (P10)."""
-
-    __slots__ = ("_last_s", "_ms")
-
-    def __init__(self, least_ms: int) -> None:
-        self._ms = float(least_ms)
-        self._last_s: float | None = None
-
-    def read(self, now_s: float, wall_ms: int) -> int:
-        """Milliseconds at `now_s` of the monotonic clock; never less than before."""
-        last_s, last_ms = self._last_s, self._ms
-        if last_s is None:
-            self._ms = max(last_ms, float(wall_ms))
-        elif now_s > last_s:
-            passed_ms = (now_s - last_s) * 1000
-            fastest = last_ms + passed_ms * TIME_RATE_MAX
-            if wall_ms > fastest:
-                self._ms = fastest
-            else:
-                slowest = last_ms + passed_ms / TIME_RATE_MAX
-                self._ms = slowest if wall_ms < slowest else float(wall_ms)
-        self._last_s = now_s
-        return int(self._ms)
-
-    def at_least(self, least_ms: int) -> None:
-        """A term begins that ended nowhere later than this."""
-        self._ms = max(self._ms, float(least_ms))
 
 
 class SequencerCore:
@@ -176,12 +142,7 @@ class SequencerCore:
         self.view = view
         self.incarnation = incarnation
         self.disk_id = disk_id
-        self.primaries: dict[LogSpaceId, Primary] = {}
-        self.backups: dict[LogSpaceId, Backup] = {}
-        """Log spaces that this sequencer holds the metalog of for another one, or for nobody."""
         self._journals = journals
-        self._releases = releases
-        self._release_after_s = release_after_s
         self._sealing = Sealing(
             node=node, incarnation=incarnation, disk_id=disk_id, promised=promised
         )
@@ -194,9 +155,21 @@ class SequencerCore:
         """What others told that is for a primary, while this sequencer may become one."""
         self._ticking = False
         self._moment = Moment()
+        self._roles = roles = Roles(
+            node=node,
+            incarnation=incarnation,
+            disk_id=disk_id,
+            journals=journals,
+            ceilings=self._ceilings,
+            sealing=self._sealing,
+            moment=self._moment,
+            releases=releases,
+            release_after_s=release_after_s,
+        )
+        self.primaries, self.backups = roles.primaries, roles.backups
         for space in view.spaces:
             if space.id in recovered:
-                self._begin_as(space, begun(recovered[space.id]), first=True)
+                roles.begin(space, view, recovered[space.id])
         self.trace: deque[tuple[float, Address, str]] = deque(maxlen=TRACE_EVENTS)
         """(now_s, source, what) of the last messages, without payloads."""
         self.ignored_count = 0
@@ -241,7 +214,7 @@ class SequencerCore:
                 return self._install(view)
             case PromiseStored(term=term):
                 return self._sealing.promise_stored(
-                    term, self.view.term, self._holders(), self._ceilings
+                    term, self.view.term, self._roles.holders(), self._ceilings
                 )
             case TimerFired() | LinkClogged() | CheckpointStored() | ReadOnlyChanged():
                 return []  # a full disk keeps commits back until there is room: nothing is lost
@@ -264,9 +237,6 @@ class SequencerCore:
         self._touched.add(space)
         return self.primaries.get(space) or self.backups[space]
 
-    def _holders(self) -> dict[LogSpaceId, Holder]:
-        return {**self.primaries, **self.backups}
-
     def _persisted(self, token: int) -> list[Effect]:
         space = self._committing.pop(token)
         self._touched.add(space)
@@ -274,7 +244,7 @@ class SequencerCore:
         if primary is not None and not primary.space.backups:
             return primary.persisted(token)
         effects = self._role(space).persisted(token)
-        return [*effects, *self._sealing.moved(self.view.term, self._holders())]
+        return [*effects, *self._sealing.moved(self.view.term, self._roles.holders())]
 
     def _ceiling_raised(self, space: LogSpaceId, seqnum: int) -> list[Effect]:
         self._ceilings[space] = max(seqnum, self._ceilings.get(space, 1))
@@ -371,7 +341,7 @@ class SequencerCore:
 
     def _runs_gone(self, source: Address, message: RunsGone) -> list[Effect]:
         """From the primary of this term, or from whoever holds what a controller wants held."""
-        holder = self._holders().get(LogSpaceId(message.space))
+        holder = self._roles.holders().get(LogSpaceId(message.space))
         if message.term == self.view.term and holder is not None:
             self._sealing.runs_gone(source, message, holder)
         return self._from_primary(source, message)
@@ -382,7 +352,7 @@ class SequencerCore:
         term = Term(message.term)
         if term != self.view.term:
             return self._other_term(source, term, message)
-        holders = self._holders()
+        holders = self._roles.holders()
         match message:
             case Seal():
                 return self._sealing.seal(source, term, holders, self._ceilings)
@@ -511,91 +481,19 @@ class SequencerCore:
         return [*effects, *self._start_ticking()]
 
     def _change_role(self, space: LogSpace) -> list[Effect]:
-        """From the role in the last view to that in this one, with the same journal."""
+        """From the role in the last view to that in this one. A new primary is told at once what
+        others told the one before."""
         primary = self.primaries.get(space.id)
-        effects: list[Effect] = []
         if primary is not None:
-            holding = primary.holding()
             for source, message in primary.asked():
                 self._asked[source, space.id, type(message)] = message
-            effects += primary.depose(self.view.term)
-            if not (space.backups or self._is_named(space)):
-                return effects  # its successor is another start of this sequencer
-        elif space.id in self.backups:
-            holding = self.backups[space.id].holding()
-        else:
-            return []
-        return [*effects, *self._begin_as(space, holding)]
-
-    def _begin_as(self, space: LogSpace, holding: Holding, *, first: bool = False) -> list[Effect]:
-        """Takes the role that the view gives to this start of this sequencer."""
-        self.primaries.pop(space.id, None)
-        self.backups.pop(space.id, None)
-        end = self.view.end(space.id)
-        named = (
-            space.primary == self.node if first and not self.incarnation else self._is_named(space)
-        )
-        if named and first:
-            assert holding.metalog.end == end, f"the view ends {space.id} elsewhere (P13)"
-        if holding.metalog.position.term < self.view.term:
-            holding.end_at(end)
-        if named and holding.metalog.count == end.position.count:
-            return self._begin_as_primary(space, holding)
-        self._begin_as_backup(space, holding)
-        if named:
-            what = f"log space {space.id}: entries up to {end.position} are missing here"
-            return [EndTerm(what)]  # another start of it, or another sequencer, has to do it
-        return self.backups[space.id].follow()
-
-    def _lets_go(self, space: LogSpace) -> bool:
-        """Whether entries that replicas have stored are let go (P16).
-
-        Not of a class whose order may end, with the power of several sequencers, before what every
-        replica has stored: then folds are built anew from the first entry (P11).
-        """
-        return self._releases and (space.durability == "sync" or not space.backups)
-
-    def _begin_as_primary(self, space: LogSpace, holding: Holding) -> list[Effect]:
-        primary = self.primaries[space.id] = Primary(
-            space=space,
-            term=self.view.term,
-            recovered=_not_earlier(holding.metalog.recovered(), self.view.end_timestamp_ms),
-            journal=self._journals[space.id],
-            standing=holding.standing,
-            releases=self._lets_go(space),
-            moment=self._moment,
-            release_after_s=self._release_after_s,
-            losses_accepted=self.view.losses_accepted,
-        )
-        if self._sealing.is_sealed(self.view.term):
-            primary.seal()
-        effects: list[Effect] = []
-        for (source, number, _), message in list(self._asked.items()):
-            if number == space.id:
-                effects += self._addressed(source, message)
+        effects = self._roles.change(space, self.view)
+        primary = self.primaries.get(space.id)
+        if primary is not None and primary.term == self.view.term:
+            for (source, number, _), asked in list(self._asked.items()):
+                if number == space.id:
+                    effects += self._addressed(source, asked)
         return effects
-
-    def _begin_as_backup(self, space: LogSpace, holding: Holding) -> None:
-        """Of the view's primary, unless that is an older start of this very sequencer."""
-        member = self.node in space.sequencers
-        backup = self.backups[space.id] = Backup(
-            space=space,
-            term=self.view.term,
-            holding=holding,
-            journal=self._journals[space.id],
-            primary=space.primary if member and space.primary != self.node else None,
-            ceiling=self._ceilings.get(space.id, 1),
-            votes=member and _disk_of(self.view, self.node) == self.disk_id,
-            releases=self._lets_go(space),
-        )
-        if self._sealing.is_sealed(self.view.term):
-            backup.seal()
-
-    def _is_named(self, space: LogSpace) -> bool:
-        """Whether the view names this start of this sequencer as primary (P12)."""
-        if space.primary != self.node or not self.incarnation:
-            return False
-        return self.view.node(self.node).incarnation == self.incarnation
 
     def facts(self) -> dict[str, object]:
         """For `bokilog status`."""
@@ -606,54 +504,14 @@ class SequencerCore:
             "primary": any(each.term == self.newest_term for each in self.primaries.values()),
             "promised": self._sealing.promised,
             "ignored": self.ignored_count,
-            "spaces": {
-                space: {
-                    "durability": primary.space.durability,
-                    "position": list(stats.position),
-                    "published": list(stats.published),
-                    "tail": stats.tail,
-                    "shards": stats.shards,
-                    "cut_seconds": primary.cut_latency.plain(),
-                    "begins_at": stats.begins_at,
-                    "held_up": primary.held_up,
-                    "replicas": {node: list(counts) for node, counts in stats.replicas.items()},
-                }
-                for space, primary in self.primaries.items()
-                for stats in [primary.stats()]
-            }
-            | {
-                space: {
-                    "durability": backup.space.durability,
-                    "primary": backup.primary,
-                    "position": list(stats.position),
-                    "durable": list(stats.durable),
-                    "begins_at": stats.begins_at,
-                    "tail": stats.tail,
-                }
-                for space, backup in self.backups.items()
-                for stats in [backup.stats()]
-            },
+            "spaces": self._roles.facts(),
         }
 
     def check(self) -> None:
         """Asserts the invariants."""
         assert all(token <= self._token for token in self._committing)
-        for primary in self.primaries.values():
-            primary.check()
-        for backup in self.backups.values():
-            backup.check()
-        assert not set(self.primaries) & set(self.backups)
+        self._roles.check()
         self._gate.check()
-
-
-def _disk_of(view: View, node: NodeId) -> str:
-    """The disk of a sequencer that has a vote in the view (P14)."""
-    return next((each.disk_id for each in view.nodes if each.id == node), "")
-
-
-def _not_earlier(recovered: Recovered, timestamp_ms: int) -> Recovered:
-    """Timestamps go on from the largest of all ends in the view, not only from its own (P10)."""
-    return recovered._replace(end=replace(recovered.end, timestamp_ms=timestamp_ms))
 
 
 def _term_of(message: _Addressed) -> Term | None:

@@ -39,11 +39,12 @@ from bokilog.messages import (
 )
 from bokilog.record import Durability
 from bokilog.sequencer.backup import Backup
-from bokilog.sequencer.core import CutClock, SequencerCore
+from bokilog.sequencer.cut_clock import CutClock
 from bokilog.sequencer.next_run import NextRun
 from bokilog.sequencer.primary import Primary
 from bokilog.sequencer.progress import Progress
 from bokilog.sequencer.replication import Replication
+from bokilog.sequencer.roles import Roles
 from bokilog.sequencer.seal import Sealing
 from bokilog.storage_nodes.answers import Answers
 from bokilog.storage_nodes.aux_data import AuxData
@@ -451,11 +452,11 @@ def _seal_forgotten() -> list[Patch]:
 def _resumes_as_primary() -> list[Patch]:
     """A process that was restarted takes up the term of its last life."""
 
-    def is_named(self: SequencerCore, space: Any) -> bool:
-        return bool(space.primary == self.node)
+    def is_named(self: Roles, space: Any, view: Any) -> bool:
+        return bool(space.primary == self._node)
 
     return [
-        (SequencerCore, "_is_named", is_named),
+        (Roles, "_is_named", is_named),
         (Sealing, "is_sealed", lambda self, term: False),
     ]
 

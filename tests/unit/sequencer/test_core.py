@@ -42,7 +42,8 @@ from bokilog.messages import (
     TermChanged,
 )
 from bokilog.metalog import Cut, OpenShard, Proposer, Trim
-from bokilog.sequencer.core import TIME_RATE_MAX, CutClock, SequencerCore
+from bokilog.sequencer.core import SequencerCore
+from bokilog.sequencer.cut_clock import TIME_RATE_MAX, CutClock
 from bokilog.sequencer.primary import CEILING_STEP, Recovered
 from bokilog.sequencer.runs import RunIndex
 from bokilog.view import LogSpace
