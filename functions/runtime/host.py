@@ -312,8 +312,8 @@ class Host:
         await self._none_left(lambda: self._core.calls_count, deadline_s)
         await self._connections.close_callers()
 
-    async def _none_left(self, count: Callable[[], int], deadline_s: float) -> None:
-        while count() and self._loop.time() < deadline_s and self.bug is None:  # noqa: ASYNC110
+    async def _none_left(self, those: Callable[[], object], deadline_s: float) -> None:
+        while those() and self._loop.time() < deadline_s and self.bug is None:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)  # the core has no event to await
 
     async def aclose(self) -> None:
@@ -344,9 +344,7 @@ class Host:
     async def _end_workers(self, pids: list[int]) -> None:
         """They leave by themselves; the template, their parent, still lives, so that a number is
         still theirs while it tells of no exit."""
-        deadline_s = self._loop.time() + END_WORKERS_S
-        while self.bug is None and self._core.pids() and self._loop.time() < deadline_s:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL_S)  # the core has no event to await
+        await self._none_left(self._core.pids, self._loop.time() + END_WORKERS_S)
         left = set(pids if self.bug is not None else self._core.pids())
         for pid in left:
             kill(pid)
