@@ -73,7 +73,7 @@ if TYPE_CHECKING:
         WrongLoop as WrongLoop,
         WrongTerm as WrongTerm,
     )
-    from bokilog.functions.calls.api import Call as Call
+    from bokilog.functions.calls.call import Call as Call
     from bokilog.functions.runtime.app import App as App
     from bokilog.functions.runtime.context import Context as Context
     from bokilog.logbook import (
@@ -148,7 +148,7 @@ _HOME = {
     "UsageError": "bokilog.errors",
     "WrongLoop": "bokilog.errors",
     "WrongTerm": "bokilog.errors",
-    "Call": "bokilog.functions.calls.api",
+    "Call": "bokilog.functions.calls.call",
     "App": "bokilog.functions.runtime.app",
     "Context": "bokilog.functions.runtime.context",
     "Log": "bokilog.logbook",

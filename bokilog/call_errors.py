@@ -33,6 +33,9 @@ class FunctionFailed(BokilogError):
     problem: str
     trace: str = ""
 
+    def __str__(self) -> str:
+        return super().__str__().removesuffix(": ")  # many exceptions have no text of their own
+
 
 class UnknownFunction(UsageError):
     """The app has no function of that name; `hint` names what it has."""

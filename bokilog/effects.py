@@ -91,6 +91,15 @@ class CeilingRaised(NamedTuple):
     seqnum: int
 
 
+class WrittenSynced(NamedTuple):
+    """Of the metalog of `space`, as of `term`, no loss of power takes the first `count` entries any
+    more (P11)."""
+
+    space: int
+    term: Term
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+
+
 class CheckpointStored(NamedTuple):
     """The generation of `space` that was frozen is on disk, and with it the position it stands at
     (P19)."""
@@ -162,6 +171,7 @@ Event = (
     | PersistFailed
     | ReadOnlyChanged
     | CeilingRaised
+    | WrittenSynced
     | CheckpointStored
     | ColdDone
     | PromiseStored
@@ -241,6 +251,16 @@ class RaiseCeiling(NamedTuple):
     seqnum: int
 
 
+class SyncWritten(NamedTuple):
+    """Sync all that is written of the journal of `space`, also where commits are left to the
+    operating system; `WrittenSynced` tells, with the same fields (P11). Without an answer it has
+    failed: nothing more may be counted on."""
+
+    space: int
+    term: Term
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+
+
 class StorePromise(NamedTuple):
     """Sync that nothing of `term`, or an older one, is acknowledged here any more;
     `PromiseStored` tells when (P14)."""
@@ -292,6 +312,7 @@ Effect = (
     | Checkpoint
     | StartCold
     | RaiseCeiling
+    | SyncWritten
     | StorePromise
     | AcquireLease
     | ReleaseLease

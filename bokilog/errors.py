@@ -382,10 +382,10 @@ class ReadOnly(UnavailableError):
 
 
 class DirectoryInUse(UnavailableError):
-    """Another live process owns the data directory."""
+    """Another live process, or an object in this one, owns the data directory."""
 
     code = 57
-    text = "data directory {path!r} is in use by another process"
+    text = "data directory {path!r} is in use already, by another process or by this one"
     path: str
 
 

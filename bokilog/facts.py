@@ -5,37 +5,30 @@ of the LogBook). It is true for ever but for trims, so it needs no invalidation:
 keep facts, answer from them, and drop the least recently used when the byte budget is met. Losing
 one costs time, never truth.
 
-Invariants: the intervals of a line are sorted, and neither overlap nor touch; every seqnum lies in
-its interval, and none below a known trim is answered. Only the top interval of a *followed* LogBook
+Invariants: no seqnum below a known trim is answered. Only the top interval of a *followed* LogBook
 grows: it is open, and reaches up to the tail of its log space, which the stream moves once per tick
 for all LogBooks at once.
 
-Does not know: records, positions, nodes. What "none at the tail" needs of a position is decided by
-the caller, who is told by `at_tail` that an answer leans on it (P27). Source: DESIGN section 4;
-differs from Boki, whose engines hold the whole index of their log space.
+Does not know: records, positions, nodes, nor how intervals of one tag are merged and cut
+(`fact_line.py`). What "none at the tail" needs of a position is decided by the caller, who is told
+by `at_tail` that an answer leans on it (P27). Source: DESIGN section 4; differs from Boki, whose
+engines hold the whole index of their log space.
 """
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-from bokilog.limits import SEQNUM_MAX
+from bokilog.fact_line import Line
+from bokilog.limits import NO_END
 from bokilog.named import NamedTuple
 
 Tags = None | str | list[str]
 
-NO_END: Final = SEQNUM_MAX + 1
-"""`until` of a range that has no end."""
-LINE_BYTES: Final = 700
-"""What a line costs beside its seqnums: its lists, one interval, two dictionary entries and the
-tag.
-"""
-INTERVAL_BYTES: Final = 160
 HALVED_SEQNUMS_MIN: Final = 64
 """A line that must stay is cut in halves to make room, but not below this."""
 
@@ -70,77 +63,6 @@ class Known(NamedTuple):
     """The answer leans on nothing more being ordered: it holds at the stream's position, not at any
     (P27).
     """
-
-
-class Line:
-    """Everything known of one `(book, tag)`."""
-
-    __slots__ = ("above", "below", "cost_bytes", "his", "is_open", "los", "runs")
-
-    def __init__(self) -> None:
-        self.los: list[int] = []
-        self.his: list[int] = []
-        self.runs: list[array[int]] = []
-        """One array of seqnums per interval `[lo, hi)`."""
-        self.is_open = False
-        """The last interval reaches up to the tail of the log space, or past it if a reply was
-        ahead of the stream.
-        """
-        self.above: dict[int, int] = {}
-        """hi to bound: a record stands in `[hi, bound)`, so a page that ends at hi has more."""
-        self.below: dict[int, int] = {}
-        """lo to bound: a record stands in `[bound, lo)`."""
-        self.cost_bytes = 0
-
-    def count_bytes(self) -> int:
-        """Measures itself again, and says by how much it grew."""
-        before = self.cost_bytes
-        seqnums = sum(map(len, self.runs))
-        self.cost_bytes = LINE_BYTES + INTERVAL_BYTES * len(self.los) + 8 * seqnums
-        return self.cost_bytes - before
-
-    def settle(self, tail: int) -> None:
-        """Writes down where an open interval ends now."""
-        if self.is_open and self.his[-1] < tail:
-            self.his[-1] = tail
-
-    def merge(self, lo: int, hi: int, seqnums: Iterable[int]) -> None:
-        """Adds `[lo, hi)` to the intervals it touches; where they overlap they say the same."""
-        first = bisect_left(self.his, lo)
-        after = bisect_right(self.los, hi)
-        if after - first == 1 and self.his[first] == lo:  # the usual case: the next page of a scan
-            self.runs[first].extend(seqnums)
-            self.above.pop(lo, None)
-            self.his[first] = hi
-            return
-        merged = array("Q", seqnums)
-        for place in (first, after - 1) if first < after else ():
-            run = self.runs[place]
-            if self.los[place] < lo:
-                merged = run[: bisect_left(run, lo)] + merged
-            if self.his[place] > hi:
-                merged += run[bisect_left(run, hi) :]
-            if first == after - 1:
-                break
-        for place in range(first, after):
-            self.above.pop(self.his[place], None)
-            self.below.pop(self.los[place], None)
-        if first < after:
-            lo, hi = min(lo, self.los[first]), max(hi, self.his[after - 1])
-        self.los[first:after], self.his[first:after], self.runs[first:after] = [lo], [hi], [merged]
-
-    def cut_below(self, until: int) -> None:
-        """Nothing below `until` is known any more, nor that there is something."""
-        place = bisect_right(self.his, until)
-        del self.los[:place], self.his[:place], self.runs[:place]
-        if self.los and self.los[0] < until:
-            self.los[0] = until
-            run = self.runs[0]
-            del run[: bisect_left(run, until)]
-        if not self.los and self.is_open:  # whoever waits on it goes on waiting
-            self.los, self.his, self.runs = [until], [until], [array("Q")]
-        self.above = {hi: bound for hi, bound in self.above.items() if hi >= until}
-        self.below = {lo: bound for lo, bound in self.below.items() if bound >= until}
 
 
 class _Book:
@@ -542,22 +464,6 @@ class Facts:
         assert self.bytes_used == sum(line.cost_bytes for line in self._lines.values())
         assert set(self._lines) == {(b, t) for b, known in self._books.items() for t in known.lines}
         for (book, tag), line in self._lines.items():
-            assert line.los, f"an empty line of {book}, {tag!r}"
             assert not line.is_open or self._books[book].tail is not None
-            bounds = [at for pair in zip(line.los, line.his, strict=True) for at in pair]
-            if line.is_open and bounds[-2] == bounds[-1]:
-                bounds.pop()  # all of it is trimmed, and it goes on growing
-            assert bounds == sorted(set(bounds)), f"{book}, {tag!r}: intervals touch: {bounds}"
-            for place, run in enumerate(line.runs):
-                assert list(run) == sorted(set(run)), f"{book}, {tag!r}: seqnums out of order"
-                inside = not run or (
-                    line.los[place] <= run[0] and run[-1] < self._top_of(book, line, place)
-                )
-                assert inside, f"{book}, {tag!r}: a seqnum outside of its interval"
+            line.check(f"{book}, {tag!r}")
             assert line.los[0] >= self.trim_until(book, tag) or tag is None
-
-    def _top_of(self, book: int, line: Line, place: int) -> int:
-        """An open interval holds what the stream brought in this very tick, before the tail has
-        moved.
-        """
-        return NO_END if line.is_open and place == len(line.his) - 1 else line.his[place]

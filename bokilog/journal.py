@@ -506,6 +506,15 @@ class Journal(Protocol):
         Meanwhile items may be staged, read and released, but not committed.
         """
 
+    def sync_written(self, on_done: Callable[[str], None]) -> None:
+        """Make all that was committed durable in the background, also where groups are left to the
+        operating system; a group that is being synced meanwhile is none of it.
+
+        `on_done` is called, perhaps in another thread, with why it failed, or an empty text; it
+        must not raise. After a failure the journal is read-only: what did not get to the disk may
+        be taken for written by the next sync (P7).
+        """
+
     @property
     def syncing(self) -> bool:
         """A sync is in its thread: `commit` has to wait for its `on_done`."""

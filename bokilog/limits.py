@@ -30,7 +30,10 @@ AUX_BYTES_MAX: Final = 64 * KIB  # aux data lives in the index store, where valu
 # --- positions and time ---
 
 # JSON and JavaScript hold integers exactly up to 2^53 - 1; seqnums cross both.
+SEQNUM_FIRST: Final = 1
 SEQNUM_MAX: Final = 2**53 - 1
+# `until` of a range that has no end.
+NO_END: Final = SEQNUM_MAX + 1
 TIMESTAMP_MS_MAX: Final = 2**53 - 1
 # How long a key makes its unit idempotent, by cut timestamps: a week outlives any sane retry.
 KEY_HORIZON_S: Final = 7 * 24 * 3600

@@ -58,6 +58,9 @@ from bokilog.named import NamedTuple
 
 # --- what fields hold, by their annotation (checked on arrival, see `_CHECK_OF`) ------------------
 
+_TERMS_UNTIL: Final = 1 << 32
+"""No cluster gets so far; one hash in four billion is smaller, and then taken for a term."""
+
 Sum64: TypeAlias = Annotated[int, "Sum64"]
 """A checksum: any 64 bits. A plain `int` is a number in 0..2**63-1."""
 Offset: TypeAlias = Annotated[int, "Offset"]
@@ -164,11 +167,16 @@ class FrameVerdicts(NamedTuple):
 
 
 class FrameRefused(NamedTuple):
-    """Engine to client: this frame was not taken, nor will be any later one until it returns
-    (P4)."""
+    """Engine to client: this frame was not taken, nor will be any later one until it returns (P4).
+
+    Storage node to engine: frames are not taken here for now, as the disk is full. The engine may
+    send them again, and what another replica has stored may be ordered yet.
+    """
 
     space: int
     number: int
+    """From an engine, 0: none of those under way is refused, but the next ones will be. From a
+    storage node the first count that it does not hold."""
     error: WireError
 
 
@@ -381,9 +389,20 @@ class IndexReport(NamedTuple):
     space: int
     folded: Position
     stored: Position
-    chained_hash: Sum64
+    term: Sum64
+    """Of the view that the replica works by. Versions before had the hash of their fold here, which
+    nobody read (`said_in`)."""
     empty: bool
-    """The fold holds no record of the log space: it is new, or in memory and began anew (P20)."""
+    """The fold holds no record of the log space, and will hold none by what is here in memory: it
+    is new, or in memory and began anew. It says so of its term only (P20)."""
+
+    @property
+    def said_in(self) -> Term | None:
+        """The term that it says something of; None: its sender is of a version that does not say.
+
+        No replica tells a primary anything in term 0, which has none.
+        """
+        return Term(self.term) if 0 < self.term < _TERMS_UNTIL else None
 
 
 class FramesLacking(NamedTuple):
@@ -469,6 +488,23 @@ class CeilingHeld(NamedTuple):
     space: int
     term: int
     seqnum: int
+
+
+class SyncRuns(NamedTuple):
+    """Primary to backup: sync the first `count` entries, which this class leaves to the operating
+    system else (P11)."""
+
+    space: int
+    term: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+
+
+class RunsSynced(NamedTuple):
+    """Answer to `SyncRuns`: so many entries outlive a loss of power here."""
+
+    space: int
+    term: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
 
 
 class ConfirmTerm(NamedTuple):
@@ -603,6 +639,24 @@ class FoldMarks(NamedTuple):
 
 
 # --- a fold from a peer ---------------------------------------------------------------------------
+
+
+class SyncMetalog(NamedTuple):
+    """Storage node to primary: a fold of the first `count` entries waits to be stored until no loss
+    of power takes one of them any more (P11, P19)."""
+
+    space: int
+    term: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
+
+
+class MetalogSynced(NamedTuple):
+    """Answer to `SyncMetalog`: a majority of the sequencers has synced so many entries, so that no
+    end of a term lies before them (P11)."""
+
+    space: int
+    term: int
+    count: int  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
 
 
 class MetalogGone(NamedTuple):
@@ -770,6 +824,8 @@ Message = (
     | RunsGone
     | HoldCeiling
     | CeilingHeld
+    | SyncRuns
+    | RunsSynced
     | ConfirmTerm
     | TermConfirmed
     | Replicate
@@ -782,6 +838,8 @@ Message = (
     | FetchStored
     | StoredFrame
     | StoredSent
+    | SyncMetalog
+    | MetalogSynced
     | MetalogGone
     | MetalogBegins
     | FollowIndex
@@ -847,6 +905,10 @@ KINDS: dict[type[Message], int] = {
     FramesLacking: 72,
     FoldMarks: 73,
     MetalogBegins: 74,
+    SyncMetalog: 75,
+    MetalogSynced: 76,
+    SyncRuns: 77,
+    RunsSynced: 78,
     Heartbeat: 80,
     Seal: 81,
     Sealed: 82,

@@ -347,6 +347,13 @@ def check_duration(name: str, duration_s: float | None) -> float | None:
     return duration_s
 
 
+def check_wait(wait_s: float) -> float:
+    """How long a read waits for what is not there yet, in seconds from 0: never without bound."""
+    if check_duration("wait_s", wait_s) is None:
+        raise InvalidRange("wait_s", "None", "is not a number of seconds")
+    return wait_s
+
+
 def check_hold_ttl(ttl_s: float) -> float:
     """How long a hold lives, in seconds."""
     if isinstance(ttl_s, bool) or not isinstance(ttl_s, (int, float)):

@@ -58,6 +58,9 @@ class LogSpace:
     write_quorum: int
     backups: tuple[NodeId, ...] = ()
     """Sequencers that hold the metalog beside the primary."""
+    begun: int = 0
+    """The metalog begins where the view of that term says that the term before ended: what came
+    before is in folds only, and no run of an earlier term counts any more (P15, P16)."""
 
     def __post_init__(self) -> None:
         if len(set(self.sequencers)) != len(self.sequencers):
@@ -94,6 +97,9 @@ class End:
     """First seqnum that the next term may use."""
     timestamp_ms: int
     """No cut of a later term is earlier (P10)."""
+    given_up: bool = False
+    """Seqnums from where the folds stand up to `tail` may have been of records that are lost, as a
+    person has accepted: they are `DataLost`, not absent (P15, P33)."""
 
 
 def first_end(space: LogSpaceId) -> End:

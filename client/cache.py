@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bokilog.facts import Facts
-from bokilog.limits import MIB
+from bokilog.limits import MIB, SEQNUM_MAX
 from bokilog.messages import Read, ReadReply
 from bokilog.named import NamedTuple
 from bokilog.record import Record
@@ -91,7 +91,7 @@ class Cache:
             return None
         records = self._books.get(book)
         kept = records.get(seqnum) if records is not None else None
-        if kept is not None or memory is None or seqnum <= 0:
+        if kept is not None or memory is None or not 0 < seqnum <= SEQNUM_MAX:
             return kept
         found = memory.find(space, book, seqnum)
         if found is None:

@@ -2,9 +2,10 @@
 
 Decides which engine is dialled when, and what a URL means. A client has one engine at a time; when
 it is lost the next seed is tried, with back-off once all of them failed. While there is another one
-to try, a seed that is silent is given little time, and more in each round. URLs of logs in this
-process (`file:DIR`, `memory:`) are opened by whoever registered for them (`opening.py`): that is a
-higher floor, found by name, so that the client imports nothing of it.
+to try, a seed that is silent is given little time, and more in each round; an engine that falls
+silent later is left as well (`silence.py`). URLs of logs in this process (`file:DIR`, `memory:`)
+are opened by whoever registered for them (`opening.py`): that is a higher floor, found by name, so
+that the client imports nothing of it.
 
 Invariants: nothing is sent before a `Welcome` arrived on the same connection; whatever is closed
 leaves no task and no socket behind. Does not know: what messages mean.
@@ -24,6 +25,7 @@ from bokilog.client.admin import ClientLog
 from bokilog.client.node import TIMEOUT_S_DEFAULT, Client
 from bokilog.client.opening import Opening, opener_of
 from bokilog.client.port import Events, Port
+from bokilog.client.silence import LOOK_S, UNANSWERED_MAX, EngineSilence
 from bokilog.errors import (
     BokilogError,
     InvalidSettings,
@@ -42,6 +44,7 @@ from bokilog.messages import (
     Hello,
     Message,
     RequestFailed,
+    StatusRequest,
     Welcome,
     decode,
     encode,
@@ -177,7 +180,9 @@ class NetworkPort:
         "_frames",
         "_hello",
         "_link",
+        "_look",
         "_settled",
+        "_silence",
         "_task",
         "_up",
     )
@@ -204,6 +209,9 @@ class NetworkPort:
             term=0,
             bulk=False,
         )
+        self._silence = EngineSilence()
+        self._look: asyncio.TimerHandle | None = None
+        """While the engine owes something, and there is another one to go to."""
         loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = loop.create_task(self._keep_connected())
 
@@ -220,6 +228,8 @@ class NetworkPort:
             message = message._replace(payload=[b"".join(message.payload)])
         if not link.send(*encode(message)):
             return False
+        if self._look is None and len(self._addresses) > 1:
+            self._look_later()
         if isinstance(message, AppendFrame):
             while self._frames and self._frames[0][0] <= link.messages_written:
                 self._frames.popleft()
@@ -244,6 +254,7 @@ class NetworkPort:
     def close(self) -> None:
         """No callback follows; `aclose` ends the connection itself."""
         self._up = False
+        self._look_no_more()
         if self._task is not None:
             self._task.cancel()
 
@@ -293,12 +304,14 @@ class NetworkPort:
     def _on_link_up(self, link: Link) -> None:
         self._link = link
         self._frames.clear()
+        self._silence = EngineSilence()
         link.send(*encode(self._hello))
 
     def _on_messages(self, link: Link, wire: list[WireMessage]) -> None:
         if self._task is None or link is not self._link:
             return
         messages = [decode(kind, head, attachments) for kind, head, attachments in wire]
+        self._silence.heard(link.messages_out)
         if not self._up:
             self._greeted(messages.pop(0))
         if messages:
@@ -330,11 +343,36 @@ class NetworkPort:
         self._errors[link.remote] = reason
         was_up, self._up, self._link = self._up, False, None
         self._settled.set()
+        self._look_no_more()
         if was_up:
             self._events.on_shared(None)
             written = link.messages_written
             unsent = [(space, number) for sent, space, number in self._frames if sent > written]
             self._events.on_down(reason, unsent)
+
+    # --- an engine that says nothing --------------------------------------------------------------
+
+    def _look_later(self) -> None:
+        self._look = asyncio.get_running_loop().call_later(LOOK_S, self._look_at_it)
+
+    def _look_no_more(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def _look_at_it(self) -> None:
+        link, self._look = self._link, None
+        if link is None or not self._up or not self._silence.owes(link.messages_out):
+            return
+        self._look_later()
+        match self._silence.look():
+            case "ask":
+                link.send(*encode(StatusRequest(0)))
+            case "leave":
+                silent_s = UNANSWERED_MAX * LOOK_S
+                link.abort(Loss.SILENT, TimeoutError(f"it did not answer within {silent_s:g} s"))
+            case "wait":
+                pass
 
 
 def _patience_s(rounds: int, *, seeds: int) -> float:

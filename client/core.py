@@ -1,7 +1,7 @@
 """Everything one client decides: its lanes, its requests, and the LogBooks it knows; pure.
 
 Decides what is sent now, what waits for a connection, for room or for a LogBook to be found, and
-which session learns what. Composes `batching`, `requests`, `session`, `books` and `cache`.
+which session learns what. Composes `lane`, `room`, `requests`, `session`, `books` and `cache`.
 
 Invariants: appends of a LogBook leave in the order they were issued, also those that had to wait
 until it was found or created, or that met its deletion; a route that is not live is used by nothing
@@ -18,12 +18,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bokilog.client.batching import Batch, Lane, Room, Unit
+from bokilog.client import outcomes
+from bokilog.client.batching import Batch
 from bokilog.client.books import Route
 from bokilog.client.cache import Cache
+from bokilog.client.lane import Lane
 from bokilog.client.port import Frames, Port
-from bokilog.client.requests import NEVER, Query, Request, Requests
+from bokilog.client.requests import Query, Request, Requests
+from bokilog.client.room import Room
 from bokilog.client.session import Session
+from bokilog.client.units import NEVER, Unit
 from bokilog.errors import (
     BokilogError,
     HistoryChanged,
@@ -33,7 +37,7 @@ from bokilog.errors import (
     RemoteProtocolError,
     UnavailableError,
 )
-from bokilog.ids import Position, Term
+from bokilog.ids import SYSTEM_SPACE, Position, Term
 from bokilog.messages import (
     Answer,
     FrameLost,
@@ -44,6 +48,7 @@ from bokilog.messages import (
     Message,
     ReadReply,
     RequestFailed,
+    Status,
     Tail,
     Welcome,
 )
@@ -59,7 +64,7 @@ BOOKS_MAX = 16_384  # names whose LogBook is remembered; idle ones are forgotten
 class Book:
     """A LogBook by name, as this client knows it now."""
 
-    __slots__ = ("barrier", "finding", "held", "name", "next_route", "route")
+    __slots__ = ("_last_place", "barrier", "finding", "held", "name", "next_route", "route")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -72,6 +77,12 @@ class Book:
         self.finding = False
         self.barrier: tuple[Lane, int] | None = None
         """Frames of the lane up to this number may still bring back units that go first."""
+        self._last_place = 0
+
+    def next_place(self) -> tuple[float, int]:
+        """In `held`, behind all that was ever put there: some may have left meanwhile."""
+        self._last_place += 1
+        return NEVER, self._last_place
 
     @property
     def idle(self) -> bool:
@@ -192,6 +203,8 @@ class ClientCore:
                     self._left(self.lane(message.space).lose(message))
                 case Leaving():
                     self.leaving = True
+                case Status():
+                    pass  # asked for by the port, which has heard it
                 case _:
                     raise RemoteProtocolError(f"{type(message).__name__} is nothing for a client")
         self._pump()
@@ -230,7 +243,7 @@ class ClientCore:
         if route is not None and route.live:
             self.append_to(route, unit)
             return
-        self._hold(book, unit, order=(NEVER, len(book.held)), now_s=now_s)
+        self._hold(book, unit, order=book.next_place(), now_s=now_s)
         self._look_for(book)
 
     def append_to(self, route: Route, unit: Unit) -> None:
@@ -357,7 +370,7 @@ class ClientCore:
         if route.live:
             self.gone(book, route)
             for unsent in lane.unsent_of(route):
-                self._hold(book, unsent, order=(NEVER, len(book.held)), now_s=now_s)
+                self._hold(book, unsent, order=book.next_place(), now_s=now_s)
             book.barrier = (lane, lane.next_number - 1)
         self._hold(book, unit, order=order, now_s=now_s)
         self._look_for(book)
@@ -424,7 +437,7 @@ class ClientCore:
             kept = [(order, unit) for order, unit in book.held if unit.deadline_s > now_s]
             for _, unit in book.held:
                 if unit.deadline_s <= now_s:
-                    unit.fail(self._unheld_error(book))
+                    outcomes.expire_held(unit, self._unheld_error(book))
             book.held = kept
             self._wake_at(min((unit.deadline_s for _, unit in kept), default=NEVER))
         self._pump()
@@ -444,6 +457,9 @@ class ClientCore:
     def _unheld_error(self, book: Book) -> UnavailableError:
         if not self.up:
             return NodeUnreachable("an engine", self.down_reason)
+        lane = self._lanes.get(SYSTEM_SPACE)
+        if lane is not None and lane.refusal is not None:  # its creation is a record there
+            return self._unsent_error(lane)
         return NotReady(f"LogBook {book.name!r} was neither found nor created in time")
 
     @property

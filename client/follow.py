@@ -16,18 +16,20 @@ from typing import Final
 
 from bokilog.client.books import Route
 from bokilog.client.core import Book
+from bokilog.client.living import is_meant, still_lives
 from bokilog.client.node import Client
-from bokilog.client.replies import looks_deleted, records_of, refuse_trimmed
-from bokilog.client.requests import NEVER, Reply
+from bokilog.client.reads import learned
+from bokilog.client.replies import looks_deleted, refuse_trimmed
+from bokilog.client.requests import Reply
 from bokilog.client.session import Session
+from bokilog.client.units import NEVER
 from bokilog.errors import RemoteProtocolError, Trimmed, UnknownLogBook
-from bokilog.limits import PAGE_BYTES_DEFAULT, SEQNUM_MAX
+from bokilog.limits import NO_END, PAGE_BYTES_DEFAULT
 from bokilog.messages import Read, ReadReply
 from bokilog.named import NamedTuple
 from bokilog.record import Record
 
 PAGE_RECORDS: Final = 1_000
-NO_END: Final = SEQNUM_MAX + 1
 POLL_S: Final = 10.0  # how long the engine is asked to wait for more; each poll moves the start on
 
 
@@ -101,13 +103,10 @@ class Pages:
         self._asked = None
         if not isinstance(reply, ReadReply):
             raise RemoteProtocolError(f"a read was answered by {type(reply).__name__}")
-        records = records_of(reply)
         number, cache = self.route.number, self._client.core.cache
         # A trim that was acknowledged here after the page was answered counts for it too.
         known = max(self._session.trim_until(number), cache.trim_until(number, self._tag))
-        cache.keep(read, reply, records)
-        if self._tag is None and reply.trim_until:
-            self._session.saw_trim(number, reply.trim_until)
+        records = learned(self._client, self._session, read, reply)
         if known > reply.trim_until:
             reply = reply._replace(trim_until=known)
             records = [record for record in records if record.seqnum >= known]
@@ -165,7 +164,7 @@ async def scan_pages(
                     yield records
             return
         except (Trimmed, UnknownLogBook) as error:
-            if await _lives(client, book, route, session, error, timeout_s):
+            if await is_meant(error, client, book, route, session, timeout_s):
                 if started or start or end != NO_END:
                     raise  # an explicit position is behind the trim, from the start or by now
                 return  # nothing is kept, and from 0 on that is no error
@@ -201,8 +200,8 @@ async def follow_turns(
             while True:
                 reply, records = await pages.next()
                 refuse_trimmed(reply.trim_until, start)
-                if looks_deleted(reply) and not await client.lives(
-                    book, route, session, deadline_s=NEVER, timeout_s=NEVER
+                if looks_deleted(reply) and not await still_lives(
+                    client, book, route, session, NEVER
                 ):
                     raise UnknownLogBook(book.name)
                 start = reply.next_seqnum
@@ -213,24 +212,8 @@ async def follow_turns(
                 if records or caught_up is not None:
                     yield Turn(records, caught_up)
         except (Trimmed, UnknownLogBook) as error:
-            if await _lives(client, book, route, session, error, NEVER):
+            if await is_meant(error, client, book, route, session, NEVER):
                 raise
             start, linearizable = 0, True  # the next LogBook of that name has its own seqnums
         finally:
             pages.forget()
-
-
-async def _lives(
-    client: Client,
-    book: Book,
-    route: Route,
-    session: Session,
-    error: Trimmed | UnknownLogBook,
-    timeout_s: float,
-) -> bool:
-    """Whether the error is about the LogBook that was read, and not about its deletion."""
-    if isinstance(error, UnknownLogBook):
-        client.core.gone(book, route)
-        return False
-    deadline_s = client.now_s() + timeout_s
-    return await client.lives(book, route, session, deadline_s=deadline_s, timeout_s=timeout_s)

@@ -1,44 +1,44 @@
 """One LogBook over the network or in this process: the public calls.
 
-Decides how each call of the contract (`bokilog/logbook.py`) becomes messages, and which answers
-need none because they were given before. Invariant: arguments are checked, and mutable data is
-copied, before anything else happens; an append takes its place in the order in its first step,
-before it waits for anything.
+Decides for each call of the contract (`bokilog/logbook.py`) what its arguments may be, and which
+way it goes: the short one, an append straight into this tick's batch or a record that was read
+before, or the one by messages (`lane`, `reads`, `changes`, `follow`). What the short ways need is
+kept as attributes of the handle itself: on them one more look into another object can be measured.
 
-Does not know: how messages travel, where LogBooks live.
+Invariants: arguments are checked, and mutable data is copied, before anything else happens; an
+append takes its place in the order in its first step, before it waits for anything.
+
+Does not know: messages and how they travel, where LogBooks live, what an answer means.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from threading import get_ident
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 
-from bokilog.client import routing
-from bokilog.client.batching import NEVER, Lane, Unit, Waiter, in_column, unit_digest
+from bokilog.client import changes, reads
 from bokilog.client.books import Route
 from bokilog.client.core import Book
 from bokilog.client.follow import Turn, follow_turns, scan_pages
+from bokilog.client.lane import Lane
+from bokilog.client.living import Asker
 from bokilog.client.node import Client
-from bokilog.client.replies import looks_deleted, records_of, refuse_trimmed
-from bokilog.client.requests import wait_ms
+from bokilog.client.reads import read_page
+from bokilog.client.replies import refuse_trimmed
 from bokilog.client.session import Session
-from bokilog.errors import RemoteProtocolError, Trimmed, UnknownLogBook
+from bokilog.client.spans import bytes_of, first_of, last_of, one, page_of
+from bokilog.client.units import NEVER, Unit, Waiter, in_column, unit_digest
 from bokilog.frame import Tags as ColumnTags
 from bokilog.ids import SYSTEM_SPACE
 from bokilog.limits import (
     PAGE_BYTES_DEFAULT,
-    PAGE_BYTES_MAX,
     PAGE_RECORDS_DEFAULT,
     RECORD_BYTES_MAX,
-    SEQNUM_MAX,
     TAG_BYTES_MAX,
 )
-from bokilog.messages import Propose, Read, ReadReply, SeqnumAt, SetAux, TailRequest
-from bokilog.metalog import Hold, Proposal, Proposer, Release, Trim as TrimEntry
 from bokilog.record import (
     BookInfo,
     Buffer,
@@ -66,20 +66,13 @@ from bokilog.record import (
     check_tags,
     check_timestamp_ms,
     check_unit,
+    check_wait,
 )
 
 if TYPE_CHECKING:
     from bokilog.client.codecs import Codec
 
 T = TypeVar("T")
-R = TypeVar("R")
-
-NO_END: Final = SEQNUM_MAX + 1
-NOBODY: Final = Proposer(0, 0)
-"""The engine puts its own name here."""
-NOTHING_YET: Final = 1
-"""Tail of a LogBook that does not exist: at or below every seqnum it may ever have."""
-_EARLY_S: Final = 0.01  # between two asks of an engine that ends a wait before its time
 
 
 class ClientLogBook(Generic[T]):
@@ -212,7 +205,9 @@ class ClientLogBook(Generic[T]):
         self._check(timeout_s)
         encoded = self._encoded(data)
         column = self._check_tags(tags)
-        return await self._issue([encoded], [column], unless=unless, key=key, timeout_s=timeout_s)
+        waiter = self._new_waiter()
+        self._send([encoded], [column], unless=unless, key=key, timeout_s=timeout_s, waiter=waiter)
+        return await waiter
 
     def append_for(
         self,
@@ -252,21 +247,10 @@ class ClientLogBook(Generic[T]):
             entries = [self._encoded_entry(entry) for entry in entries]
         unit = check_unit(entries, allow_system=self._system_tags)
         columns = [in_column(tags) for tags in unit.tags]
-        first = await self._issue(unit.datas, columns, unless=unless, key=key, timeout_s=timeout_s)
-        return range(first, first + len(unit.datas))
-
-    async def _issue(
-        self,
-        datas: list[bytes],
-        tags: list[ColumnTags],
-        *,
-        unless: Unless | None,
-        key: str | None,
-        timeout_s: float | None,
-    ) -> int:
         waiter = self._new_waiter()
-        self._send(datas, tags, unless=unless, key=key, timeout_s=timeout_s, waiter=waiter)
-        return await waiter
+        self._send(unit.datas, columns, unless=unless, key=key, timeout_s=timeout_s, waiter=waiter)
+        first = await waiter
+        return range(first, first + len(unit.datas))
 
     def _send(
         self,
@@ -319,6 +303,7 @@ class ClientLogBook(Generic[T]):
             and not wait_s
             and timeout_s is None
             and type(min_seqnum) is int
+            and min_seqnum >= 0
             and (tag is None or type(tag) is str)
         ):
             found = self._known_next(tag, min_seqnum)
@@ -331,14 +316,14 @@ class ClientLogBook(Generic[T]):
             found = self._known_next(tag, min_seqnum)
             if found is not None:
                 return found
-        _, records = await self._read(
-            tag=tag,
-            start=min_seqnum,
+        _, records = await read_page(
+            self._asker(),
+            first_of(tag, min_seqnum),
             wait_s=wait_s,
             timeout_s=timeout_s,
-            linearizable=consistency == "linearizable",
+            consistency=consistency,
         )
-        return records[0] if records else None
+        return self._typed(records[0]) if records else None
 
     def _known_next(self, tag: str | None, min_seqnum: int) -> Record | None:
         route, client = self._route, self._client
@@ -364,17 +349,16 @@ class ClientLogBook(Generic[T]):
         check_tag(tag)
         if max_seqnum is not None:
             check_seqnum("max_seqnum", max_seqnum)
-        reply, records = await self._read(
-            tag=tag,
-            until=NO_END if max_seqnum is None else min(max_seqnum + 1, NO_END),
-            reverse=True,
+        reply, records = await read_page(
+            self._asker(),
+            last_of(tag, max_seqnum),
             wait_s=wait_s,
             timeout_s=timeout_s,
-            linearizable=consistency == "linearizable",
+            consistency=consistency,
         )
         if reply is not None:
             refuse_trimmed(reply.trim_until, max_seqnum)
-        return records[0] if records else None
+        return self._typed(records[0]) if records else None
 
     async def read(
         self,
@@ -400,14 +384,14 @@ class ClientLogBook(Generic[T]):
         check_seqnum("seqnum", seqnum, least=1)
         if wait_s and consistency == "session" and (found := self._known(seqnum)) is not None:
             return found
-        _, records = await self._read(
-            start=seqnum,
-            until=min(seqnum + 1, NO_END),
+        _, records = await read_page(
+            self._asker(),
+            one(seqnum),
             wait_s=wait_s,
             timeout_s=timeout_s,
-            linearizable=consistency == "linearizable",
+            consistency=consistency,
         )
-        return records[0] if records else None
+        return self._typed(records[0]) if records else None
 
     def _known(self, seqnum: int) -> Record | None:
         route, client = self._route, self._client
@@ -443,15 +427,11 @@ class ClientLogBook(Generic[T]):
         known = self._known(seqnum) if consistency == "session" else None
         if known is not None:
             return known.data[start:until]
-        _, records = await self._read(
-            start=seqnum,
-            until=min(seqnum + 1, NO_END),
+        _, records = await read_page(
+            self._asker(),
+            bytes_of(seqnum, start, until),
             timeout_s=timeout_s,
-            linearizable=consistency == "linearizable",
-            byte_range=(
-                min(start, RECORD_BYTES_MAX),
-                RECORD_BYTES_MAX if until is None else min(until, RECORD_BYTES_MAX),
-            ),
+            consistency=consistency,
         )
         return records[0].data if records else None
 
@@ -473,21 +453,17 @@ class ClientLogBook(Generic[T]):
         check_tag(tag)
         check_range(min_seqnum, until)
         check_page(limit, max_bytes)
-        reply, records = await self._read(
-            tag=tag,
-            start=min_seqnum,
-            until=NO_END if until is None else until,
-            limit=limit,
-            max_bytes=max_bytes,
-            reverse=reverse,
+        reply, records = await read_page(
+            self._asker(),
+            page_of(tag, min_seqnum, until, limit=limit, max_bytes=max_bytes, reverse=reverse),
             wait_s=wait_s,
             timeout_s=timeout_s,
-            linearizable=consistency == "linearizable",
+            consistency=consistency,
         )
         if reply is None:
             return Page([], min_seqnum, False)
         refuse_trimmed(reply.trim_until, min_seqnum, until)
-        return Page(records, reply.next_seqnum, reply.more)
+        return Page(self._typed_all(records), reply.next_seqnum, reply.more)
 
     async def scan(
         self,
@@ -584,20 +560,7 @@ class ClientLogBook(Generic[T]):
     async def tail(self, *, timeout_s: float | None = None) -> int:
         """The first seqnum not yet ordered: greater than that of every acknowledged record."""
         self._check(timeout_s)
-        deadline_s, timeout_s = self._client.deadline(timeout_s)
-
-        async def ask(route: Route) -> int:
-            return await self._client.tail(
-                TailRequest(self._client.new_number(), route.space),
-                self._session,
-                deadline_s=deadline_s,
-                timeout_s=timeout_s,
-            )
-
-        found = await self._at_route(
-            ask, deadline_s=deadline_s, timeout_s=timeout_s, linearizable=True
-        )
-        return NOTHING_YET if found is None else found[1]
+        return await reads.tail(self._asker(), timeout_s=timeout_s)
 
     async def trim(
         self, until: int, tag: str | None = None, *, timeout_s: float | None = None
@@ -605,19 +568,8 @@ class ClientLogBook(Generic[T]):
         """Let go of what lies below `until`, for the whole LogBook or for one tag."""
         check_seqnum("until", until)
         check_tag(tag)
-        until = min(until, SEQNUM_MAX)
-        route, values = await self._propose(
-            lambda book: TrimEntry(0, book, tag, until, NOBODY),
-            timeout_s,
-            doubtful=lambda values: bool(values) and values[0] != until,
-        )
-        if len(values) != 2 or type(values[0]) is not int:
-            raise RemoteProtocolError(f"a trim was answered by {values!r:.80}")
-        trim = Trim(values[0], values[1] if isinstance(values[1], str) else None)
-        if tag is None:
-            self._session.saw_trim(route.number, trim.until)
-        self._client.core.cache.trimmed(route.number, tag, trim.until)
-        return trim
+        self._check(timeout_s)
+        return await changes.trim(self._asker(), until, tag, timeout_s=timeout_s)
 
     async def hold(
         self, name: str, seqnum: int, ttl_s: float, *, timeout_s: float | None = None
@@ -626,62 +578,27 @@ class ClientLogBook(Generic[T]):
         check_hold_name(name)
         check_seqnum("seqnum", seqnum, least=1)
         check_hold_ttl(ttl_s)
-        ttl_ms = math.ceil(ttl_s * 1_000)
-        await self._propose(lambda book: Hold(0, book, name, seqnum, ttl_ms, NOBODY), timeout_s)
+        self._check(timeout_s)
+        await changes.hold(self._asker(), name, seqnum, ttl_s, timeout_s=timeout_s)
 
     async def release(self, name: str, *, timeout_s: float | None = None) -> None:
         """End a hold; one that does not exist is no error."""
         check_hold_name(name)
-        await self._propose(lambda book: Release(0, book, name, NOBODY), timeout_s)
+        self._check(timeout_s)
+        await changes.release(self._asker(), name, timeout_s=timeout_s)
 
     async def set_aux(self, seqnum: int, aux: Buffer, *, timeout_s: float | None = None) -> None:
         """Keep up to 64 KiB of derived bytes beside a record, best effort; the last set stays."""
         check_seqnum("seqnum", seqnum, least=1)
         kept = check_aux(aux)
         self._check(timeout_s)
-        deadline_s, timeout_s = self._client.deadline(timeout_s)
-
-        async def ask(route: Route) -> None:
-            number = self._client.new_number()
-            await self._client.values(
-                SetAux(number, route.space, route.number, seqnum, kept),
-                self._session,
-                deadline_s=deadline_s,
-                timeout_s=timeout_s,
-            )
-
-        route, _ = await self._at_existing(ask, deadline_s=deadline_s, timeout_s=timeout_s)
-        self._client.core.cache.forget(route.number, seqnum)
+        await changes.set_aux(self._asker(), seqnum, kept, timeout_s=timeout_s)
 
     async def seqnum_at(self, timestamp_ms: int, *, timeout_s: float | None = None) -> int:
         """The first kept record ordered at or after that time; the tail when there is none."""
         check_timestamp_ms(timestamp_ms)
         self._check(timeout_s)
-        deadline_s, timeout_s = self._client.deadline(timeout_s)
-
-        async def ask(route: Route) -> list[object]:
-            position = self._session.position(route.space)
-            number = self._client.new_number()
-            return await self._client.values(
-                SeqnumAt(number, route.space, timestamp_ms, position),
-                self._session,
-                deadline_s=deadline_s,
-                timeout_s=timeout_s,
-            )
-
-        found = await self._at_route(ask, deadline_s=deadline_s, timeout_s=timeout_s)
-        if found is None:
-            return NOTHING_YET
-        values = found[1]
-        if len(values) != 1 or type(values[0]) is not int:
-            raise RemoteProtocolError(f"seqnum_at was answered by {values!r:.80}")
-        try:
-            reply, records = await self._read(start=values[0], timeout_s=timeout_s)
-        except Trimmed:
-            reply, records = await self._read(timeout_s=timeout_s)
-        if records:
-            return records[0].seqnum
-        return NOTHING_YET if reply is None else reply.tail
+        return await reads.seqnum_at(self._asker(), timestamp_ms, timeout_s=timeout_s)
 
     async def info(self, *, timeout_s: float | None = None) -> BookInfo:
         """What is known of the LogBook now.
@@ -690,172 +607,13 @@ class ClientLogBook(Generic[T]):
             UnknownLogBook: there is none of that name.
         """
         self._check(timeout_s)
-        deadline_s, timeout_s = self._client.deadline(timeout_s)
-
-        async def ask(route: Route) -> BookInfo:
-            return await routing.info(
-                self._client, route, self._session, deadline_s=deadline_s, timeout_s=timeout_s
-            )
-
-        _, info = await self._at_existing(ask, deadline_s=deadline_s, timeout_s=timeout_s)
-        return info
+        return await reads.info(self._asker(), timeout_s=timeout_s)
 
     # --- pieces -----------------------------------------------------------------------------------
 
-    async def _read(
-        self,
-        *,
-        tag: str | None = None,
-        start: int = 0,
-        until: int = NO_END,
-        limit: int = 1,
-        max_bytes: int = PAGE_BYTES_MAX,
-        reverse: bool = False,
-        wait_s: float = 0.0,
-        timeout_s: float | None = None,
-        linearizable: bool = False,
-        byte_range: tuple[int, int] = (-1, -1),
-    ) -> tuple[ReadReply | None, list[Record]]:
-        """Ask for a page; a reply of None: there is no such LogBook."""
-        client, session = self._client, self._session
-        deadline_s, timeout_s = client.deadline(timeout_s, wait_s)
-        wait_until_s = client.now_s() + wait_s if wait_s else 0.0
-
-        async def ask(route: Route) -> tuple[Read, ReadReply]:
-            read = Read(
-                client.new_number(),
-                route.space,
-                route.number,
-                tag,
-                start,
-                until,
-                limit,
-                max_bytes,
-                reverse,
-                session.position(route.space),
-                wait_ms(wait_until_s, client.now_s()),
-                linearizable,
-                *byte_range,
-            )
-            reply = await client.read(
-                read,
-                session,
-                deadline_s=deadline_s,
-                timeout_s=timeout_s,
-                wait_until_s=wait_until_s,
-            )
-            return read, reply
-
-        while True:
-            found = await self._at_route(
-                ask,
-                deadline_s=deadline_s,
-                timeout_s=timeout_s,
-                wait_until_s=wait_until_s,
-                linearizable=linearizable,
-                doubtful=lambda found: looks_deleted(found[1]),
-            )
-            if found is None:
-                return None, []
-            route, (read, reply) = found
-            if reply.seqnums or reply.tail >= until or wait_until_s <= client.now_s() + _EARLY_S:
-                break
-            await asyncio.sleep(_EARLY_S)
-        refuse_trimmed(reply.trim_until, start)
-        records = records_of(reply)
-        client.core.cache.keep(read, reply, records)
-        if tag is None and reply.trim_until:
-            session.saw_trim(route.number, reply.trim_until)
-        return reply, self._typed_all(records)
-
-    async def _propose(
-        self,
-        entry: Callable[[int], Proposal],
-        timeout_s: float | None,
-        *,
-        doubtful: Callable[[list[object]], bool] | None = None,
-    ) -> tuple[Route, list[object]]:
-        """Have an entry put into the LogBook's metalog; the fold's answer."""
-        self._check(timeout_s)
-        deadline_s, timeout_s = self._client.deadline(timeout_s)
-
-        async def ask(route: Route) -> list[object]:
-            return await self._client.values(
-                Propose(self._client.new_number(), route.space, entry(route.number)),
-                self._session,
-                deadline_s=deadline_s,
-                timeout_s=timeout_s,
-            )
-
-        return await self._at_existing(
-            ask, deadline_s=deadline_s, timeout_s=timeout_s, doubtful=doubtful
-        )
-
-    async def _at_existing(
-        self,
-        ask: Callable[[Route], Awaitable[R]],
-        *,
-        deadline_s: float,
-        timeout_s: float,
-        doubtful: Callable[[R], bool] | None = None,
-    ) -> tuple[Route, R]:
-        found = await self._at_route(
-            ask, deadline_s=deadline_s, timeout_s=timeout_s, doubtful=doubtful
-        )
-        if found is None:
-            raise UnknownLogBook(self._book.name)
-        return found
-
-    async def _at_route(
-        self,
-        ask: Callable[[Route], Awaitable[R]],
-        *,
-        deadline_s: float,
-        timeout_s: float,
-        wait_until_s: float = 0.0,
-        linearizable: bool = False,
-        doubtful: Callable[[R], bool] | None = None,
-    ) -> tuple[Route, R] | None:
-        """Ask where the LogBook lives, and where the next one of its name does if it is gone.
-
-        Args:
-            ask: puts the question.
-            doubtful: whether an answer may mean that the LogBook was deleted.
-
-        Returns:
-            None if there is no such LogBook, also after waiting for one.
-        """
-        client = self._client
-        while True:
-            route = self._route
-            if route is None or not route.live:
-                route = await client.find(
-                    self._book,
-                    self._session,
-                    deadline_s=deadline_s,
-                    timeout_s=timeout_s,
-                    wait_until_s=wait_until_s,
-                    linearizable=linearizable,
-                )
-                if route is None:
-                    return None
-                self._use(route)
-            try:
-                answer = await ask(route)
-                if doubtful is None or not doubtful(answer) or await self._lives(route, timeout_s):
-                    return route, answer
-            except UnknownLogBook:
-                client.core.gone(self._book, route)
-            except Trimmed:
-                if await self._lives(route, timeout_s):
-                    raise  # it is about the LogBook asked, and not about its deletion
-            linearizable = True  # so that the next look sees what ended this one
-
-    async def _lives(self, route: Route, timeout_s: float) -> bool:
-        deadline_s = self._client.now_s() + timeout_s
-        return await self._client.lives(
-            self._book, route, self._session, deadline_s=deadline_s, timeout_s=timeout_s
-        )
+    def _asker(self) -> Asker:
+        """For a question that only the engine can answer."""
+        return Asker(self._client, self._book, self._session, self._route, self._use)
 
     def _use(self, route: Route) -> None:
         """From now on this handle's session has seen that the LogBook exists."""
@@ -882,6 +640,6 @@ class ClientLogBook(Generic[T]):
         self._client.core.check(self._session)
 
     def _check_read(self, wait_s: float, timeout_s: float | None, consistency: Consistency) -> None:
-        check_duration("wait_s", wait_s)
+        check_wait(wait_s)
         check_consistency(consistency)
         self._check(timeout_s)

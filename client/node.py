@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from bokilog.client import routing
-from bokilog.client.batching import Unit
 from bokilog.client.books import Created, Route
 from bokilog.client.core import Book, ClientCore, ClientStats
 from bokilog.client.port import Events, Frames, Port
-from bokilog.client.requests import NEVER, Query, Reply, Request
+from bokilog.client.requests import Query, Reply, Request
 from bokilog.client.session import Session
+from bokilog.client.units import NEVER, Unit
 from bokilog.errors import (
     BokilogError,
     Closed,
@@ -32,7 +32,7 @@ from bokilog.errors import (
     WrongLoop,
 )
 from bokilog.limits import KEY_HORIZON_S
-from bokilog.messages import Answer, Message, Read, ReadReply, Tail, Welcome
+from bokilog.messages import Answer, FrameOrdered, Message, Read, ReadReply, Tail, Welcome
 from bokilog.record import check_duration
 
 if TYPE_CHECKING:
@@ -105,8 +105,15 @@ class Client:
         self.core.shared = shared
 
     def on_messages(self, messages: list[Message]) -> None:
-        """Everything that arrived at once."""
+        """Everything that arrived at once, one message or more.
+
+        Whoever waited for an append, or with others, goes on in the loop's next turn, and what they
+        ask for then leaves together at its end.
+        """
         self.core.on_messages(messages, self._loop.time())
+        if not self._flush_due and (len(messages) > 1 or type(messages[-1]) is FrameOrdered):
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
         self._set_timer()
         self._look_if_drained()
 
@@ -438,6 +445,7 @@ class Client:
             task.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_at_s = 0.0  # so none is set any more, by a flush that is due
         self.core.fail(lambda: Closed("the log"))
         if not self._first_up.done():
             self._first_up.cancel()

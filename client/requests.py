@@ -20,6 +20,7 @@ from math import ceil
 from typing import Final, Protocol
 
 from bokilog.client.session import Session
+from bokilog.client.units import NEVER
 from bokilog.errors import (
     AppendUnknown,
     BokilogError,
@@ -42,7 +43,6 @@ from bokilog.messages import (
     TailRequest,
 )
 
-NEVER: Final = float("inf")
 IN_FLIGHT_MAX: Final = 4_096  # of either kind; below what an index lets wait
 WAIT_MS_MAX: Final = 600_000  # of one ask: a wait that was forgotten somewhere ends by itself
 RETRY_DELAY_S_MIN: Final = 0.02

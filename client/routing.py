@@ -14,7 +14,6 @@ from asyncio import Future
 from collections.abc import Sequence
 from typing import Protocol
 
-from bokilog.client.batching import Unit
 from bokilog.client.books import (
     BOOKS_TAG,
     SYSTEM_ROUTE,
@@ -29,6 +28,7 @@ from bokilog.client.books import (
 )
 from bokilog.client.requests import Query, wait_ms
 from bokilog.client.session import Session
+from bokilog.client.units import Unit
 from bokilog.errors import (
     AppendUnknown,
     ConditionFailed,

@@ -19,8 +19,9 @@ from bokilog.functions.calls.node import DurableCalls
 from bokilog.functions.gateway.server import Gateway, reserve
 from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.functions.host_metrics import host_text
-from bokilog.functions.runtime.host import Host, Watcher
+from bokilog.functions.runtime.host import Host
 from bokilog.functions.runtime.process_settings import HostSettings
+from bokilog.functions.runtime.shown import Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ async def serve(
     *,
     watcher: Watcher | None = None,
 ) -> None:
-    """As `run`, with somebody who watches.
+    """As `run`, with somebody who watches. If cancelled, nothing that runs gets any more time.
 
     Raises:
         InvalidSettings: the HTTP port is in use, or the app cannot be loaded and nobody watches
@@ -58,6 +59,7 @@ async def serve(
     reserved = reserve(settings.gateway) if settings.http else []
     host = Host(settings.host, watcher=watcher)
     parts = _Parts(host, settings, reserved)
+    in_a_hurry = False
     try:
         if not await _begun(host, stop):
             return
@@ -75,11 +77,15 @@ async def serve(
             await asyncio.wait([living])
         if not living.cancelled():
             living.result()
+        host.say_that_it_stops()
         await parts.aclose()
         await host.drain()
+    except asyncio.CancelledError:
+        in_a_hurry = True
+        raise
     finally:
-        await parts.aclose()
-        await host.aclose()
+        await (parts.abandon() if in_a_hurry else parts.aclose())
+        await host.aclose(at_once=in_a_hurry)
         for each in reserved:
             each.close()
     if host.bug is not None:
@@ -136,14 +142,16 @@ class _Parts:
         host, settings = self._host, self._settings
         await host.joined.wait()
         assert host.log is not None
-        self._durable = durable = DurableCalls(host.log, host.app, host, settings.host.node_id)
+        self._durable = durable = DurableCalls(
+            host.log, host.app, host.calls, settings.host.node_id
+        )
         host.peers_changed = self._tell_hosts
         host.functions_changed = durable.functions_changed
         self._tell_hosts()
         await durable.start()
         if settings.http:
             self._gateway = await Gateway.start(
-                host,
+                host.calls,
                 host.log,
                 app=host.app,
                 settings=settings.gateway,
@@ -164,3 +172,8 @@ class _Parts:
             await gateway.aclose()
         if self._durable is not None and not self._durable.ended.is_set():
             await self._durable.aclose(self._settings.host.drain_calls_s)
+
+    async def abandon(self) -> None:
+        """The same without any patience: requests over HTTP end with the process's connections."""
+        if self._durable is not None:
+            await self._durable.abandon()

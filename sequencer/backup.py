@@ -30,6 +30,8 @@ from bokilog.messages import (
     ReplicateRun,
     RunsGone,
     RunsHeld,
+    RunsSynced,
+    SyncRuns,
     TermConfirmed,
 )
 from bokilog.metalog import ITEM_METALOG, Run, encode_run
@@ -37,9 +39,10 @@ from bokilog.named import NamedTuple
 from bokilog.sequencer.held import Holding
 from bokilog.sequencer.retention import releasable
 from bokilog.sequencer.runs import RunIndex
+from bokilog.sequencer.synced import OwnSync
 from bokilog.view import LogSpace
 
-FromPrimary = ReplicateRun | RunsGone | HoldCeiling | ConfirmTerm
+FromPrimary = ReplicateRun | RunsGone | HoldCeiling | SyncRuns | ConfirmTerm
 
 
 class BackupStats(NamedTuple):
@@ -85,6 +88,7 @@ class Backup:
         self.votes = votes
         self._ceiling = ceiling
         self._metalog, self.standing = holding
+        self._synced = OwnSync(space.id, term)
         self._journal = journal
         self._sealed = False
         self._dirty = False
@@ -117,6 +121,10 @@ class Backup:
             case HoldCeiling(space=space, seqnum=seqnum):
                 known = seqnum <= self._ceiling
                 return self.ceiling_raised(seqnum) if known else [RaiseCeiling(space, seqnum)]
+            case SyncRuns(count=count):
+                if count <= self._synced.count:
+                    return self._tell_synced()
+                return self._synced.want(count, written=self.standing.count)
             case ConfirmTerm(space=space, term=term, round=round_):
                 return self._tell(TermConfirmed(space, term, round_))
 
@@ -203,7 +211,17 @@ class Backup:
         if self._went_on and self.standing.count > self._metalog.begins_at:
             self._went_on = False
             self._release()
+        if self._synced.waits:
+            return [*self._synced.moved(self.standing.count), *self._tell_held()]
         return self._tell_held()
+
+    def written_synced(self, term: Term, count: int) -> list[Effect]:
+        """What was written here is synced, if it was in this term."""
+        effects = self._synced.synced(term, count, written=self.standing.count)
+        return [*effects, *self._tell_synced()]
+
+    def _tell_synced(self) -> list[Effect]:
+        return self._tell(RunsSynced(self.space.id, self.term, self._synced.count))
 
     def persist_failed(self, reason: str) -> list[Effect]:
         """What is in flight is never told; the next start of this sequencer tries again (P7)."""
@@ -218,7 +236,7 @@ class Backup:
     def _tell_held(self) -> list[Effect]:
         return self._tell(RunsHeld(self.space.id, self.term, self.standing.count))
 
-    def _tell(self, message: RunsHeld | CeilingHeld | TermConfirmed) -> list[Effect]:
+    def _tell(self, message: RunsHeld | CeilingHeld | RunsSynced | TermConfirmed) -> list[Effect]:
         """To the primary, if it may count on it (P14)."""
         if self.primary is None or self._sealed or self._failed or not self.votes:
             return []

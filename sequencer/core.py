@@ -48,6 +48,7 @@ from bokilog.effects import (
     TimerFired,
     ViewInstalled,
     ViewSwapped,
+    WrittenSynced,
 )
 from bokilog.errors import NotPrimary, to_wire
 from bokilog.histogram import Moment
@@ -73,11 +74,14 @@ from bokilog.messages import (
     Runs,
     RunsGone,
     RunsHeld,
+    RunsSynced,
     Seal,
     Sealed,
     ShardProgress,
     Status,
     StatusRequest,
+    SyncMetalog,
+    SyncRuns,
     TailRequest,
     TermChanged,
     TermConfirmed,
@@ -104,6 +108,7 @@ _Addressed = (
     | TailRequest
     | IndexReport
     | FramesLacking
+    | SyncMetalog
 )
 
 
@@ -198,6 +203,8 @@ class SequencerCore:
                 return self._role(self._committing.pop(token)).persist_failed(reason)
             case CeilingRaised(space=space, seqnum=seqnum):
                 return self._ceiling_raised(LogSpaceId(space), seqnum)
+            case WrittenSynced(space=space, term=term, count=count):
+                return self._role(LogSpaceId(space)).written_synced(term, count)
             case LinkUp(peer=peer):
                 return self._link_up(peer)
             case LinkDown(peer=peer):
@@ -205,6 +212,9 @@ class SequencerCore:
             case TimerFired(timer=("feed", int() as space, source)):
                 primary = self.primaries.get(LogSpaceId(space))
                 return primary.feed(source) if primary is not None else []
+            case TimerFired(timer=("backups", int() as space)):
+                primary = self.primaries.get(LogSpaceId(space))
+                return primary.look_after_backups() if primary is not None else []
             case TimerFired(timer=("positions", int() as space)):
                 primary = self.primaries.get(LogSpaceId(space))
                 return primary.tell_positions() if primary is not None else []
@@ -302,11 +312,12 @@ class SequencerCore:
                 | TailRequest()
                 | IndexReport()
                 | FramesLacking()
+                | SyncMetalog()
             ):
                 return self._addressed(source, message)
-            case RunsHeld() | ReplicateFrom() | CeilingHeld() | TermConfirmed():
+            case RunsHeld() | ReplicateFrom() | CeilingHeld() | RunsSynced() | TermConfirmed():
                 return self._from_backup(source, message)
-            case ReplicateRun() | HoldCeiling() | ConfirmTerm():
+            case ReplicateRun() | HoldCeiling() | SyncRuns() | ConfirmTerm():
                 return self._from_primary(source, message)
             case RunsGone():
                 return self._runs_gone(source, message)
@@ -411,7 +422,9 @@ class SequencerCore:
                 return primary.index_reported(str(source), message)
             case FramesLacking():
                 primary.frames_lacking(str(source), message)
-            case ShardProgress() | OpenShardRequest():
+            case SyncMetalog(term=primary.term):
+                return primary.sync_wanted(source, message)
+            case ShardProgress() | OpenShardRequest() | SyncMetalog():
                 self.ignored_count += 1
             case _:
                 assert_never(message)
@@ -469,12 +482,10 @@ class SequencerCore:
         peers = [peer for peer in self._links if isinstance(peer, str)]
         if any(space.backups for space in view.spaces):
             effects += [Send(peer, TermChanged(view.term)) for peer in sorted(peers)]
-        # That a replica is empty says something of now only: the next primary asks anew (P20).
         self._asked = {
             name: message
             for name, message in self._asked.items()
-            if not (isinstance(message, FramesLacking))
-            and not (isinstance(message, IndexReport) and message.empty)
+            if _counts_after(view.term, message)
         }
         for held in self._gate.install(view.term):
             effects += self._received(held.source, held.message)
@@ -486,7 +497,9 @@ class SequencerCore:
         primary = self.primaries.get(space.id)
         if primary is not None:
             for source, message in primary.asked():
-                self._asked[source, space.id, type(message)] = message
+                name = source, space.id, type(message)
+                if not _is_said_from(self.view.term, self._asked.get(name)):
+                    self._asked[name] = message
         effects = self._roles.change(space, self.view)
         primary = self.primaries.get(space.id)
         if primary is not None and primary.term == self.view.term:
@@ -514,14 +527,30 @@ class SequencerCore:
         self._gate.check()
 
 
+def _is_said_from(term: Term, asked: Message | None) -> bool:
+    """Whether it says where a fold stands in this term, or a later one: then its sender installed
+    that view before this sequencer did."""
+    return isinstance(asked, IndexReport) and (asked.said_in or 0) >= term
+
+
+def _counts_after(term: Term, asked: Message) -> bool:
+    """Whether the primary of a later term has to know it. That a replica is empty, or lacks
+    records, says something of now only: each primary asks anew (P20, P24)."""
+    if isinstance(asked, IndexReport) and asked.empty:
+        return _is_said_from(Term(term + 1), asked)
+    return not isinstance(asked, FramesLacking)
+
+
 def _term_of(message: _Addressed) -> Term | None:
     """The term that a message is of, or speaks about."""
     match message:
-        case ShardProgress(term=term) | OpenShardRequest(term=term):
+        case ShardProgress(term=term) | OpenShardRequest(term=term) | SyncMetalog(term=term):
             return Term(term)
         case FollowMetalog(position=position):
             return position.term
-        case Propose() | TailRequest() | IndexReport() | FramesLacking():
+        case IndexReport():
+            return message.said_in
+        case Propose() | TailRequest() | FramesLacking():
             return None
         case _:
             assert_never(message)

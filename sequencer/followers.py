@@ -34,6 +34,9 @@ POSITIONS_S: Final = 0.02
 runs meanwhile at once: nobody waits for it, and each message would wake a process."""
 
 
+_new = tuple.__new__  # twice as fast as a named tuple's own
+
+
 class Follower:
     """Who gets this metalog: a storage node (every entry) or an engine (what touches its shard)."""
 
@@ -92,7 +95,7 @@ class Followers:
                 effects.append(Send(source, MetalogBegins(space.id, ordered.deletions_since)))
             effects += [Send(source, Metalog(run)) for run in ordered.deletions]
         if source in space.replicas:
-            sent = sent if message.position.count else max(sent, ordered.starts_at)
+            sent = max(sent, ordered.starts_at)  # nothing before a start over is left (P20)
             losses = [run for run in ordered.deletions if isinstance(run.entries[0], Lost)]
             effects += [Send(source, Metalog(run)) for run in losses if run.until > sent]
         if sent < ordered.begins_at and not message.shard and not self._survival.undecided:
@@ -154,9 +157,9 @@ class Followers:
                 return effects
             follower.sent = run.until
             if not number:
-                effects.append(Send(source, Metalog(run)))
+                effects.append(_new(Send, (source, _new(Metalog, (run,)))))
             elif _touches(run, number):
-                effects.append(Send(source, Metalog(run)))
+                effects.append(_new(Send, (source, _new(Metalog, (run,)))))
                 position_told = run.tail is not None
             else:
                 position_told = False

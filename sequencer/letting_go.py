@@ -7,7 +7,8 @@ Which whole segments those are is decided by `retention.py`; the journal is told
 Invariant: of a primary that has just begun nothing goes, since an engine that has not found it yet
 would lack what was let go.
 
-Does not know: what an entry says, whether the log space is of a class that lets go at all.
+Does not know: what an entry says, or why no fold is stored that an end of the term may lie before
+(`synced.py`).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from bokilog.io.journal_file import JournalFile
 from bokilog.io.network import Identity
 from bokilog.io.node import NodeShell
 from bokilog.io.open_views import open_views
-from bokilog.io.view_store import ViewStore, first_view
+from bokilog.io.view_store import ViewStore, beginning
 from bokilog.sequencer.brought import bring
 from bokilog.sequencer.ceilings import Ceilings
 from bokilog.sequencer.controller import ControllerCore
@@ -277,10 +277,14 @@ async def _core(
     """What the directory holds, in the view of the oldest term that a journal stands in: the ends
     of later terms are still to be applied to it (P13). With what storage nodes bring (P11)."""
     node = NodeId(settings.node_id)
-    begun = first_view(views)
     recovered = {
         space: recover_metalog(
-            journal, begun.end(space), ceiling=1, released=True, ended=ended_in(views, space)
+            journal,
+            beginning(views, latest.space(space)),
+            ceiling=1,
+            released=True,
+            ended=ended_in(views, space),
+            begun=latest.space(space).begun,
         )
         for space, journal in journals.items()
     }

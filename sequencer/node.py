@@ -19,7 +19,7 @@ from bokilog.io.node import NodeShell
 from bokilog.io.one_identity import check_alone
 from bokilog.io.open_views import open_views
 from bokilog.io.sync import policy
-from bokilog.io.view_store import check_versions, first_view
+from bokilog.io.view_store import beginning, check_versions
 from bokilog.metalog import ITEM_METALOG, verify_run
 from bokilog.sequencer.brought import bring
 from bokilog.sequencer.ceilings import CEILINGS, Ceilings
@@ -62,14 +62,15 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
                 journal.close()
             directory.close()
         return
-    begun = first_view(views)
     recovered = {
         space.id: recover_metalog(
             journals[space.id],
-            begun.end(space.id),
+            beginning(views, space),
             ceiling=max(_start(ceilings, space), last.end(space.id).tail),
             released=True,
             ended=ended_in(views, space.id),
+            until=last.term,
+            begun=space.begun,
         )
         for space in spaces
     }

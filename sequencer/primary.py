@@ -39,7 +39,9 @@ from bokilog.messages import (
     ReplicateFrom,
     RequestFailed,
     RunsHeld,
+    RunsSynced,
     ShardProgress,
+    SyncMetalog,
     Tail,
     TailRequest,
     TermConfirmed,
@@ -56,6 +58,7 @@ from bokilog.sequencer.replica_reports import ReplicaReports
 from bokilog.sequencer.replication import Replication
 from bokilog.sequencer.runs import RunIndex
 from bokilog.sequencer.survival import Survival
+from bokilog.sequencer.synced import Synced
 from bokilog.view import LogSpace
 
 __all__ = ["Primary", "PrimaryStats", "Recovered"]
@@ -72,7 +75,7 @@ RETRY_AFTER_S: Final = 0.1
 CEILING_STEP: Final = 1 << 24
 """Seqnums that one synced ceiling covers; at most that many are skipped when a term ends (P11)."""
 
-FromBackup: TypeAlias = RunsHeld | ReplicateFrom | CeilingHeld | TermConfirmed
+FromBackup: TypeAlias = RunsHeld | ReplicateFrom | CeilingHeld | RunsSynced | TermConfirmed
 
 
 class PrimaryStats(NamedTuple):
@@ -125,13 +128,17 @@ class Primary:
         self._progress = Progress(space.write_quorum)
         self._survival = survival = Survival(space, ordered_before=recovered.end.position.count > 0)
         self._next_run = NextRun(space, recovered.end, progress=self._progress, survival=survival)
-        moment = moment or Moment()
+        self._moment = moment = moment or Moment()
         self._ordered = ordered = Ordered(recovered, term=term, journal=journal, moment=moment)
         self.cut_latency = ordered.latency
         """From a run of cuts and other entries to its publication."""
         self._followers = Followers(space, ordered=ordered, survival=survival)
         self._reports = ReplicaReports(
-            space, ordered=ordered, survival=survival, losses_accepted=losses_accepted
+            space,
+            term=term,
+            ordered=ordered,
+            survival=survival,
+            losses_accepted=losses_accepted,
         )
         self._replication = (
             Replication(
@@ -143,6 +150,7 @@ class Primary:
             if space.backups
             else None
         )
+        self._synced = Synced(space.id, term, self._replication)
         self._letting_go = (
             LettingGo(
                 ordered,
@@ -217,6 +225,14 @@ class Primary:
             return []
         return self._letting_go.release(self._reports.stored())
 
+    def sync_wanted(self, source: Address, message: SyncMetalog) -> list[Effect]:
+        """A storage node is about to store a fold of so many entries (P19)."""
+        return self._synced.want(source, message.count, written=self.standing.count)
+
+    def written_synced(self, term: Term, count: int) -> list[Effect]:
+        """What was written here is synced, if it was in this term."""
+        return self._synced.own_synced(term, count, written=self.standing.count)
+
     def frames_lacking(self, node: str, message: FramesLacking) -> None:
         """A storage node cannot fold on; what none of them has the next run says is lost (P24)."""
         loss = self._reports.lacking(node, message)
@@ -233,6 +249,7 @@ class Primary:
         """It follows no more and waits for nothing; what it proposed keeps its place."""
         self._followers.link_down(source)
         self._reports.link_down(source)
+        self._synced.link_down(source)
         self._tails = [(waiter, request) for waiter, request in self._tails if waiter != source]
         if self._replication is not None:
             self._replication.link_down(source)
@@ -246,8 +263,9 @@ class Primary:
             return []
         match message:
             case RunsHeld(count=count):
-                replication.told(node, min(count, self._ordered.count))
-                return [*self._publish_held(), *self._feed_backup(node)]
+                to_feed = replication.told(node, min(count, self._ordered.count))
+                effects = self._publish_held()
+                return [*effects, *self._feed_backup(node)] if to_feed else effects
             case ReplicateFrom(count=count):
                 return [
                     *replication.feed_from(node, min(count, self._ordered.count)),
@@ -255,6 +273,9 @@ class Primary:
                 ]
             case CeilingHeld(seqnum=seqnum):
                 self._ceiling = max(self._ceiling, replication.ceiling_held(node, seqnum))
+            case RunsSynced(count=count):
+                replication.backup_synced(node, count)
+                return self._synced.backup_synced()
             case TermConfirmed(round=round_):
                 answered = replication.confirmed(node, round_)
                 if not (self._sealed or self._deposed):
@@ -309,12 +330,17 @@ class Primary:
         them too, and only now may others see them (P11)."""
         if self._replication is not None:
             self._replication.standing.persisted(token)
-            return self._publish_held()
+            return [*self._written(), *self._publish_held()]
         ordered, published = self._ordered, False
         while ordered.in_flight and ordered.in_flight[0].token <= token:
             ordered.publish_next()
             published = True
         return self._followers.feed_all(at_leisure=True) if published else []
+
+    def _written(self) -> list[Effect]:
+        """More is durable to the class's standard, perhaps enough for a sync that is wanted: a
+        backup may have published further than this primary has written."""
+        return self._synced.moved(self.standing.count) if self._synced.waits else []
 
     def persist_failed(self, reason: str) -> list[Effect]:
         """Nothing that is in flight is ever published; the order stops here until a new term (P7).
@@ -337,6 +363,19 @@ class Primary:
         """The next runs for whoever is behind; more are sent when its timer fires."""
         effects = self._followers.feed(source)
         return self._feed_backup(source) if effects is None else effects
+
+    def look_after_backups(self) -> list[Effect]:
+        """Those that do not lead get what has gathered; all of them, if a run waits for too
+        long."""
+        replication, ordered, now_s = self._replication, self._ordered, self._moment.now_s
+        if replication is None or self._sealed or self._stopped is not None:
+            return []
+        in_flight = ordered.in_flight
+        waits_since_s = in_flight[0].made_s if in_flight else None
+        effects: list[Effect] = []
+        for node in replication.due(now_s, waits_since_s=waits_since_s):
+            effects += self._feed_backup(node)
+        return [*effects, *replication.watch(now_s, ordered.count, waits=bool(in_flight))]
 
     def tell_positions(self) -> list[Effect]:
         """To the engines that the last runs did not concern."""

@@ -45,6 +45,8 @@ def recover_metalog(
     ceiling: int,
     released: bool = False,
     ended: Ended | None = None,
+    until: int = 0,
+    begun: int = 0,
 ) -> Recovered:
     """Reads a metalog from its journal.
 
@@ -58,6 +60,11 @@ def recover_metalog(
             missing for another reason are found by the journal itself (P30).
         ended: where the term before a term ended, if that is known: what lies past it is not what
             the next entry follows.
+        until: the last term that is stored, for who begins the next one without installing the
+            views of those before: a lone sequencer, whose journal may hold what the others of a
+            larger set left out (P13).
+        begun: the term that begins at `last`: runs of earlier terms do not count any more, since
+            folds say what they did, or it is given up (P15).
 
     Raises:
         CorruptJournal: the runs do not follow each other, or are of another log space.
@@ -66,6 +73,8 @@ def recover_metalog(
     dropped_until = 0
     for _, location, data in journal.recover():
         run = decode_run(data)
+        if run.space == last.space and run.term < begun:
+            continue
         if ended is not None and run.space == last.space and run.term > held.position.term:
             dropped_until = max(dropped_until, held.count)
             _end_terms(held, run.term, ended)
@@ -82,6 +91,10 @@ def recover_metalog(
         if (run.space, run.first) != (last.space, held.count) or run.term < held.position.term:
             raise _does_not_follow(run, location, last=last, position=held.position)
         held.take(run, location)
+    for term in range(held.position.term + 1, until + 1):
+        end = ended(Term(term)) if ended is not None else None
+        if end is not None and end.position.count < held.count:
+            held.end_at(end)
     found = held.recovered()
     return found._replace(end=replace(found.end, tail=max(found.end.tail, ceiling)))
 

@@ -3,8 +3,9 @@
 Decides when records count as lost: once every replica says that it lacks the same ones (P24), but
 not as long as all their disks are empty, unless a person has accepted that (P15).
 
-Invariant: only what present processes say counts; a process that comes after may have come by what
-the one before lacked.
+Invariants: only what present processes say counts; a process that comes after may have come by what
+the one before lacked. That a replica holds nothing, or something, counts in the term that it says
+so of, and in no other: it may have come by all of it since, or have lost it (P20).
 
 Does not know: what is ordered when, who is fed what. Whether a `memory` log space has to start over
 is decided by `survival.py`, which hears of every report here.
@@ -13,6 +14,7 @@ is decided by `survival.py`, which hears of every report here.
 from __future__ import annotations
 
 from bokilog.effects import Address
+from bokilog.ids import Term
 from bokilog.messages import FramesLacking, IndexReport
 from bokilog.metalog import Lost
 from bokilog.sequencer.ordered import Ordered
@@ -25,17 +27,33 @@ class ReplicaReports:
 
     Args:
         space: its configuration in this term.
+        term: of the primary.
         ordered: the metalog that they fold.
         survival: whether anything of a `memory` log space is left.
         losses_accepted: of terms before it all records may be gone, a person has said.
     """
 
-    __slots__ = ("_lacking", "_losses_accepted", "_ordered", "_reports", "_space", "_survival")
+    __slots__ = (
+        "_lacking",
+        "_losses_accepted",
+        "_ordered",
+        "_reports",
+        "_space",
+        "_survival",
+        "_term",
+    )
 
     def __init__(
-        self, space: LogSpace, *, ordered: Ordered, survival: Survival, losses_accepted: int
+        self,
+        space: LogSpace,
+        *,
+        term: Term,
+        ordered: Ordered,
+        survival: Survival,
+        losses_accepted: int,
     ) -> None:
         self._space = space
+        self._term = term
         self._ordered = ordered
         self._survival = survival
         self._losses_accepted = losses_accepted
@@ -44,10 +62,15 @@ class ReplicaReports:
         """The records that hold its fold up, as its present process says (P24)."""
 
     def folded(self, node: str, message: IndexReport) -> None:
-        """How far a storage node's fold is."""
+        """How far a storage node's fold is.
+
+        What it said in another term is late: it was under way, or was told to an earlier primary
+        and kept for the next one.
+        """
         self._reports[node] = message
-        ordered = self._ordered.holds_records
-        self._survival.reported(node, empty=message.empty, ordered=ordered)
+        if message.said_in in (None, self._term):
+            ordered = self._ordered.holds_records
+            self._survival.reported(node, empty=message.empty, ordered=ordered)
 
     def lacking(self, node: str, message: FramesLacking) -> Lost | None:
         """A storage node cannot fold on. Once every replica says so of the same records, none has

@@ -137,7 +137,7 @@ class Roles:
             recovered=_not_earlier(holding.metalog.recovered(), view.end_timestamp_ms),
             journal=self._journals[space.id],
             standing=holding.standing,
-            releases=self._lets_go(space),
+            releases=self._releases,
             moment=self._moment,
             release_after_s=self._release_after_s,
             losses_accepted=view.losses_accepted,
@@ -156,7 +156,7 @@ class Roles:
             primary=space.primary if member and space.primary != self._node else None,
             ceiling=self._ceilings.get(space.id, 1),
             votes=member and _disk_of(view, self._node) == self._disk_id,
-            releases=self._lets_go(space),
+            releases=self._releases,
         )
         if self._sealing.is_sealed(view.term):
             backup.seal()
@@ -166,14 +166,6 @@ class Roles:
         if space.primary != self._node or not self._incarnation:
             return False
         return view.node(self._node).incarnation == self._incarnation
-
-    def _lets_go(self, space: LogSpace) -> bool:
-        """Whether entries that replicas have stored are let go (P16).
-
-        Not of a class whose order may end, with the power of several sequencers, before what every
-        replica has stored: then folds are built anew from the first entry (P11).
-        """
-        return self._releases and (space.durability == "sync" or not space.backups)
 
     # --- for people -------------------------------------------------------------------------------
 

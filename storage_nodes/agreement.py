@@ -1,6 +1,6 @@
 """Whether the replicas of one log space have folded alike (P24).
 
-Every fold chains a hash over what it applied (`index.py`). A replica remembers it at some
+Every fold chains a hash over what it applied (`fold.py`). A replica remembers it at some
 positions, the last ones and some further back, and now and then tells its peers; so two replicas
 find a position at which they both stood, however far apart they are. Once two hashes differ they
 differ at every later position.

@@ -44,6 +44,7 @@ from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.releases import Releases
 from bokilog.storage_nodes.repair import give
 from bokilog.storage_nodes.streams import Streams
+from bokilog.storage_nodes.unit_verdicts import verdicts_of
 from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
 
 EARLY_AUX_MAX = 256
@@ -242,7 +243,7 @@ class Answers:
         found = self._reader.frame_at(first_seqnum)
         if found is None or found[0].shard != shard:
             return None
-        return self._index.verdicts_of(*found)
+        return verdicts_of(self._index, *found)
 
     # --- frames for peers and backups -------------------------------------------------------------
 

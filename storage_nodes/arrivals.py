@@ -14,11 +14,11 @@ held of each shard is kept by `pending.py`.
 from __future__ import annotations
 
 from bokilog.effects import Address, Effect, Send
-from bokilog.errors import ReadOnly
+from bokilog.errors import ReadOnly, to_wire
 from bokilog.frame import ITEM_FRAME, Frame
 from bokilog.ids import Shard
 from bokilog.journal import Journal, Location
-from bokilog.messages import ShardHeld, ShardProgress
+from bokilog.messages import FrameRefused, ShardHeld, ShardProgress
 from bokilog.named import NamedTuple
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.losses import Losses
@@ -104,15 +104,17 @@ class Arrivals:
             self._losses.refuses(shard, first) and source not in self._membership.space.replicas
         ):
             return []
-        if self.read_only or shard[1] < self._index.position[0]:
+        if shard[1] < self._index.position[0]:
             return []
+        if self.read_only:
+            return self._refuse(source, shard)
         if not self._pending.wanted(frame):
             return []
         try:
             location = self._append(frame)
         except ReadOnly as error:
-            self.read_only = str(error)
-            return []
+            self.read_only = error.reason
+            return self._refuse(source, shard)
         self._pending.add(frame, location, durable=False)
         self.staged.append((shard, first))
         self._index.segments.frame(location[0])
@@ -125,21 +127,31 @@ class Arrivals:
         return self._journal.append(ITEM_FRAME, frame.buffers())
 
     def resume(self, source: Address, shard: Shard) -> list[Effect]:
-        """An engine asks what is held of its shard."""
-        return [Send(source, ShardHeld(shard, self._pending.held_of(shard)))]
+        """An engine asks what is held of its shard, and whether more of it would be taken."""
+        held = Send(source, ShardHeld(shard, self._pending.held_of(shard)))
+        return [held, *self._refuse(source, shard)]
 
     def read_only_changed(self, reason: str, streams: Streams) -> list[Effect]:
-        """Once there is room again, engines are told what is held: they send again what was refused
-        (P8)."""
+        """Engines are told that nothing is taken, so that they take no more of their clients; once
+        there is room again, what is held: they send again what was refused (P8)."""
         self.read_only = reason
-        if reason:
+        effects: list[Effect] = []
+        for room in self._pending:
+            if room.shard.term == self._membership.term:
+                for source in streams.followers_of(room.shard.number):
+                    if reason:
+                        effects += self._refuse(source, room.shard)
+                    else:
+                        effects.append(Send(source, ShardHeld(room.shard, room.held)))
+        return effects
+
+    def _refuse(self, source: Address, shard: Shard) -> list[Effect]:
+        """If nothing is taken, an engine hears why. Embedded its own journal tells it; a replica
+        that sends what is missing here asks again by itself."""
+        if not self.read_only or self.report_written or source in self._membership.space.replicas:
             return []
-        return [
-            Send(source, ShardHeld(room.shard, room.held))
-            for room in self._pending
-            if room.shard.term == self._membership.term
-            for source in streams.followers_of(room.shard.number)
-        ]
+        error = to_wire(ReadOnly(self.read_only))
+        return [Send(source, FrameRefused(shard.space, self._pending.held_of(shard), error))]
 
     # --- durability -------------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ class Backfill:
 
     def begin(self) -> None:
         """The fold is another one, or this is a start."""
-        lacking = self._index.lacking
+        lacking = self._index.locations.lacking
         self._at = lacking.start if lacking is not None else 0
         self._peer, self._again = None, False
         self._in_hand, self._said_no = {}, {}
@@ -152,13 +152,13 @@ class Backfill:
 
     @property
     def busy(self) -> bool:
-        return self._index.lacking is not None
+        return self._index.locations.lacking is not None
 
     # --- asking -----------------------------------------------------------------------------------
 
     def ask(self, peers: Sequence[NodeId]) -> list[Effect]:
         """The next request, or what is to be waited for; nothing once everything is here."""
-        lacking = self._index.lacking
+        lacking = self._index.locations.lacking
         if lacking is None or self._peer is not None:
             return []
         timer = ("backfill", int(self._index.space))
@@ -184,7 +184,7 @@ class Backfill:
         if self._again or self._in_hand or self._over or self._said_no:
             self._at, self._again = lacking.start, False
             return [SetTimer(timer, RETRY_S)]
-        self._index.lacking = None
+        self._index.locations.lacking = None
         return []
 
     def _next_rows(self, lacking: Lacking) -> list[Row]:
@@ -307,28 +307,30 @@ class Backfill:
         self._in_hand, self._again = {}, True
 
     def _done(self, records: int) -> None:
-        lacking = self._index.lacking
+        lacking = self._index.locations.lacking
         self._moved += 1
         if lacking is not None:
-            self._index.lacking = lacking._replace(records=max(0, lacking.records - records))
+            self._index.locations.lacking = lacking._replace(
+                records=max(0, lacking.records - records)
+            )
 
     def freeze(self) -> None:
         """A checkpoint begins: what it stores as done has to be durable."""
         self._moved = 0
-        lacking = self._index.lacking
+        lacking = self._index.locations.lacking
         if lacking is not None:
             waiting = (first for _, rows in self._over for first in rows)
             at = self._asked[0] if self._peer else self._at
             start = min((at, self._at, *self._in_hand, *self._said_no, *waiting))
             if not self._again:
-                self._index.lacking = lacking._replace(start=max(start, lacking.start))
+                self._index.locations.lacking = lacking._replace(start=max(start, lacking.start))
 
     # --- for people -------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
         """What is copied of what; empty: all of it."""
-        lacking = self._index.lacking
+        lacking = self._index.locations.lacking
         if lacking is None:
             return ""
         copied = lacking.total_records - lacking.records

@@ -73,9 +73,11 @@ async def store_checkpoint(index: Index, done: Callable[[], None]) -> None:
 
 
 async def store_last(replica: Replica) -> None:
-    """A checkpoint of what was folded since the last one; none while that one is unfinished."""
+    """A checkpoint of what was folded since the last one; none while that one is unfinished, or if
+    what was folded may still be lost."""
     index = replica.index
-    if index.frozen or not replica.everything_durable:
+    may_store = replica.everything_durable and replica.storing.may_store_all
+    if index.generations.frozen or not may_store:
         return
     if index.freeze(replay_hint=replica.replay_hint(quiet=True)):
         try:
@@ -83,10 +85,11 @@ async def store_last(replica: Replica) -> None:
         except ReadOnly as error:
             logger.warning("log space %d: %s", index.space, error)
         else:
-            index.checkpoint_done()
+            index.generations.done()
 
 
 async def _store(index: Index) -> None:
-    for _ in index.checkpoint_steps():
+    generations = index.generations
+    for _ in generations.steps():
         await asyncio.sleep(0)
-    await asyncio.get_running_loop().run_in_executor(None, index.write_checkpoint)
+    await asyncio.get_running_loop().run_in_executor(None, generations.write)

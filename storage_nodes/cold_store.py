@@ -44,8 +44,9 @@ from bokilog.effects import ColdDone, StartCold
 from bokilog.errors import BokilogError, InvalidSettings
 from bokilog.frame import ITEM_FRAME, verify_frame
 from bokilog.io.directory import write_synced
-from bokilog.io.journal_file import JournalFile, Sealed
+from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_recovery import read_file
+from bokilog.io.known_segments import Sealed
 from bokilog.io.places import Place, open_place
 from bokilog.journal import SEGMENT_HEADER_BYTES, scan_segment
 from bokilog.storage_nodes.cold_reads import FETCHES_MAX

@@ -37,6 +37,7 @@ from bokilog.effects import (
     TimerFired,
     ViewInstalled,
     ViewSwapped,
+    WrittenSynced,
 )
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.messages import (
@@ -52,6 +53,7 @@ from bokilog.messages import (
     Message,
     Metalog,
     MetalogGone,
+    MetalogSynced,
     Read,
     Replicate,
     RequestFailed,
@@ -133,7 +135,7 @@ class StorageCore:
                 return self._link_down(peer)
             case TimerFired(timer=timer):
                 return self._timer(timer, now_s)
-            case LinkClogged() | CeilingRaised():
+            case LinkClogged() | CeilingRaised() | WrittenSynced():
                 return []
             case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
                 return []  # of sequencers
@@ -223,6 +225,8 @@ class StorageCore:
                 return replica.stored_frame(source, message)
             case StoredSent():
                 return replica.filling.answered(source, message)
+            case MetalogSynced(term=term, count=count):
+                return replica.storing.metalog_synced(Term(term), count)
             case MetalogGone(count=count):
                 return replica.folding.metalog_gone(count)
             case SeqnumAt():
@@ -403,6 +407,7 @@ def _space_of(message: Message) -> int | None:
             | FetchStored()
             | StoredSent()
             | MetalogGone()
+            | MetalogSynced()
         ):
             return message.space
         case _:

@@ -91,7 +91,7 @@ class Filling:
 
     def recover_frame(self, frame: Frame, location: Location) -> None:
         """A start: a frame of the journal that waits for no entry; the fold may lack it."""
-        if self._index.lacking is None:
+        if self._index.locations.lacking is None:
             return
         copied = HeldFrame(frame, location)
         copied.frame = None  # read back if it is one of those that are lacking

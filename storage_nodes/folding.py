@@ -11,7 +11,7 @@ others deserve a turn, and when the metalog is asked for again.
 Invariants: entries are folded once, in order, and a cut only when every frame it orders is here;
 while there is no fold nothing is taken; of a term, no entry past its end is folded.
 
-Does not know: what an entry does (`index.py`), what is done about frames that are missing
+Does not know: what an entry does (`fold.py`), what is done about frames that are missing
 (`next_cut.py`), how a frame got here (`arrivals.py`), nor where the fold is stored.
 """
 
@@ -37,7 +37,7 @@ from bokilog.metalog import (
 from bokilog.storage_nodes.agreement import Agreement
 from bokilog.storage_nodes.arrivals import Arrivals
 from bokilog.storage_nodes.entries import Entries
-from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.fold import Fold
 from bokilog.storage_nodes.losses import Losses
 from bokilog.storage_nodes.membership import Membership
 from bokilog.storage_nodes.next_cut import ALONE_S, Gap, NextCut, Opened, Ordered
@@ -58,7 +58,7 @@ class Folding:
     Args:
         membership: the log space, as the view has it.
         entries: of the metalog, that are next.
-        index: the fold.
+        fold: moves the index on.
         reader: of that fold; it remembers frames that were just folded.
         journal: of the log space.
         pending: frames that are not folded yet.
@@ -75,6 +75,7 @@ class Folding:
         "_arrivals",
         "_books_touched",
         "_entries",
+        "_fold",
         "_folds",
         "_index",
         "_losses",
@@ -92,7 +93,7 @@ class Folding:
         membership: Membership,
         *,
         entries: Entries,
-        index: Index,
+        fold: Fold,
         reader: Reader,
         journal: Journal,
         pending: Pending,
@@ -104,7 +105,8 @@ class Folding:
         books_touched: set[int],
     ) -> None:
         self._membership = membership
-        self._index = index
+        self._fold = fold
+        self._index = index = fold.index
         self._reader = reader
         self._pending = pending
         self._losses = losses
@@ -126,10 +128,10 @@ class Folding:
         self._scheduled = False
         """A turn to go on folding was asked for."""
         space = membership.space
-        for number, opened in index.open_shards.items():
+        for number, opened in index.shards.opened.items():
             shard = Shard(space.id, index.position.term, number)
             pending.start_at(shard, opened.ordered)
-        for number in index.closed_shards:
+        for number in index.shards.closed:
             pending.close(Shard(space.id, index.position.term, number))
 
     def succeed(self, streams: Streams) -> None:
@@ -147,7 +149,7 @@ class Folding:
             return []  # there is no fold; the one that comes goes on from its own term
         if not count and not index.position.count and term > index.position.term:
             # Nothing was ordered before, or nothing is left of it: no terms to go through.
-            index.begin_term(term, tail=end.tail)
+            self._fold.begin_term(term, tail=end.tail, given_up=end.given_up)
             self._entries.stand_at(index.position)
             self._pending.end_term(Term(term - 1))
         effects = self.fold()
@@ -159,7 +161,7 @@ class Folding:
         following = self._entries.end_of(old_term)
         if following is None or count != following.position.count:
             return []
-        self._index.begin_term(Term(old_term + 1), tail=following.tail)
+        self._fold.begin_term(Term(old_term + 1), tail=following.tail, given_up=following.given_up)
         self._entries.stand_at(self._index.position)
         self._pending.end_term(old_term)
         self._losses.folded(self._index.position)
@@ -184,8 +186,7 @@ class Folding:
         """The primary's metalog reaches back to `count` only, and this fold stands before (P16)."""
         if count <= self._entries.known_until.count:  # what came late from elsewhere led past it
             return self.follow()
-        reason = f"the metalog reaches back to entry {count} only"
-        return self._folds.load(reason, at_least=count)
+        return self._folds.metalog_gone(count)
 
     def recovered(self) -> bool:
         """Everything durable was given: fold all of it, there is nobody else to give a turn to.
@@ -202,9 +203,9 @@ class Folding:
 
     # --- another fold -----------------------------------------------------------------------------
 
-    def stand_on(self, index: Index, reader: Reader) -> None:
+    def stand_on(self, fold: Fold, reader: Reader) -> None:
         """Another fold took the place of the one before."""
-        self._index, self._reader = index, reader
+        self._fold, self._index, self._reader = fold, fold.index, reader
 
     def fold_loaded(self) -> list[Effect]:
         """The store holds a peer's fold: goes on from where it stands (P16)."""
@@ -212,9 +213,9 @@ class Folding:
         position = index.position
         self._entries.jump(position)
         self._pending.end_term(Term(position.term - 1))
-        for number, opened in index.open_shards.items():
+        for number, opened in index.shards.opened.items():
             self._pending.ordered_until(Shard(space.id, position.term, number), opened.ordered)
-        for number in index.closed_shards:
+        for number in index.shards.closed:
             self._pending.close(Shard(space.id, position.term, number))
         deleted = sorted(index.deleted_books)
         self._streams.jump(position, trims_of=index.trims_of, deleted=deleted)
@@ -280,7 +281,7 @@ class Folding:
         gaps: list[Gap],
     ) -> int:
         lost = [(seqnum, until - start) for _, start, until, seqnum in gaps] if gaps else ()
-        outcomes = self._index.apply_cut(position, cut, opened, gaps=lost)
+        outcomes = self._fold.apply_cut(position, cut, opened, gaps=lost)
         records, timestamp_ms = 0, cut.timestamp_ms
         streams, touched = self._streams, self._books_touched
         for shard, start, until, _ in gaps:
@@ -304,7 +305,7 @@ class Folding:
 
     def _fold_entry(self, position: Position, entry: Entry) -> None:
         space, index = self._membership.space.id, self._index
-        result = index.apply(position, entry)
+        result = self._fold.apply(position, entry)
         if isinstance(entry, CloseShard):
             self._pending.close(Shard(space, position.term, entry.number))
         elif isinstance(entry, OpenShard):

@@ -6,7 +6,7 @@ Decides nothing. The contract both stores are tested against:
 - What was written is read at once; it survives a crash once `flush` has returned.
 - `write` and `flush` may run in another thread than the reads, one at a time. What is read while a
   `write` runs may or may not show the batch; the fold ignores what it has not been told is
-  complete (`Index.checkpoint_done`).
+  complete (`Generations.done`).
 - Later operations of a batch win over earlier ones.
 
 Keys and values are `bytes`, ordered as bytes. Does not know what they mean (`keys.py`).

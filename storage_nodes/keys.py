@@ -20,6 +20,7 @@ many numbers are little-endian columns that are searched where they lie, small o
     G segment                            per LogBook the last seqnum in that journal segment
     H segment                            per LogBook the first seqnum in it, and about the bytes
     W                                    frames that are not copied here yet, after a load
+    N                                    seqnums of what a person has given up
 
 Does not know what reads or writes them.
 """
@@ -59,6 +60,7 @@ AUX: Final = b"A"
 SEGMENTS: Final = b"G"
 SPANS: Final = b"H"
 LACKING: Final = b"W"
+GIVEN_UP: Final = b"N"
 
 _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")
@@ -311,6 +313,16 @@ def encode_lacking(lacking: Lacking) -> bytes:
 def decode_lacking(value: bytes) -> Lacking:
     """What is not copied here yet."""
     return Lacking._make(cast("Iterable[int]", unpack(value)))
+
+
+def encode_given_up(spans: Iterable[tuple[int, int]]) -> bytes:
+    """Where each span of given up seqnums begins and ends."""
+    return pack([list(span) for span in spans])
+
+
+def decode_given_up(value: bytes) -> tuple[tuple[int, int], ...]:
+    """The spans of `encode_given_up`."""
+    return tuple((start, until) for start, until in cast("list[list[int]]", unpack(value)))
 
 
 def encode_book(book: StoredBook) -> bytes:

@@ -19,9 +19,9 @@ Does not know: frames, the metalog, who should load (`peer_folds.py` does).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import Enum
-from itertools import chain, takewhile
+from itertools import chain, filterfalse, takewhile
 from typing import Final
 
 from bokilog.effects import Address, CancelTimer, Effect, Send, SetTimer
@@ -164,7 +164,13 @@ class Loading:
         least = max(self._at_least, least)
         return position.count >= least and position.term <= term
 
-    def take(self, part: SnapshotPart, *, replay_hint: bytes) -> tuple[Step, list[Effect]]:
+    def take(
+        self,
+        part: SnapshotPart,
+        *,
+        replay_hint: bytes,
+        not_durable: Callable[[], Collection[Location]],
+    ) -> tuple[Step, list[Effect]]:
         """Write the next part; `DONE` once the store holds a fold again.
 
         A disk that does not take it, or rows that do not decode, end the attempt.
@@ -172,7 +178,7 @@ class Loading:
         step = Step.GOING_ON
         try:
             if not part.part:
-                self._begin()
+                self._begin(not_durable())
                 step = Step.BEGUN
             self._write(part, replay_hint)
         except (ReadOnly, CorruptJournal, ValueError, IndexError, TypeError):
@@ -186,8 +192,9 @@ class Loading:
         self._part += 1
         return step, [self._fetch(), SetTimer(("snapshot", int(self._index.space)), RETRY_S)]
 
-    def _begin(self) -> None:
-        """Give up the old fold; what it says of the journal here stays."""
+    def _begin(self, not_durable: Collection[Location]) -> None:
+        """Give up the old fold; what it says of the journal here stays, but for frames that were
+        folded by others' copies and are not durable: the new fold is stored at once (P19)."""
         if self._writing:  # what the attempt before has used up stands in the rows it wrote
             left = () if self._place is None else (self._place,)
             self._places = chain(_places(self._index.store), left, self._places)
@@ -196,6 +203,8 @@ class Loading:
             if self._condemned:
                 alike_until = self._alike_until
                 self._places = takewhile(lambda place: place[0] < alike_until, self._places)
+            if not_durable:
+                self._places = filterfalse(lambda place: place[1] in not_durable, self._places)
         self._place = next(self._places, None)
         self.loaded_bytes = self._rows_until = self._lacking_records = 0
         store = self._index.store
@@ -223,7 +232,7 @@ class Loading:
             lacking = Lacking(0, self._rows_until, self._lacking_records, self._lacking_records)
             if self._lacking_records:
                 batch.put(keys.LACKING, keys.encode_lacking(lacking))
-            self._index.store_segments(batch)
+            self._index.generations.store_segments(batch)
         store.write(batch)
 
     def _placed(self, value: bytes) -> bytes:

@@ -7,6 +7,9 @@ ones in the store in chunks of up to 256.
 Invariants: rows are ordered by seqnum and do not overlap; their timestamps never go back (P10); a
 chunk never spans two checkpoints, and one at or past `stored_tail` does not count yet. A row may
 outlive its frame: reads check the identity of the frame they land on (P21).
+
+Which frames are still to be copied here, after a load from a peer, is noted beside the rows
+(`lacking`), and stored with them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from bokilog.journal import Location
 from bokilog.named import NamedTuple
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end
-from bokilog.storage_nodes.keys import CHUNK_ROWS_MAX, Numbers, RowColumns
+from bokilog.storage_nodes.keys import CHUNK_ROWS_MAX, Lacking, Numbers, RowColumns
 
 STEP_CHUNKS = 50
 """About 1 ms of work between two turns of the loop."""
@@ -58,10 +61,14 @@ class Locations:
     __slots__ = (
         "_active",
         "_frozen",
+        "_frozen_given_up",
         "_moved",
         "_moving",
         "_store",
+        "_stored_lacking",
         "forgotten_below",
+        "given_up",
+        "lacking",
         "stored_tail",
     )
 
@@ -76,6 +83,14 @@ class Locations:
         self.stored_tail = stored_tail
         self.forgotten_below = 0
         """Frames below it have no rows any more."""
+        value = store.get(keys.LACKING)
+        self.lacking: Lacking | None = None if value is None else keys.decode_lacking(value)
+        """Frames that are still to be copied here, after a load from a peer."""
+        self._stored_lacking = self.lacking
+        value = store.get(keys.GIVEN_UP)
+        self.given_up = () if value is None else keys.decode_given_up(value)
+        """Spans of seqnums that may have been of what a person has given up (P15)."""
+        self._frozen_given_up = self.given_up
 
     @property
     def count(self) -> int:
@@ -84,7 +99,8 @@ class Locations:
 
     @property
     def dirty(self) -> bool:
-        return bool(self._moved)
+        """Whether the store would say anything else, also if nothing was ordered since."""
+        return bool(self._moved) or self.lacking != self._stored_lacking
 
     # --- the fold ---
 
@@ -221,6 +237,8 @@ class Locations:
     def freeze(self) -> None:
         self._frozen, self._active = self._active, _no_rows()
         self._moving, self._moved = self._moved, {}
+        self._stored_lacking = self.lacking
+        self._frozen_given_up = self.given_up
 
     def steps(self, batch: Batch, *, known: Callable[[int], bool]) -> Iterator[None]:
         """Put the frozen rows and the chunks of moved ones, drop the oldest, a slice at a time.
@@ -235,6 +253,12 @@ class Locations:
             if number % STEP_CHUNKS == 0:
                 yield
         yield from self._moved_steps(batch)
+        if self._frozen_given_up:
+            batch.put(keys.GIVEN_UP, keys.encode_given_up(self._frozen_given_up))
+        if self._stored_lacking is None:
+            batch.delete(keys.LACKING)
+        else:
+            batch.put(keys.LACKING, keys.encode_lacking(self._stored_lacking))
 
     def done(self, stored_tail: int) -> None:
         """The frozen rows are in the store."""
@@ -244,10 +268,15 @@ class Locations:
 
     def _forget_steps(self, batch: Batch, known: Callable[[int], bool]) -> Iterator[None]:
         """Remove the oldest chunks, as long as all of their frames' segments were let go."""
+
+        def is_kept(segment: int) -> bool:
+            """Whether frames there may be read still; those that lie in none may come."""
+            return known(segment) or (not segment and self.lacking is not None)
+
         for looked_at, (key, value) in enumerate(self._store.scan(keys.ROWS, _ROWS_END), 1):
             rows = keys.decode_rows(value)
             first = keys.number_of(key)
-            if looked_at > FORGET_CHUNKS_MAX or any(map(known, self._segments_of(rows))):
+            if looked_at > FORGET_CHUNKS_MAX or any(map(is_kept, self._segments_of(rows))):
                 self.forgotten_below = first
                 return
             batch.delete(key)

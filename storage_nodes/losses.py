@@ -89,17 +89,28 @@ class Losses:
             del self._found[shard]
 
     def parts(self, shard: Shard, start: int, until: int) -> Iterator[tuple[int, int, bool]]:
-        """A span of a cut in parts: `(start, until, lost)`, in order."""
-        found = sorted((lost.start, lost.until) for _, lost in self._found.get(shard, ()))
-        for first, end in found:
-            if end <= start or first >= until:
+        """A span of a cut in parts: `(start, until, lost)`, in order.
+
+        Entries may speak of the same records. What is lost in one stretch is one part, however many
+        entries say so, and in whichever order: it is chained into the hash.
+        """
+        lost_from = lost_until = start
+        for first, end in sorted(
+            (lost.start, lost.until) for _, lost in self._found.get(shard, ())
+        ):
+            first, end = max(first, start), min(end, until)
+            if first >= end:
                 continue
-            if start < first:
-                yield start, first, False
-            yield max(start, first), min(until, end), True
-            start = min(until, end)
-        if start < until:
-            yield start, until, False
+            if first > lost_until:
+                if lost_from < lost_until:
+                    yield lost_from, lost_until, True
+                yield lost_until, first, False
+                lost_from = first
+            lost_until = max(lost_until, end)
+        if lost_from < lost_until:
+            yield lost_from, lost_until, True
+        if lost_until < until:
+            yield lost_until, until, False
 
     # --- what this replica lacks ------------------------------------------------------------------
 

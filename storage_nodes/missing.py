@@ -46,8 +46,8 @@ def mark_missing(
         assert (moved := index.locate(first_seqnum)) is not None and is_lacking(moved.location)
         records += row.records
     if gone:
-        before = index.lacking or Lacking(gone[0][0], 0, 0, 0)
-        index.lacking = Lacking(
+        before = index.locations.lacking or Lacking(gone[0][0], 0, 0, 0)
+        index.locations.lacking = Lacking(
             min(before.start, gone[0][0]),
             max(before.until, index.tail),
             before.total_records + records,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from bokilog.effects import Checkpoint, CheckpointStored, Effect, StartCold
+from bokilog.effects import Checkpoint, CheckpointStored, Effect, ReadOnlyChanged, StartCold
 from bokilog.errors import NotReady
 from bokilog.frame import ITEM_FRAME, decode_frame, verify_frame
 from bokilog.ids import LogSpaceId, NodeId, Term
@@ -28,6 +28,7 @@ from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.cold_store import ColdSpace, ColdStore, load_list
 from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.fold import Fold
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore, clear
 from bokilog.storage_nodes.memory_store import MemoryStore
@@ -38,6 +39,8 @@ from bokilog.storage_nodes.settings import StorageSettings
 from bokilog.view import LogSpace, View
 
 logger = logging.getLogger(__name__)
+SYNCED_S = 1.0
+"""How long a stop waits for the metalog to be synced."""
 TELL_S = 2.0
 """A rebuild is logged at most so often."""
 Items = Callable[[int], Iterable[tuple[int, Location, memoryview]]]
@@ -72,12 +75,27 @@ async def run(settings: StorageSettings, ready: Callable[[], None], stop: asynci
         try:
             await shell.run(stop, poll_s=settings.view_poll_s)
             await shell.drained()
+            await _synced(shell, storage.replicas)
             await checkpoints.store_last(storage.replicas.values())
         finally:
             telling.cancel()
             await shell.aclose()
             checkpoints.cancel()
             storage.close()
+
+
+async def _synced(shell: NodeShell, replicas: Mapping[LogSpaceId, Replica]) -> None:
+    """Until all that is folded may be stored, if the sequencers are there to say so (P11): what is
+    not stored the next start folds again."""
+    for replica in replicas.values():
+        replica.checkpoint_timer()
+        shell.deliver(ReadOnlyChanged(replica.space.id, replica.read_only))  # a batch: nothing new
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + SYNCED_S
+    while loop.time() < deadline_s:
+        await asyncio.sleep(SYNCED_S / 100)
+        if all(replica.storing.may_store_all for replica in replicas.values()):
+            return
 
 
 async def _tell_rebuilding(replicas: Mapping[LogSpaceId, Replica]) -> None:
@@ -166,7 +184,9 @@ class _Storage:
         """A replica anew, whose fold is past no end up to that of `view` (P11)."""
         earlier = [self._views.load(Term(term)) for term in range(1, view.term)]
         views = [*(each for each in earlier if each is not None), view]
-        space, journal, store = view.space(number), self.journals[number], self._stores[number]
+        space, journal = view.space(number), self.journals[number]
+        # Another one than at the start, if a `memory` log space has started over since (P20).
+        store = self._stores[number] = self.replicas[number].index.store
         stored = Index(number, store).position
         segments = journal.segments()
         if goes_on_from_stored(space, stored, views=views, segments=segments):
@@ -187,8 +207,8 @@ class _Storage:
             space=space,
             identity=self._identities[space.durability],
             journal=self.journals[space.id],
-            index=Index(space.id, self._stores[space.id], postings_max=self._postings_max),
-            new_index=partial(_empty_index, space.id),
+            fold=Fold(Index(space.id, self._stores[space.id], postings_max=self._postings_max)),
+            new_fold=partial(_empty_fold, space.id),
             cache_bytes_max=self._settings.cache_bytes,
             pending_bytes_max=self._settings.pending_bytes,
             compaction_bytes_s=self._settings.compaction_bytes_s,
@@ -267,8 +287,8 @@ def _dial_peers(shell: NodeShell, node: NodeId, view: View) -> None:
             shell.network.dial(peer.id, peer.address)
 
 
-def _empty_index(space: LogSpaceId) -> Index:
-    return Index(space, MemoryStore())
+def _empty_fold(space: LogSpaceId) -> Fold:
+    return Fold(Index(space, MemoryStore()))
 
 
 def _journal(settings: StorageSettings, space: LogSpace) -> JournalFile | MemoryJournal:

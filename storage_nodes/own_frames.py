@@ -39,7 +39,7 @@ def find_own(
         own: durable frames in the journal, by shard, in the order of their counts.
         opened: the frame itself and its place; None if the disk does not give it back whole.
     """
-    lacking = index.lacking
+    lacking = index.locations.lacking
     if lacking is None or not own:
         return 0
     records, space = 0, LogSpaceId(index.space)
@@ -51,7 +51,7 @@ def find_own(
             seqnum = span.first_seqnum + held.start - span.start
             if _take(index, seqnum, held, opened):
                 records += held.until - held.start
-    index.lacking = lacking._replace(records=max(0, lacking.records - records))
+    index.locations.lacking = lacking._replace(records=max(0, lacking.records - records))
     return records
 
 

@@ -17,13 +17,17 @@ Does not know: how a peer's rows become this node's (`loading.py`), which frames
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from bokilog.effects import Address, Effect, Send
 from bokilog.ids import START, NodeId, Position
+from bokilog.journal import Location
 from bokilog.messages import FoldMarks, IndexReport, SnapshotPart
 from bokilog.storage_nodes.agreement import Agreement
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.loading import Loading, Step
 from bokilog.storage_nodes.membership import Membership
+from bokilog.storage_nodes.pending import Pending
 
 LOAD_ENTRIES = 1_000
 """A replica that has stored nothing folds so many entries rather than load a peer's fold."""
@@ -35,6 +39,7 @@ class PeerFolds:
     Args:
         membership: who the other replicas are.
         index: the fold.
+        pending: frames that are still to be folded.
         agreement: hashes of this fold and theirs; None: there are no others.
         load_entries: so many entries are folded rather than loaded, if nothing is stored.
     """
@@ -45,7 +50,9 @@ class PeerFolds:
         "_index",
         "_load_entries",
         "_membership",
+        "_pending",
         "_rebuilt",
+        "_stranded_before",
         "disagreement",
         "given_up_count",
         "loading",
@@ -56,11 +63,13 @@ class PeerFolds:
         membership: Membership,
         *,
         index: Index,
+        pending: Pending,
         agreement: Agreement | None,
         load_entries: int,
     ) -> None:
         self._membership = membership
         self._index = index
+        self._pending = pending
         self._agreement = agreement
         self._load_entries = load_entries
         self.loading = Loading(membership.node, index)
@@ -68,15 +77,18 @@ class PeerFolds:
         """Folds that were wrong, since the start (P24)."""
         self.disagreement = ""
         """Who folded otherwise, while nobody can tell which is right; empty: nobody."""
-        self._fresh = not index.stored_position.count
+        self._fresh = not index.generations.stored_position.count
         """It began with nothing, and has not come to where a peer stands."""
         self._rebuilt = False
         """It took the place of one that had folded records, which are folded again."""
+        self._stranded_before = 0
+        """The metalog begins there, and this fold of a log space in memory stood before it."""
 
     def stand_on(self, index: Index) -> None:
         """Another fold, an empty one, took the place of the one before."""
         self._index = index
         self.loading = Loading(self._membership.node, index)
+        self._stranded_before = 0
 
     def succeed(self, before: PeerFolds) -> None:
         """If the fold before had records, this node holds frames, whatever its fold says by now:
@@ -91,10 +103,42 @@ class PeerFolds:
         return IndexReport(
             space=self._membership.space.id,
             folded=START if nothing else index.position,
-            stored=START if nothing else index.stored_position,
-            chained_hash=index.chained_hash,
-            empty=index.empty and not self._rebuilt,
+            stored=START if nothing else index.generations.stored_position,
+            term=self._membership.term,
+            empty=(index.empty and not self._holds_records) or self.is_stranded,
         )
+
+    @property
+    def _holds_records(self) -> bool:
+        """Whether an empty fold will hold some: frames are here that are ordered perhaps, from the
+        first of their shard on, in a log space whose folds are in memory. If they did not count,
+        everything would start over without them, though no node has failed (P20)."""
+        if self._rebuilt:
+            return True
+        in_memory = self._membership.space.durability == "memory"
+        return in_memory and any(0 in room.frames for room in self._pending)
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether it can only go on with a peer's fold, in a log space whose folds are in memory:
+        if no peer has one, nothing is left, and they start over (P20)."""
+        return self._index.position.count < self._stranded_before
+
+    def metalog_gone(self, count: int) -> list[Effect]:
+        """The metalog reaches back to `count` only, and this fold stands before (P16)."""
+        effects: list[Effect] = []
+        space = self._membership.space
+        if space.durability == "memory":
+            self._stranded_before = count
+            effects += self.tell_primary()
+        reason = f"the metalog reaches back to entry {count} only"
+        return [*effects, *self.load(reason, at_least=count)]
+
+    def tell_primary(self) -> list[Effect]:
+        """Where the fold stands, if there is a primary: in term 0 nobody is, and what would be told
+        in it could be taken for a report of a version that tells no term."""
+        membership = self._membership
+        return [Send(membership.space.primary, self.report())] if membership.term else []
 
     def tell(self, peer: NodeId) -> list[Effect]:
         """Where the fold stands, and what its hash was, to a peer whose link is up."""
@@ -105,9 +149,8 @@ class PeerFolds:
         membership = self._membership
         if not membership.is_member:
             return []
-        report = self.report()
-        peers = sorted(membership.peers_up)
-        effects: list[Effect] = [Send(to, report) for to in (membership.space.primary, *peers)]
+        report, peers = self.report(), sorted(membership.peers_up)
+        effects = [*self.tell_primary(), *(Send(peer, report) for peer in peers)]
         return [*effects, *(effect for peer in peers for effect in self._tell_marks(peer))]
 
     def _tell_marks(self, peer: NodeId) -> list[Effect]:
@@ -124,7 +167,7 @@ class PeerFolds:
         if 0 < message.folded.count <= position.count:
             self._fresh = False
         behind = message.stored.count - position.count
-        new = not self._index.stored_position.count
+        new = not self._index.generations.stored_position.count
         ahead = new and behind > self._load_entries and peer in self._membership.space.replicas
         return f"{behind:,} entries are missing here" if ahead else ""
 
@@ -169,7 +212,13 @@ class PeerFolds:
         return self.ask()
 
     def take(
-        self, source: Address, part: SnapshotPart, *, may_load: bool, replay_hint: bytes
+        self,
+        source: Address,
+        part: SnapshotPart,
+        *,
+        may_load: bool,
+        replay_hint: bytes,
+        not_durable: Callable[[], Collection[Location]],
     ) -> tuple[Step, list[Effect]]:
         """The next part of a peer's fold; the first one, if it will do, ends this one.
 
@@ -178,6 +227,7 @@ class PeerFolds:
             part: of its fold.
             may_load: whether a fold of that position may take the place of this one now.
             replay_hint: where a start reads the journal from, once it is loaded.
+            not_durable: tells the places of frames here that a crash may take yet.
         """
         loading = self.loading
         if not loading.is_wanted(source, part):
@@ -185,7 +235,7 @@ class PeerFolds:
         if not part.part and not (may_load and self._will_do(part.position)):
             loading.give_up()
             return Step.NOTHING, []
-        return loading.take(part, replay_hint=replay_hint)
+        return loading.take(part, replay_hint=replay_hint, not_durable=not_durable)
 
     def _will_do(self, position: Position) -> bool:
         return self.loading.will_do(position, self._membership.term)

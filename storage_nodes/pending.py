@@ -85,8 +85,8 @@ class Pending:
         """Frames that did not decode any more when they were read back."""
         self._closed: set[Shard] = set()
         """Of the current term; frames of earlier ones do not get here."""
-        self._owed: set[tuple[Shard, int]] = set()
-        """Frames of closed shards that are folded and not durable yet."""
+        self._owed: dict[tuple[Shard, int], Location] = {}
+        """Frames of closed shards that are folded and not durable yet, and where they are."""
 
     def shard(self, shard: Shard) -> ShardFrames:
         found = self.shards.get(shard)
@@ -239,13 +239,13 @@ class Pending:
         if room is not None:
             for held in list(room.frames.values()):
                 if held.folded and not held.durable:
-                    self._owed.add((shard, held.start))
+                    self._owed[shard, held.start] = held.location
                 self._drop(room, held)
 
     def durable(self, shard: Shard, start: int) -> HeldFrame | None:
         """The journal has made a frame durable; the frame, if it is waited for."""
         if self._owed:
-            self._owed.discard((shard, start))
+            self._owed.pop((shard, start), None)
         room = self.shards.get(shard)
         held = room.frames.get(start) if room is not None else None
         if held is not None:
@@ -284,6 +284,13 @@ class Pending:
         return bool(self._owed) or any(
             held.folded and not held.durable for room in self for held in room.frames.values()
         )
+
+    @property
+    def places_not_durable(self) -> frozenset[Location]:
+        """Where frames stand that are folded and not durable here yet: a crash may take them."""
+        held = (held for room in self for held in room.frames.values())
+        places = (each.location for each in held if each.folded and not each.durable)
+        return frozenset(map(self._journal.resolve, (*places, *self._owed.values())))
 
     def __iter__(self) -> Iterator[ShardFrames]:
         return iter(self.shards.values())

@@ -338,7 +338,10 @@ class Reader:
         row = self._index.locate(seqnum)
         if row is None:
             return False
-        tags = self._open(row).frame.columns.tags[seqnum - row.first_seqnum]
+        try:
+            tags = self._open(row).frame.columns.tags[seqnum - row.first_seqnum]
+        except DataLost:
+            return False  # whoever reads it is told so
         names = [tags] if isinstance(tags, str) else tags or []
         return self._index.hidden_by_tag_trims(book, seqnum, names)
 
@@ -365,6 +368,11 @@ class Reader:
                     break
                 if read.bytes_start < 0:
                     raise widened(miss, self._rows_of(found), bytes_max=_ahead(read)) from None
+                raise
+            except (DataError, NotReady):
+                if place:  # what comes before it is here; the next read begins with it
+                    found, more = found[:place], True
+                    break
                 raise
             budget -= len(data)
             if budget < 0 and place:
@@ -401,7 +409,10 @@ class Reader:
         row = self._index.locate(seqnum)
         if row is None:
             raise DataLost(seqnum=seqnum)
-        return self._open(row, whole=whole)
+        try:
+            return self._open(row, whole=whole)
+        except DataLost as error:  # of this record: a reader goes on with the next one
+            raise DataLost(seqnum=seqnum) from error
 
     def _open(self, row: Row, *, whole: bool = True) -> OpenFrame:
         """The frame of a row, from memory or the journal; not `whole`: without its payload."""

@@ -46,6 +46,13 @@ def goes_on_from_stored(
         NotReady: neither is right.
     """
     end = views[-1].end(space.id).position.count
+    if space.durability == "sync" and views[-1].losses_accepted == views[-1].term:
+        raise NotReady(
+            f"log space {space.id} was folded here past entry {end}, and with term"
+            f" {views[-1].term} somebody has accepted that all after it is lost, while this node"
+            f" was not there: move index-{space.id} of its data directory away, and it loads the"
+            " index of another storage node"
+        )
     if space.durability == "sync":
         raise NotReady(
             f"log space {space.id} was folded here past entry {end}, where the view of term"

@@ -20,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bokilog.cold import ColdOutcome, FetchRange, Remove, StoreList, Upload
-from bokilog.effects import Address, Commit, Effect, Send
+from bokilog.effects import Address, Commit, Effect
 from bokilog.errors import ReadOnly
 from bokilog.frame import Frame
 from bokilog.ids import NodeId, Position, Term
 from bokilog.journal import Journal, Location
+from bokilog.limits import SEQNUM_FIRST
 from bokilog.messages import FramesSent, IndexReport, SnapshotPart, StoredFrame
 from bokilog.metalog import Run, StartOver
 from bokilog.storage_nodes.agreement import Agreement
@@ -35,8 +36,8 @@ from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.compaction import COMPACTION_BYTES_S
 from bokilog.storage_nodes.entries import Entries
 from bokilog.storage_nodes.filling import Filling
+from bokilog.storage_nodes.fold import Fold
 from bokilog.storage_nodes.folding import Folding
-from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.loading import Step
 from bokilog.storage_nodes.losses import Losses
 from bokilog.storage_nodes.membership import Membership
@@ -65,8 +66,8 @@ class Replica:
         space: LogSpace,
         identity: Identity,
         journal: Journal,
-        index: Index,
-        new_index: Callable[[], Index] | None = None,
+        fold: Fold,
+        new_fold: Callable[[], Fold] | None = None,
         cache_bytes_max: int,
         pending_bytes_max: int,
         report_written: bool = False,
@@ -77,11 +78,12 @@ class Replica:
         scrub_bytes_s: int = SCRUB_BYTES_S,
         cold: Cold | None = None,
     ) -> None:
-        self.index = index
+        self._fold = fold
+        self.index = index = fold.index
         self._membership = membership = Membership(node, space)
         self._journal = journal
         self._pending = pending = Pending(journal, bytes_max=pending_bytes_max)
-        self._new_index = new_index
+        self._new_fold = new_fold
         """Makes an empty fold, for a log space in memory that starts over (P20)."""
         self._cache_bytes_max = cache_bytes_max
         self._cold = cold if cold is not None else Cold(space.id)
@@ -99,7 +101,11 @@ class Replica:
             report_written=report_written,
         )
         self.folds = PeerFolds(
-            membership, index=index, agreement=agreement, load_entries=load_entries
+            membership,
+            index=index,
+            pending=pending,
+            agreement=agreement,
+            load_entries=load_entries,
         )
         self.filling = Filling(
             membership,
@@ -138,7 +144,7 @@ class Replica:
         self.folding = Folding(
             membership,
             entries=self.entries,
-            index=index,
+            fold=fold,
             reader=reader,
             journal=journal,
             pending=pending,
@@ -254,8 +260,9 @@ class Replica:
         self.arrivals.report_all()
         return [
             *self.folding.follow(),
-            Send(primary, self.folds.report()),
+            *self.folds.tell_primary(),
             *self._losses.state_again(to=primary),
+            *self.storing.ask_for_sync(),
             *self.arrivals.progress(),
         ]
 
@@ -307,13 +314,13 @@ class Replica:
         answers, index, storing = self.answers, self.index, self.storing
         if answers.early_aux:
             answers.take_early_aux()
-        if index.lacking is not None:
+        if index.locations.lacking is not None:
             self.filling.folded()
         self._streams.messages(index.position, index.tail, effects)
         if answers.waiting:
             answers.wake(effects)
         answers.books_touched.clear()
-        if storing.due or storing.waits_for is not None or index.full:
+        if storing.due or storing.waits_for is not None or index.generations.full:
             effects += storing.begin(
                 full=bool(self.read_only),
                 committing=self.arrivals.committing,
@@ -377,17 +384,18 @@ class Replica:
 
     def _start_over(self, run: Run, entry: StartOver) -> None:
         """What was ordered before is lost on every replica: the fold begins here, empty (P20)."""
-        if self._new_index is None or not self.index.empty:
+        if self._new_fold is None or not (self.index.empty or self.folds.is_stranded):
             return
         if self.index.position.count > run.first:
             return  # sent again
-        self.index = index = self._new_index()
+        self._fold = fold = self._new_fold()
+        self.index = index = fold.index
         self.arrivals.stand_on(index)
         self.folds.stand_on(index)
         self.filling.stand_on(index)
         self.storing.stand_on(index)
         self.answers.early_aux.clear()
-        index.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
+        fold.start_over(Position(run.term, run.first), tail=entry.first_seqnum)
         self._read_with(self._new_reader(lost_until=entry.first_seqnum))
         self.entries.start_over(index.position)
 
@@ -404,7 +412,7 @@ class Replica:
         """Another fold took the place of the one before."""
         self._reader = reader
         self._upkeep.stand_on(self.index, reader)
-        self.folding.stand_on(self.index, reader)
+        self.folding.stand_on(self._fold, reader)
         self.answers.stand_on(self.index, reader, self.folds.loading)
 
     def frames_sent(self, source: Address, message: FramesSent) -> list[Effect]:
@@ -444,6 +452,7 @@ class Replica:
             part,
             may_load=not busy and not self.entries.end_before(part.position),
             replay_hint=self.storing.replay_hint(),
+            not_durable=lambda: self._pending.places_not_durable,
         )
         effects: list[Effect] = []
         if had_fold and (self.folds.loading.writing or step is Step.DONE):
@@ -468,18 +477,18 @@ class Replica:
         return [*self.folding.fold_loaded(), *self.follow_primary(), *self.filling.ask()]
 
     def _first_known(self) -> int:
-        """What a `memory` log space held before its folds began is lost (P20)."""
-        if self._membership.space.durability != "memory":
-            return 0
-        rows = self.index.locate_range(0, self.index.tail, limit=1)
-        return rows[0].first_seqnum if rows else self.index.tail
+        """What a `memory` log space held before it started over is lost (P20); what was trimmed
+        since is not."""
+        spans = self.index.locations.given_up
+        begun_over = bool(spans) and spans[0][0] == SEQNUM_FIRST
+        return spans[0][1] if begun_over and self._membership.space.durability == "memory" else 0
 
     def stored_frame(self, source: Address, message: StoredFrame) -> list[Effect]:
         """A frame that the loaded fold names."""
         try:
             self.filling.take(source, message, full=bool(self.read_only))
         except ReadOnly as error:
-            self.arrivals.read_only = str(error)
+            self.arrivals.read_only = error.reason
         return []
 
     # --- upkeep -----------------------------------------------------------------------------------
@@ -574,7 +583,7 @@ class Replica:
         return {
             "durability": self.space.durability,
             "position": list(self.index.position),
-            "stored": list(self.index.stored_position),
+            "stored": list(self.index.generations.stored_position),
             "tail": self.index.tail,
             "frames_asked": self.folding.frames_asked,
             "waiting_entries": len(self.entries.waiting),

@@ -11,7 +11,10 @@ Settings with reasons:
 What rocksdict makes us mind: values must be `bytes`; an iterator shows the store as it was when
 made, so one that is kept for seeks is thrown away after each write; a write holds the
 interpreter's lock, a flush does not; a batch is used up by the attempt to write it; closing while a
-thread flushes is an error, so a stop in the middle of a checkpoint waits for it here.
+thread flushes is an error, so a stop in the middle of a checkpoint waits for it here. A forked
+process has the library's state and none of its threads: there a store would hang in its first
+flush, and is refused; taking an inherited one apart, or the library at the end of the process,
+hangs or crashes, so a child keeps both for good.
 
 Invariant: `_seeker` is only used while `_version` is the one it was made at; `write` moves the
 version last.
@@ -19,7 +22,10 @@ version last.
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,13 +42,14 @@ from rocksdict import (
     WriteOptions,
 )
 
-from bokilog.errors import CorruptJournal, DirectoryInUse, ReadOnly
+from bokilog.errors import CorruptJournal, DirectoryInUse, NotSupported, ReadOnly
 from bokilog.storage_nodes.index_store import Batch
 
 MEMORY_BYTES = 64 << 20
 """Default bound on cache and write buffers together."""
 BLOCK_SIZE_BYTES = 16 << 10
 """A whole chunk of postings is 32 KiB; smaller blocks would only add index."""
+_log = logging.getLogger(__name__)
 
 
 class RocksBatch:
@@ -69,11 +76,16 @@ class RocksStore:
     Raises:
         DirectoryInUse: another process, or another object in this one, has it open.
         CorruptJournal: it cannot be opened to be read.
+        NotSupported: this process was forked from one that had a store open.
     """
 
     def __init__(
         self, path: Path | str, *, memory_bytes: int = MEMORY_BYTES, read_only: bool = False
     ) -> None:
+        global _used
+        if _inherited:
+            problem = "it was forked from one that had a log on disk open, and lacks its threads"
+            raise NotSupported("a log on disk in this process", f"{problem}: start it by spawn")
         self._path = str(path)
         options = _options(memory_bytes)
         access = AccessType.read_write()
@@ -95,6 +107,8 @@ class RocksStore:
         self._seeker: tuple[int, RdictIter] | None = None
         self._writing = threading.Lock()
         """Held by whoever writes, flushes or closes."""
+        _used = True
+        _OPEN.add(self)
 
     def get(self, key: bytes) -> bytes | None:
         try:
@@ -156,9 +170,22 @@ class RocksStore:
             raise ReadOnly(f"the index store does not flush: {error}") from error
 
     def close(self) -> None:
+        _OPEN.discard(self)
         self._seeker = None  # a live iterator would keep the directory's lock
         with self._writing:
-            self._db.close()
+            try:
+                self._db.close()
+            except Exception as error:  # rocksdict raises nothing narrower
+                # A full disk, or somebody deleted the directory: the journal is the log.
+                _log.warning("the index store in %s does not close: %s", self._path, error)
+                del self._db  # which gives back what it holds
+
+    def forked(self) -> None:
+        """We are the child of a fork: what is open is never taken apart here."""
+        from ctypes import py_object, pythonapi  # here, since hardly any process ever does this
+
+        for kept in (self._db, self._seeker):
+            pythonapi.Py_IncRef(py_object(kept))
 
     def _fresh_seeker(self) -> RdictIter:
         kept = self._seeker
@@ -189,6 +216,28 @@ class RocksStore:
 
     def _damaged(self, error: Exception) -> CorruptJournal:
         return CorruptJournal(self._path, 0, f"the index store does not read it: {error}")
+
+
+_OPEN: weakref.WeakSet[RocksStore] = weakref.WeakSet()
+_used = False
+_inherited = False
+
+
+def _after_fork() -> None:
+    global _inherited
+    if not _used:
+        return
+    _inherited = True
+    for store in list(_OPEN):
+        store.forked()
+    from ctypes import CDLL
+
+    libc = CDLL(None)
+    if hasattr(libc, "on_exit"):  # of glibc: called first, so that no destructor of the library is
+        libc.on_exit(libc._exit, None)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _options(memory_bytes: int) -> Options:

@@ -65,7 +65,7 @@ class Snapshots:
         """The part asked for, once there is one; an empty last part at no position: nothing."""
         if not request.part:
             self._given.pop(source, None)
-            if self._index.frozen:
+            if self._index.generations.frozen:
                 self._later[source] = request
                 return []
             if not self._begin(source, request.number):

@@ -5,23 +5,26 @@ is of use to four: a start goes on from there; the primary and the other replica
 that they let things go (P21); a peer, or a backup, gets it as a snapshot; and segments that nothing
 leads to any more are used again.
 
-Decides when a checkpoint begins, since it must not be ahead of frames that may still be lost (P19);
-where a start begins to read the journal; when a snapshot waits for a checkpoint; and whether
-segments may be let go now.
+Decides when a checkpoint begins, since it must not be ahead of frames or entries that may still be
+lost (P19): of a class whose metalog is left to operating systems a fold is written once a majority
+of the sequencers has synced the entries that it is of, so that no end of a term lies before what is
+stored (P11). Decides also where a start begins to read the journal; when a snapshot waits for a
+checkpoint; and whether segments may be let go now.
 
 Invariants: nobody is told that the fold is stored before it is; while there is no fold, nothing is
 stored or let go; on a full disk checkpoints are written all the same, from the headroom (P32).
 
-Does not know: what a checkpoint holds (`index.py`), how a snapshot is cut into parts
+Does not know: what a checkpoint holds (`generations.py`), how a snapshot is cut into parts
 (`snapshots.py`), which segments are dead (`retention.py`), who holds them back (`releases.py`).
 """
 
 from __future__ import annotations
 
 from bokilog.codec import pack, unpack
-from bokilog.effects import Address, Checkpoint, Effect
+from bokilog.effects import Address, Checkpoint, Effect, Send
+from bokilog.ids import Term
 from bokilog.journal import Journal
-from bokilog.messages import FetchSnapshot
+from bokilog.messages import FetchSnapshot, SyncMetalog
 from bokilog.storage_nodes.filling import Filling
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.membership import Membership
@@ -48,6 +51,7 @@ class Storing:
     """
 
     __slots__ = (
+        "_awaited_count",
         "_filling",
         "_folds",
         "_index",
@@ -57,6 +61,7 @@ class Storing:
         "_releases",
         "_shared_journal",
         "_snapshots",
+        "_synced_count",
         "_upkeep",
         "due",
         "waits_for",
@@ -89,11 +94,18 @@ class Storing:
         """Whether a checkpoint is wanted as soon as one may begin."""
         self.waits_for: int | None = None
         """The token that makes all frames of the frozen fold durable; None: nothing waits."""
+        leaves_metalog = membership.space.durability != "sync" and not shared_journal
+        self._synced_count: int | None = 0 if leaves_metalog else None
+        """Entries that no end of a term lies before, of those that an operating system may lose;
+        None: it loses none."""
+        self._awaited_count: int | None = None
+        """The frozen fold is written once so many are synced; None: it waits for none."""
 
     def stand_on(self, index: Index) -> None:
         """Another fold, an empty one, took the place of the one before."""
         self._index = index
         self._snapshots = Snapshots(index)
+        self._awaited_count = None
 
     # --- checkpoints ------------------------------------------------------------------------------
 
@@ -115,9 +127,12 @@ class Storing:
         waits = self._pending.folded_before_durable if full else committing
         if self.waits_for is not None and not waits:
             self.waits_for = None
-            return [Checkpoint(self._membership.space.id)]
-        due = self.due or (index.full and not full)
-        if not due or self.waits_for is not None or index.frozen:
+            return self._write()
+        due = self.due or (index.generations.full and not full)
+        if not due or self.waits_for is not None or index.generations.frozen:
+            if self.due and self._awaited_count is not None:
+                self.due = False
+                return self.ask_for_sync()
             return []
         self.due = False
         if self._membership.space.durability == "memory" and index.empty:
@@ -128,7 +143,7 @@ class Storing:
         self._filling.freeze()
         frozen = index.freeze(replay_hint=self.replay_hint())
         if frozen and not waits:
-            return [Checkpoint(self._membership.space.id)]
+            return self._write()
         if frozen:
             self.waits_for = last_token
         if full:
@@ -140,11 +155,38 @@ class Storing:
         if self.waits_for is None or token < self.waits_for:
             return []
         self.waits_for = None
+        return self._write()
+
+    def _write(self) -> list[Effect]:
+        """All frames of the frozen fold are durable; if its entries may still be lost, the primary
+        is asked to have them synced first (P11)."""
+        count = self._index.generations.frozen_count
+        if self._synced_count is None or count <= self._synced_count:
+            return [Checkpoint(self._membership.space.id)]
+        self._awaited_count = count
+        return self.ask_for_sync()
+
+    def ask_for_sync(self) -> list[Effect]:
+        """Of the primary there is now, if a fold waits for it."""
+        space, count = self._membership.space, self._awaited_count
+        if count is None:
+            return []
+        return [Send(space.primary, SyncMetalog(space.id, self._membership.term, count))]
+
+    def metalog_synced(self, term: Term, count: int) -> list[Effect]:
+        """A majority of the sequencers has synced so many entries; what a primary of another term
+        says may be of other entries."""
+        if term != self._membership.term or self._synced_count is None:
+            return []
+        self._synced_count = max(self._synced_count, count)
+        if self._awaited_count is None or count < self._awaited_count:
+            return []
+        self._awaited_count = None
         return [Checkpoint(self._membership.space.id)]
 
     def stored(self, *, full: bool) -> list[Effect]:
         """The fold is on disk up to the frozen position: peers and the primary may know (P21)."""
-        self._index.checkpoint_done()
+        self._index.generations.done()
         for segment in self._upkeep.stored():
             self._releases.let_go(segment)
         effects = [*self._folds.tell_all(), *self._snapshots.checkpoint_stored()]
@@ -154,19 +196,29 @@ class Storing:
     @property
     def is_writing(self) -> bool:
         """Whether a checkpoint is being written: the store is not to be touched."""
-        return self._index.frozen and self.waits_for is None
+        waits = self.waits_for is not None or self._awaited_count is not None
+        return self._index.generations.frozen and not waits
+
+    @property
+    def may_store_all(self) -> bool:
+        """Whether everything that is folded may be written now, frames apart (P11); what is of
+        memory only is never written."""
+        if self._synced_count is None or self._membership.space.durability == "memory":
+            return True
+        generations, count = self._index.generations, self._index.position.count
+        return count <= max(self._synced_count, generations.stored_position.count)
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is written, or waits to be."""
-        return self._index.frozen or self.waits_for is not None
+        return self._index.generations.frozen or self.waits_for is not None
 
     # --- starts -----------------------------------------------------------------------------------
 
     @property
     def replay_from(self) -> int:
         """First journal segment that the stored fold still needs; 0 when nothing was stored."""
-        hint = self._index.replay_hint
+        hint = self._index.generations.replay_hint
         return unpack(hint) if hint else 0
 
     def replay_hint(self, *, quiet: bool = False) -> bytes:
@@ -194,7 +246,8 @@ class Storing:
         """A backup is of the present position, so it waits for a checkpoint; until its connection
         ends, the frames that the snapshot names stay here, live or not."""
         self._releases.backup_begins(source)
-        if not self._index.frozen and self._index.stored_position == self._index.position:
+        generations = self._index.generations
+        if not generations.frozen and generations.stored_position == self._index.position:
             return [*self._snapshots.give(source, message)]
         self._snapshots.wait(source, message)
         self.due = True
@@ -221,7 +274,7 @@ class Storing:
 
     def may_release(self, *, full: bool) -> bool:
         """Whether there is a fold on disk, and replicas enough that have stored theirs (P21)."""
-        stored, loading = self._index.stored_position.count, self._folds.loading
+        stored, loading = self._index.generations.stored_position.count, self._folds.loading
         if loading.writing or (loading.loaded_count and not stored):
             return False
         return self._releases.may_begin(stored, self._membership.space, full=full)

@@ -16,7 +16,7 @@ from bokilog.errors import BokilogError, to_wire
 from bokilog.ids import Position
 from bokilog.messages import IndexStream
 from bokilog.metalog import Proposer
-from bokilog.storage_nodes.index import FrameOutcome
+from bokilog.storage_nodes.fold import FrameOutcome
 
 
 class Follower:

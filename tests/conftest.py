@@ -1,7 +1,9 @@
-"""What checks marked `service(name)` need: run them, say in one line that they did not, or fail.
+"""What holds for all tests.
 
-Without `--all-services` a check whose program is missing is skipped, and the end of the run names
-what is missing. With it (scripts/test --all, CI) the same check fails: none goes missing quietly.
+Examples of property tests are drawn from the tests alone, so that the same code is judged the same.
+Checks marked `service(name)` run, say in one line that they did not, or fail: without
+`--all-services` a check whose program is missing is skipped, and the end of the run names what is
+missing. With it (scripts/test --all, CI) the same check fails: none goes missing quietly.
 """
 
 import os
@@ -10,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from bokilog.shapes.local_cluster import LocalCluster
 from tests.integration.cluster import new_cluster
@@ -17,6 +20,10 @@ from tests.integration.cluster import new_cluster
 # Debian keeps daemons in sbin, which is not on everybody's PATH.
 _SEARCH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 _NOT_RUN = pytest.StashKey[Counter[str]]()
+
+# A search at random: --hypothesis-profile=default.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -41,6 +41,10 @@ MEMORY_WORKERS: Final = 8
 ANSWER_TIMEOUT_S: Final = 300.0
 """A hundred interpreters at once take their time."""
 
+TURNS_COUNT: Final = 4
+"""Those that are compared take so many short turns in a round, one after the other: the speed of a
+shared machine changes within a second, and should change for all of them."""
+
 Measure = Callable[[], Outcome]
 
 
@@ -66,10 +70,16 @@ def functions(setting: Setting) -> list[Result]:
         http_port = str(running.layout.settings.http_port)
         setting.tell("the template of the forks starts")
         template = caller.ask(Order(do="template"))
-        seconds = setting.plan.seconds
+        turn_s = setting.plan.seconds / TURNS_COUNT
 
         def ask(
-            do: str, *, place: str = "", outstanding: int = 1, count: int = 0, book: str = "bench"
+            do: str,
+            *,
+            place: str = "",
+            outstanding: int = 1,
+            count: int = 0,
+            seconds: float = turn_s,
+            book: str = "bench",
         ) -> Measure:
             order = Order(
                 do=do,
@@ -82,36 +92,39 @@ def functions(setting: Setting) -> list[Result]:
             return lambda: caller.ask(order, timeout_s=ANSWER_TIMEOUT_S)
 
         books = (f"bench-{number}" for number in range(1 << 20))
-        measures: dict[str, Measure] = {
-            "begin": ask("begin"),
-            "fork": ask("fork", count=1),
-            "fresh": ask("fresh", count=1),
-            "fork-many": ask("fork", count=many),
-            "fresh-many": ask("fresh", count=many),
-            "relay": ask("relay"),
-            "unix": lambda: known[machine.UNIX].run(seconds),
-            "http-1": ask("http", place=http_port),
-            "bare-1": ask("http", place=bare_port),
-            "http": ask("http", place=http_port, outstanding=HTTP_OUTSTANDING),
-            "bare": ask("http", place=bare_port, outstanding=HTTP_OUTSTANDING),
-            "map": ask("map", count=MAP_COUNT),
-            "pool": ask("pool", count=MAP_COUNT),
-            "read": lambda: ask("read", count=READ_COUNT, book=next(books))(),
-            "memory": ask("memory", count=MEMORY_WORKERS),
-            "spawn": ask("spawn", outstanding=SPAWN_OUTSTANDING),
-        }
-        found = _in_turns(measures, setting.plan, setting.tell)
+        groups: list[dict[str, Measure]] = [
+            {"begin": ask("begin", seconds=setting.plan.seconds)},
+            {"fork": ask("fork", count=1), "fresh": ask("fresh", count=1)},
+            {"fork-many": ask("fork", count=many)},
+            {"fresh-many": ask("fresh", count=many)},
+            {
+                "relay": ask("relay"),
+                "unix": lambda: known[machine.UNIX].run(turn_s),
+                "read": lambda: ask("read", count=READ_COUNT, book=next(books))(),
+            },
+            {"http-1": ask("http", place=http_port), "bare-1": ask("http", place=bare_port)},
+            {
+                "http": ask("http", place=http_port, outstanding=HTTP_OUTSTANDING),
+                "bare": ask("http", place=bare_port, outstanding=HTTP_OUTSTANDING),
+            },
+            {"map": ask("map", count=MAP_COUNT), "pool": ask("pool", count=MAP_COUNT)},
+            {"memory": ask("memory", count=MEMORY_WORKERS)},
+            {"spawn": ask("spawn", outstanding=SPAWN_OUTSTANDING, seconds=setting.plan.seconds)},
+        ]
+        found = _in_turns(groups, setting.plan, setting.tell)
     return _results(found, template, many=many)
 
 
 def _in_turns(
-    measures: dict[str, Measure], plan: Plan, tell: Callable[[str], None]
+    groups: list[dict[str, Measure]], plan: Plan, tell: Callable[[str], None]
 ) -> dict[str, list[Outcome]]:
-    found: dict[str, list[Outcome]] = {name: [] for name in measures}
+    found: dict[str, list[Outcome]] = {name: [] for group in groups for name in group}
     for number in range(plan.rounds_count):
-        for name, measure in measures.items():
-            tell(f"round {number + 1} of {plan.rounds_count}: {name}")
-            found[name].append(measure())
+        for group in groups:
+            tell(f"round {number + 1} of {plan.rounds_count}: {', '.join(group)}")
+            for _ in range(TURNS_COUNT if len(group) > 1 else 1):
+                for name, measure in group.items():
+                    found[name].append(measure())
     return found
 
 

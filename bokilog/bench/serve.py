@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from bokilog.bench.orders import Order, Outcome, order_of, to_line
+from bokilog.io.process import new_loop
 
 Handler = Callable[[Order], Awaitable[Outcome]]
 Handlers = Callable[[AsyncExitStack], Mapping[str, Handler]]
@@ -48,13 +49,3 @@ async def _done(handlers: Mapping[str, Handler], order: Order) -> Outcome:
         return await handlers[order.do](order)
     except Exception as error:
         return Outcome(error=f"{type(error).__name__}: {error}")
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed, as our processes have it."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

@@ -12,6 +12,7 @@ import asyncio
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import click
@@ -160,7 +161,7 @@ def restore(
         f" with the new history {made.history_id}"
     )
     if made.shape == "cluster":
-        click.echo(f"start it with: bokilog up --dir {directory}")
+        click.echo(f"start it with: bokilog up --dir {quote(str(directory))}")
 
 
 def _spaces(manifest: Manifest) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from typing import cast
 import click
 
 from bokilog.cli.connection import log_options, run
-from bokilog.cli.output import print_json
+from bokilog.cli.output import print_json, printable
 from bokilog.limits import SEQNUM_MAX
 from bokilog.logbook import Log
 from bokilog.record import DURABILITIES, BookInfo, Durability, Trim
@@ -196,7 +196,7 @@ def _print_info(found: BookInfo, *, as_json: bool) -> None:
         return
     width = max(map(len, plain))
     for name, value in plain.items():
-        click.echo(f"{name:<{width}}  {'-' if value is None else value}")
+        click.echo(f"{name:<{width}}  {'-' if value is None else printable(str(value))}")
 
 
 def _print_table(found: Sequence[BookInfo]) -> None:
@@ -211,7 +211,7 @@ def _print_table(found: Sequence[BookInfo]) -> None:
         table.add_column(name, justify="right")
     for each in found:
         table.add_row(
-            escape(each.book),
+            escape(printable(each.book)),
             each.durability,
             _retention(each),
             str(each.trim_until),

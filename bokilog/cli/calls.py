@@ -10,7 +10,9 @@ import click
 from bokilog.cli.connection import log_options, run
 from bokilog.cli.output import print_json, time_of
 from bokilog.client.admin import ClientLog
-from bokilog.functions.calls.api import CallStatus, list_calls, redrive as drive_again
+from bokilog.functions.calls.finding import list_calls
+from bokilog.functions.calls.spawning import redrive as drive_again
+from bokilog.functions.calls.status import CallStatus
 from bokilog.logbook import Log
 
 

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import click
@@ -135,7 +136,7 @@ def up(
 
         def up_and_ready(cluster: LocalCluster, took_s: float) -> None:
             starting.say(f"up after {took_s:.1f} s at {_where(cluster)}")
-            starting.say(f"stop it with: bokilog down --dir {cluster.layout.directory}")
+            starting.say(f"stop it with: bokilog down --dir {quote(str(cluster.layout.directory))}")
             starting.started()
 
         _live(cluster, timeout_s, up_and_ready=up_and_ready)

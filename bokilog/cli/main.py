@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import sys
+from codecs import lookup
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from typing import Final
 
 import click
@@ -32,10 +34,10 @@ COMMANDS: Final = {
     "status": ("status", "Show what runs and how far it is."),
     "down": ("cluster", "Stop the cluster of a directory."),
     "restart": ("restart", "Restart a running cluster, one process after the other."),
-    "dev": ("functions", "Run an app on this machine while you write it."),
-    "serve": ("functions", "Run an app's functions beside a log that runs already."),
-    "call": ("functions", "Call a function and print what it returns."),
-    "logs": ("functions", "Print what a call wrote to stdout and stderr."),
+    "dev": ("serving", "Run an app on this machine while you write it."),
+    "serve": ("serving", "Run an app's functions beside a log that runs already."),
+    "call": ("calling", "Call a function and print what it returns."),
+    "logs": ("calling", "Print what a call wrote to stdout and stderr."),
     "append": ("records", "Append one record and print its seqnum."),
     "read": ("records", "Print one record: by seqnum, the next or the last."),
     "scan": ("records", "Print the records there are, then end."),
@@ -95,11 +97,13 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; the entry point of `bokilog`."""
+    _make_streams_usable()
     try:
         done: object = cli.main(
             args=None if arguments is None else list(arguments),
             prog_name="bokilog",
             standalone_mode=False,
+            color=False if os.environ.get("NO_COLOR") else None,
         )
         sys.stdout.flush()
     except click.exceptions.Exit as end:
@@ -107,7 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort as abort:
+        if abort.__cause__ is None:  # of a question, whose line still stands open
+            click.echo(err=True)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BokilogError as error:
         click.echo(f"error: {type(error).__name__}: {error}", err=True)
@@ -119,9 +127,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_PIPE
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
+        if not place and _current_folder_is_gone():
+            place = ": the current folder is gone"  # `getcwd` names no file
         click.echo(f"error: {error.strerror or error}{place}", err=True)
         return EXIT_FAILED
     return done if isinstance(done, int) else 0
+
+
+def _current_folder_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _make_streams_usable() -> None:
+    """Output that somebody closed goes nowhere, and no character is an error: names and data may
+    hold any, whatever the locale says (UTF-8 where it says ASCII, as click has it)."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            ascii_only = lookup(stream.encoding).name == "ascii"
+            encoding = "utf-8" if ascii_only else stream.encoding
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import time
+from codecs import lookup
 from collections.abc import Mapping
 from typing import Final
 
@@ -26,16 +28,16 @@ def record_as_json(record: Record) -> str:
         "seqnum": record.seqnum,
         "tags": list(record.tags),
         "timestamp_ms": record.timestamp_ms,
-        **_data("data", record.data),
+        **data_as_json("data", record.data),
     }
     if record.aux is not None:
         plain["aux"] = base64.b64encode(record.aux).decode()
-    return json.dumps(plain, ensure_ascii=False)
+    return as_json(plain)
 
 
 def record_as_line(record: Record, *, whole: bool = False) -> str:
     """One line (several with `whole`, if the data has them): seqnum, time, tags, data."""
-    tags = " ".join(f"#{tag}" for tag in record.tags)
+    tags = " ".join(f"#{printable(tag)}" for tag in record.tags)
     parts = [
         click.style(f"{record.seqnum:>8}", bold=True),
         click.style(time_of(record.timestamp_ms), dim=True),
@@ -53,10 +55,37 @@ def time_of(timestamp_ms: int) -> str:
 
 def print_json(plain: Mapping[str, object]) -> None:
     """One JSON object on one line."""
-    click.echo(json.dumps(plain, ensure_ascii=False))
+    click.echo(as_json(plain))
 
 
-def _data(name: str, data: bytes) -> dict[str, object]:
+def as_json(plain: Mapping[str, object]) -> str:
+    """On one line; escaped where the output is not UTF-8, whose own escapes are no JSON."""
+    return json.dumps(plain, ensure_ascii=lookup(sys.stdout.encoding).name != "utf-8")
+
+
+def standard_input() -> bytes:
+    """All of it.
+
+    Raises:
+        UsageError: of click: there is none.
+    """
+    if sys.stdin is None:  # closed by whoever started us, as `<&-` does
+        raise click.UsageError("- is the bytes of standard input, which is closed")
+    return sys.stdin.buffer.read()
+
+
+def printable(text: str) -> str:
+    """On one line, and without what steers a terminal: names are anybody's, as data is."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def data_as_json(name: str, data: bytes) -> dict[str, object]:
+    """Bytes as fields of a JSON object: text, or base64 where they are none."""
     try:
         return {name: data.decode()}
     except UnicodeDecodeError:
@@ -70,8 +99,5 @@ def _text(data: bytes, *, whole: bool) -> str:
         text = repr(data)[2:-1]
     if whole:
         return text
-    shown = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text[:SHOWN_CHARACTERS]
-    )
+    shown = printable(text[:SHOWN_CHARACTERS])
     return shown if len(text) <= SHOWN_CHARACTERS else f"{shown}... ({len(data)} bytes)"

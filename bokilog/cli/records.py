@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import click
 
 from bokilog.cli.connection import log_options, run
-from bokilog.cli.output import print_json, record_as_json, record_as_line
+from bokilog.cli.output import print_json, record_as_json, record_as_line, standard_input
 from bokilog.limits import SEQNUM_MAX
 from bokilog.logbook import Log
 from bokilog.record import Record, Unless
@@ -44,7 +44,7 @@ def append(
 
     DATA is text, or - for the bytes of standard input. The LogBook is created by its first record.
     """
-    content = sys.stdin.buffer.read() if data == "-" else data.encode(errors="surrogateescape")
+    content = standard_input() if data == "-" else data.encode(errors="surrogateescape")
     unless = _unless(conditions)
 
     async def work(log: Log) -> int:

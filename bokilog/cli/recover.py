@@ -7,6 +7,7 @@ Decides how the loss is told and how it is confirmed; what is lost is decided be
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -47,5 +48,5 @@ def recover(directory: Path, accept_loss: bool, yes: bool) -> int:
             return 1
         view = recovery.accept(left)
         click.echo(f"term {view.term} begins a new history, {view.history_id}")
-        click.echo(f"start it with: bokilog up --dir {directory}")
+        click.echo(f"start it with: bokilog up --dir {quote(str(directory))}")
     return 0

@@ -19,6 +19,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import click
@@ -63,7 +64,8 @@ def restart(nodes: tuple[str, ...], directory: Path, rolling: bool, timeout_s: f
     layout = read_layout(directory)
     started_s = time.monotonic()
     chosen = asyncio.run(Restart(layout, timeout_s=timeout_s).run(nodes, rolling=rolling))
-    click.echo(f"restarted {len(chosen)} processes in {time.monotonic() - started_s:.1f} s")
+    processes = "1 process" if len(chosen) == 1 else f"{len(chosen)} processes"
+    click.echo(f"restarted {processes} in {time.monotonic() - started_s:.1f} s")
 
 
 class Restart:
@@ -135,7 +137,8 @@ class Restart:
         state = read_state(self._layout.run_dir)
         if state is None or not state.alive or state.state == "stopped":
             where = self._layout.directory
-            raise NotReady(f"nothing runs in {where}: start it with bokilog up --dir {where}")
+            start = f"bokilog up --dir {quote(str(where))}"
+            raise NotReady(f"nothing runs in {where}: start it with {start}")
         return {each.id: each for each in state.processes}
 
     async def _until_well(self) -> None:

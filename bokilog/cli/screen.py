@@ -100,6 +100,14 @@ class Screen:
         """Something may not be as it was meant."""
         self._say(f"[yellow]warning[/] {escape(problem)}")
 
+    def stopping(self, calls_count: int) -> None:
+        """It was told to end; so many calls are not over, and get some seconds."""
+        if not calls_count:
+            self._say("stopping")
+            return
+        calls = "a call that is" if calls_count == 1 else f"{calls_count} calls that are"
+        self._say(f"stopping: waiting some seconds for {calls} not over; Ctrl-C again ends at once")
+
     def say(self, line: str) -> None:
         """One line, without markup."""
         self._say(escape(line))

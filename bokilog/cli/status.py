@@ -12,7 +12,6 @@ lag of each replica in metalog entries, and `disk`.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import time
@@ -23,11 +22,12 @@ from typing import Final
 
 import click
 
+from bokilog.cli.asking import ask
 from bokilog.cli.cluster import directory_option
-from bokilog.errors import BokilogError, NotReady
+from bokilog.cli.output import print_json
+from bokilog.errors import BokilogError
 from bokilog.framing import WireMessage
 from bokilog.io.open_views import open_views
-from bokilog.io.transport import Link, LinkCallbacks, dial
 from bokilog.messages import KINDS, Hello, Status, StatusRequest, decode, encode
 from bokilog.shapes.cluster_layout import Layout, read_layout
 from bokilog.shapes.supervisor_state import ProcessFacts, SupervisorFacts, is_alive, read_state
@@ -44,7 +44,7 @@ def status(directory: Path, as_json: bool) -> None:
     """Show what runs and how far it is."""
     facts = asyncio.run(collect(read_layout(directory)))
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        print_json(facts)
     else:
         show(facts)
 
@@ -75,32 +75,16 @@ async def ask_status(address: str, *, timeout_s: float = ASK_TIMEOUT_S) -> dict[
         NodeUnreachable: nobody answered there.
         NotReady: it accepted the connection and did not answer.
     """
-    answered: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
 
-    def on_messages(link: Link, messages: list[WireMessage]) -> None:
-        for kind, head, attachments in messages:
-            if kind == KINDS[Status] and not answered.done():
-                message = decode(kind, head, attachments)
-                assert isinstance(message, Status)
-                answered.set_result(message.facts)
+    def answer(wire: WireMessage) -> dict[str, object] | None:
+        if wire[0] != KINDS[Status]:
+            return None
+        message = decode(*wire)
+        assert isinstance(message, Status)
+        return message.facts
 
-    def on_lost(link: Link, error: Exception | None) -> None:
-        if not answered.done():
-            answered.set_exception(NotReady(f"{address} closed the connection: {error}"))
-
-    callbacks = LinkCallbacks(on_messages=on_messages, on_lost=on_lost)
-    link = await dial(address, callbacks, timeout_s=timeout_s)
-    try:
-        hello = Hello("control", "status", 0, "", 0, False)
-        for message in (hello, StatusRequest(_REQUEST)):
-            link.send(*encode(message))
-        async with asyncio.timeout(timeout_s):
-            return await answered
-    except TimeoutError:
-        raise NotReady(f"{address} did not answer within {timeout_s} s") from None
-    finally:
-        answered.cancel()
-        await link.aclose()
+    said = [encode(Hello("control", "status", 0, "", 0, False)), encode(StatusRequest(_REQUEST))]
+    return await ask(address, said, answer, timeout_s=timeout_s)
 
 
 async def _ask(process: ProcessFacts) -> dict[str, object] | str:

@@ -8,7 +8,6 @@ and `more`, the number of findings that are not listed.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Final
 
 import click
 
+from bokilog.cli.output import print_json
 from bokilog.errors import DirectoryInUse, UnavailableError
-from bokilog.shapes.verification import Report, Verification
+from bokilog.shapes.verification import Verification
+from bokilog.shapes.verify_report import Report
 from bokilog.verify import Part, bytes_text
 
 SHOWN_FINDINGS: Final = 20  # of a part, on the screen; --json has up to a thousand
@@ -54,7 +55,7 @@ def verify(directory: Path, as_json: bool) -> int:
     finally:
         progress.clear()
     if as_json:
-        click.echo(json.dumps(_plain(report), ensure_ascii=False))
+        print_json(_plain(report))
     else:
         count = sum(len(part.findings) + part.more_count for part in report.parts)
         click.echo("clean" if report.clean else f"damage: {count} findings")

@@ -1,9 +1,9 @@
 """Group commit: what was staged during a batch becomes one group, one sync, then `Persisted`.
 
 Decides when a group is written (at the end of a batch, or when the group before it is durable) and
-where its sync runs: inline for a shallow group, because a thread's hand-over costs more than the
-sync, else in the journal's thread, so that the loop goes on filling the next group (LIMITS point
-8).
+where its sync runs: inline as long as the disk is fast (`inline_syncs.py`), because a thread's
+hand-over costs as much as the sync, else in the journal's thread, so that the loop goes on filling
+the next group (LIMITS point 8).
 
 A disk that is full loses nothing: what is staged stays, is tried again, and the node is told that
 it is read-only meanwhile. Where one group holds frames and a metalog's entries, frames are refused
@@ -15,12 +15,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from time import monotonic
 from typing import Final
 
-from bokilog.journal import Journal, Refused, SyncResult
+from bokilog.io.inline_syncs import InlineSyncs
+from bokilog.journal import Journal, Refused, SyncResult, Written
 
-INLINE_ITEMS_MAX: Final = 4
-INLINE_BYTES_MAX: Final = 64 * 1024
+SHALLOW_ITEMS_MAX: Final = 4
+SHALLOW_BYTES_MAX: Final = 64 * 1024
+DEEP_BYTES_MAX: Final = 1 << 20
+"""More than that takes a while to write back on any disk."""
 RETRY_S: Final = 0.5
 """How soon a refused group is tried again."""
 
@@ -36,21 +40,27 @@ class Committer:
         failed: Callable[[list[Hashable], str], None],
         read_only: Callable[[str], None],
         inline: bool,
+        inline_deep: bool = False,
         use_headroom: bool = False,
         watch_room: bool = False,
+        now: Callable[[], float] = monotonic,
     ) -> None:
         self._journal = journal
         self._persisted = persisted
         self._failed = failed
         self._read_only = read_only
-        self._inline = inline
-        """Whether shallow groups may be synced on the loop; a policy that sleeps may not."""
+        self._inline = InlineSyncs() if inline else None
+        """Whether groups may be synced on the loop; a policy that sleeps may not."""
+        self._inline_deep = inline_deep
+        """Whether deep ones may, too; not where the loop is the user's."""
         self._use_headroom = use_headroom
         """Whether groups may take the space that is kept for trims: a metalog's entries are tiny,
         and without them nothing could be trimmed on a full disk (P32)."""
         self._watch_room = watch_room
         """Whether items may be refused when they are staged, to keep the headroom: in a group that
         is shared by a metalog and frames (embedded)."""
+        self._now = now
+        """The simulator's clock is its own: how long a sync took must not depend on the machine."""
         self._loop = asyncio.get_running_loop()
         self._wanted: list[Hashable] = []
         self._syncing: list[Hashable] = []
@@ -98,12 +108,24 @@ class Committer:
         if self._told and not self._journal.short():
             self._tell("")
         tokens, self._wanted = self._wanted, []
-        shallow = written.item_count <= INLINE_ITEMS_MAX and written.byte_count <= INLINE_BYTES_MAX
-        if self._inline and shallow:
-            self._finish(tokens, self._journal.sync_now())
+        if self._inline is not None and self._may_hold_the_loop(written, self._inline):
+            self._finish(tokens, self._sync_here(self._inline))
             return
         self._syncing = tokens
         self._journal.sync_in_thread(self._synced_in_thread)
+
+    def _may_hold_the_loop(self, written: Written, inline: InlineSyncs) -> bool:
+        if written.item_count <= SHALLOW_ITEMS_MAX and written.byte_count <= SHALLOW_BYTES_MAX:
+            return inline.allowed(self._now())
+        small = written.byte_count <= DEEP_BYTES_MAX
+        return small and self._inline_deep and inline.allowed(self._now(), deep=True)
+
+    def _sync_here(self, inline: InlineSyncs) -> SyncResult:
+        began_s = self._now()
+        result = self._journal.sync_now()
+        ended_s = self._now()
+        inline.took(ended_s - began_s, ended_s)
+        return result
 
     def close(self) -> None:
         """No callback follows."""

@@ -36,6 +36,9 @@ EffectT_co = TypeVar("EffectT_co", covariant=True)
 ROUNDS_MAX: Final = 16
 
 
+_new = tuple.__new__  # twice as fast as a named tuple's own
+
+
 class Handler(Protocol[EventT_contra, EffectT_co]):
     """A core, as the driver sees it."""
 
@@ -228,7 +231,7 @@ class Driver(Generic[EventT, EffectT]):
                 if self._stopped:
                     self._dropped += len(inbox) - position - 1
                     return
-        effects = handle(BatchEnded(self._clock.wall_ms()), now_s)
+        effects = handle(_new(BatchEnded, (self._clock.wall_ms(),)), now_s)
         if effects:
             perform_all(effects)
 

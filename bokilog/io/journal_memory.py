@@ -159,6 +159,10 @@ class MemoryJournal:
         """Sync and call `on_done`, here and now."""
         on_done(self.sync_now())
 
+    def sync_written(self, on_done: Callable[[str], None]) -> None:
+        """See `Journal.sync_written`, here and now."""
+        on_done(self.broken or "")
+
     @property
     def syncing(self) -> bool:
         """Never: there is no thread."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Final
 
 _STANDARD: Final = (1, 2)  # descriptors of standard output and error
+_BEGINNING: Final = re.compile(r"[0-9T:.-]{23}Z [A-Z]+ ")  # of what `LineFormatter` makes
 
 
 class LineFormatter(logging.Formatter):
@@ -135,6 +137,19 @@ def last_lines(path: Path, count: int = 12, *, bytes_max: int = 16 << 10) -> lis
             return file.read().decode(errors="replace").splitlines()[-count:]
     except OSError:
         return []
+
+
+def last_words(path: Path, name: str, count: int = 12) -> list[str]:
+    """The last entry of the process called `name`, with the traceback if it has one: the end of
+    it, if it is longer than `count` lines."""
+    lines = last_lines(path, count)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number in range(len(lines) - 1, -1, -1):
+        # Before its log is set up, a process speaks to standard error, under its name.
+        if _BEGINNING.match(lines[number]) or lines[number].startswith(f"{name}: "):
+            return lines[number:]
+    return lines
 
 
 def _open(path: Path) -> int:

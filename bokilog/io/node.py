@@ -8,6 +8,7 @@ every so often by itself.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Hashable, Mapping
 from typing import Protocol
@@ -29,7 +30,9 @@ from bokilog.effects import (
     ReadOnlyChanged,
     Received,
     Send,
+    SyncWritten,
     ViewInstalled,
+    WrittenSynced,
 )
 from bokilog.errors import BokilogError, NotReady
 from bokilog.ids import LogSpaceId, NodeId, Term
@@ -93,6 +96,7 @@ class NodeShell:
             space: self._committer(space, journal, inline=inline_sync, use_headroom=use_headroom)
             for space, journal in journals.items()
         }
+        self._journals = journals
         self._facts = core.facts
         self._metrics: MetricsEndpoint | None = None
         self._stopped: asyncio.Event = asyncio.Event()
@@ -190,6 +194,8 @@ class NodeShell:
                 self._committers[LogSpaceId(space)].request(token)
             case Disconnect(peer=peer, reason=reason):
                 self.network.disconnect(peer, reason)
+            case SyncWritten():
+                self._sync_written(effect)
             case LoadView():
                 self.load_views()
             case EndTerm(reason=reason):
@@ -224,8 +230,25 @@ class NodeShell:
             failed=failed,
             read_only=read_only,
             inline=inline,
+            inline_deep=True,
             use_headroom=use_headroom,
         )
+
+    def _sync_written(self, effect: SyncWritten) -> None:
+        space, term, count = effect
+        loop = asyncio.get_running_loop()
+
+        def done(problem: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(told, problem)
+
+        def told(problem: str) -> None:
+            if problem:  # of what it has synced a journal knows nothing any more (P7)
+                self._perform(EndTerm(f"log space {space}: {problem}"))
+            else:
+                self.deliver(WrittenSynced(space, term, count))
+
+        self._journals[LogSpaceId(space)].sync_written(done)
 
     def _on_bug(self, error: BaseException) -> None:
         self._bug = error

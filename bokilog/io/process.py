@@ -51,6 +51,7 @@ _OPERATORS: Final = frozenset(
     {
         *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM),
         *(errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.EEXIST),
+        *(errno.ENOTDIR, errno.EISDIR),
     }
 )
 _log = logging.getLogger(__name__)
@@ -128,6 +129,16 @@ def readable(error: BaseException) -> str | None:
     return None
 
 
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop as our processes have it: uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ImportError:  # Windows, or an interpreter that it was not built for yet
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
 def run_file(run_dir: Path, node: str) -> Path:
     """Where the process of that name says that it lives."""
     return run_dir / f"{node}.json"
@@ -197,7 +208,7 @@ def _run(
     gc.set_threshold(GC_YOUNG_COUNT)
     try:
         life.say(ready=False)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(life.live(run, settings))
     except Exception as error:
         line = readable(error)
@@ -305,11 +316,3 @@ def _waits_in(task: asyncio.Task[None]) -> str:
         names.append(f"{awaited.cr_code.co_qualname}:{line}")
         awaited = awaited.cr_await
     return " > ".join(names) or "nothing that can be named"
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # Windows, or an interpreter that it was not built for yet
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

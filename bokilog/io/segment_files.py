@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -271,11 +271,31 @@ class SegmentFiles:
 
         def job() -> None:
             if synced_before is not None:
-                DataSync().sync(self.open(synced_before, to_write=True).fd)
+                self._sync(synced_before)
             self._note_end(previous_end, previous_group)
             self._set_free(number)
 
         self._in_background(job)
+
+    def sync_all(self, numbers: Sequence[int], on_done: Callable[[str], None]) -> None:
+        """Sync segments and their names; one that is gone meanwhile is not missed.
+
+        `on_done` is called in the thread with what the disk says against it, or an empty text.
+        """
+
+        def job() -> None:
+            try:
+                for number in numbers:
+                    with suppress(FileNotFoundError):
+                        self._sync(number)
+                self.sync_directory()
+            except OSError as error:
+                self.failed_count += 1
+                on_done(str(error))
+            else:
+                on_done("")
+
+        self._background.submit(job)
 
     def drop(self, number: int) -> None:
         """Take out a segment that does not count."""
@@ -291,6 +311,10 @@ class SegmentFiles:
         """End the thread; long deletions are left to the next start."""
         self._closing = True
         self._background.stop()
+
+    def _sync(self, number: int) -> None:
+        file = self.open(number, to_write=True)  # held: it closes when nobody refers to it
+        DataSync().sync(file.fd)
 
     def _in_background(self, job: Callable[[], None]) -> None:
         def guarded() -> None:

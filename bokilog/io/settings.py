@@ -125,6 +125,12 @@ def check_setting(
     raise InvalidSettings(name, str(value), f"{wanted}{': ' if why else ''}{why}")
 
 
+def check_app(app: str) -> None:
+    """Refuse what names no app."""
+    if not all(app.rpartition(":")[::2]):
+        raise InvalidSettings("app", repr(app), "is not MODULE:NAME, as in shop:app")
+
+
 def read_settings(
     kind: type[S],
     *,

@@ -43,9 +43,7 @@ class SharedMemory:
             # end the process that stores into it.
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(bytes(size_bytes))
-            self._mapped = mmap.mmap(descriptor, size_bytes)
-            self._memory = memoryview(self._mapped)
-            self.writer = SharedWriter(self._memory, incarnation)
+            self.writer = SharedWriter(mmap.mmap(descriptor, size_bytes), incarnation)
             os.replace(made, self._file)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -68,7 +66,7 @@ def open_shared(socket_path: str, incarnation: int) -> SharedReader | None:
         with file_of(socket_path).open("r+b") as file:
             if os.fstat(file.fileno()).st_size < BYTES_MIN:
                 return None
-            reader = SharedReader(memoryview(mmap.mmap(file.fileno(), 0)))
+            reader = SharedReader(mmap.mmap(file.fileno(), 0))
     except (OSError, ValueError):
         return None
     return reader if reader.is_of(incarnation) else None

@@ -140,17 +140,17 @@ class ViewStore(Protocol):
         ...
 
 
-def first_view(views: ViewStore) -> View:
-    """The view of term 0: its ends are where every metalog of the cluster begins; in one that was
-    made of a backup, where that was taken.
+def beginning(views: ViewStore, space: LogSpace) -> End:
+    """Where a metalog begins: at the start; in a cluster that was made of a backup,
+    where that was taken; after a loss, perhaps where the furthest fold stood (P15).
 
     Raises:
-        CorruptJournal: the store does not have it (any more).
+        CorruptJournal: the store does not have that view (any more).
     """
-    view = views.load(Term(0))
+    view = views.load(Term(space.begun))
     if view is None:
-        raise CorruptJournal(views.where, 0, "the view of term 0 is missing")
-    return view
+        raise CorruptJournal(views.where, 0, f"the view of term {space.begun} is missing")
+    return view.end(space.id)
 
 
 def check_next(expected_term: Term | None, view: View) -> None:
@@ -288,6 +288,7 @@ def _space(plain: dict[object, object]) -> LogSpace:
         replicas=tuple(NodeId(_of(str, node)) for node in _of(list, plain["replicas"])),
         write_quorum=_of(int, plain["write_quorum"]),
         backups=tuple(NodeId(_of(str, node)) for node in _of(list, plain.get("backups", []))),
+        begun=_of(int, plain.get("begun", 0)),
     )
 
 
@@ -298,6 +299,7 @@ def _end(plain: dict[object, object]) -> End:
         position=Position(Term(_of(int, term)), _of(int, count)),
         tail=_of(int, plain["tail"]),
         timestamp_ms=_of(int, plain["timestamp_ms"]),
+        given_up=_of(bool, plain.get("given_up", False)),
     )
 
 

@@ -1,21 +1,20 @@
 """Going on past a majority of sequencers that is lost for good, on what is left (P15).
 
 Decides, for the stopped cluster of a directory, which sequencers still have a vote, what their
-metalogs reach up to, and so what is lost: what was acknowledged since, by sequencers that are gone.
-Once an operator accepts that, it makes a new directory for each sequencer that is gone, with a copy
-of the longest metalog of every log space, and stores the next view: it ends the term there, names
-the new disks, and has a history id of its own, so that whoever saw what is lost is told
-(`HistoryChanged`). The start after that is like any other.
+metalogs reach up to, and what folds storage nodes have stored. What follows from that is decided in
+`what_is_left.py`. Once an operator accepts what is lost, it makes a new directory for each
+sequencer that is gone, with a copy of the longest metalog of every log space that goes on, and
+stores the next view: it ends the term, names the new disks, and has a history id of its own, so
+that whoever saw what is lost is told (`HistoryChanged`). The start after that is like any other.
 
-Storage nodes are reported, and nothing is done to them: what a wiped one can still get from its
-peers it gets at its start, and what it cannot is `DataLost`. If none has anything of a log space
-any more, a start waits with that until it is accepted here (P24). A fold that is stored past the
-new end is moved aside, as it holds what is lost: the node gets another one from a peer or from its
-metalog.
+Storage nodes are reported, and hardly anything is done to them: what a wiped one can still get from
+its peers it gets at its start, and what it cannot is `DataLost`. If none has anything of a log
+space any more, a start waits with that until it is accepted here (P24). A fold that holds what the
+end of a term left out is moved aside: the node gets another one from a peer or from its metalog.
 
 Invariants: nothing is changed before the operator said yes; nothing is deleted, what is in the way
-is moved aside; the view is stored last, so a run that is killed can be run again; no seqnum that
-was given out before is given out again (`SEQNUMS_LEFT_OUT`).
+is moved aside; what sequencers with a vote hold is not touched; the view is stored last, so a run
+that is killed can be run again.
 
 Does not know: how an operator is asked. Only for what a majority cannot decide any more: with one,
 a start does everything by itself.
@@ -26,112 +25,40 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 from bokilog.errors import BokilogError, InvalidSettings, NotReady
 from bokilog.ids import START, LogSpaceId, NodeId
 from bokilog.io.directory import claim, lock_file, lock_to_read, read_identity
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.open_views import open_views
+from bokilog.io.stopped_journal import StoppedJournal
 from bokilog.io.sync import DataSync, NoSync, sync_directory
-from bokilog.io.view_store import ViewStore, check_versions, first_view
-from bokilog.limits import SEQNUM_MAX
-from bokilog.messages import Sealed
+from bokilog.io.view_store import ViewStore, beginning, check_versions
 from bokilog.sequencer.ceilings import CEILINGS, Ceilings
-from bokilog.sequencer.next_view import (
-    Ending,
-    Start,
-    endings,
-    has_vote,
-    is_quorum,
-    next_view,
-    sequencers_of,
-)
+from bokilog.sequencer.held import Recovered
+from bokilog.sequencer.next_view import has_vote, sequencers_of
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.shapes.cluster_layout import Layout
 from bokilog.shapes.recovery import verify_item
 from bokilog.shapes.supervisor import LOCK
+from bokilog.shapes.what_is_left import (
+    NOTHING_STORED,
+    Left,
+    StoredFold,
+    after_loss,
+    put_together,
+    stored_in,
+)
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import prefix_end
 from bokilog.storage_nodes.rocks_store import RocksStore
+from bokilog.verify import Findings
 from bokilog.view import End, LogSpace, View
-
-SEQNUMS_LEFT_OUT: Final = 1 << 24
-"""More than can have been ordered between what a backup holds and what its primary published."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
-    """What is left of a cluster, and what is not."""
-
-    view: View
-    """The last one."""
-    alive: tuple[NodeId, ...]
-    """Sequencers with a vote."""
-    gone: Mapping[NodeId, str]
-    """The other sequencers, each with why."""
-    storage_gone: Mapping[NodeId, str]
-    """Storage nodes whose data is not there, each with why."""
-    ends: Mapping[LogSpaceId, Ending]
-    """Where the metalogs of those with a vote end."""
-    folds_past: tuple[tuple[NodeId, LogSpaceId], ...]
-    """Folds that were stored past these ends."""
-    folds_empty: frozenset[tuple[NodeId, LogSpaceId]] = frozenset()
-    """Storage nodes that hold nothing of a log space, although records were ordered in it."""
-
-    @property
-    def needs_acceptance(self) -> bool:
-        """Whether anything is lost that a start cannot bring back."""
-        return self.majority_lost or any(map(self._lacks_records, self.view.spaces))
-
-    @property
-    def majority_lost(self) -> bool:
-        """Whether a log space has no majority of its sequencers any more."""
-        return not all(is_quorum(space, self.alive) for space in self.view.spaces)
-
-    def _lacks_records(self, space: LogSpace) -> bool:
-        """Whether records may have been held by nobody but nodes that are gone."""
-        gone = sum(node in self.storage_gone for node in space.replicas)
-        return gone >= space.write_quorum or self._is_all_lost(space)
-
-    def _is_all_lost(self, space: LogSpace) -> bool:
-        """Whether no storage node has anything of it: a start goes on only once that is accepted
-        (P24)."""
-        return all(
-            node in self.storage_gone or (node, space.id) in self.folds_empty
-            for node in space.replicas
-        )
-
-    def losses(self) -> list[str]:
-        """What will be lost, in sentences for people."""
-        found = [f"sequencer {node} is gone: {why}" for node, why in self.gone.items()]
-        found += [f"storage node {node} is gone: {why}" for node, why in self.storage_gone.items()]
-        for space in self.view.spaces:
-            count = self.ends[space.id].end.position.count
-            if self.majority_lost:
-                found.append(
-                    f"log space {space.id} ({space.durability}) ends at entry {count} of its "
-                    "metalog: appends, trims and holds that only the missing sequencers knew of "
-                    "are lost, also if they were acknowledged"
-                )
-            if self._is_all_lost(space) and self.ends[space.id].end.tail > 1:
-                found.append(
-                    f"log space {space.id}: none of its storage nodes holds anything of it, so all "
-                    f"its records are lost, up to seqnum {self.ends[space.id].end.tail - 1}"
-                )
-            elif self._lacks_records(space):
-                lacking = ", ".join(node for node in space.replicas if node in self.storage_gone)
-                found.append(f"log space {space.id}: records that only {lacking} held are lost")
-        found += [
-            f"{node} stored more of log space {space} than that: its index is moved aside and made "
-            "anew"
-            for node, space in self.folds_past
-        ]
-        return found
 
 
 class AcceptLoss:
@@ -186,25 +113,18 @@ class AcceptLoss:
                     f"({'; '.join(f'{node}: {why}' for node, why in gone.items())}): bring one of "
                     "their directories back, or make a new cluster with bokilog restore"
                 )
-            answers = {node: self._answer(views, view, node) for node in alive}
-        ends = endings(view, answers)
-        for space, ending in ends.items():
-            if not ending.sources:
-                raise NotReady(
-                    f"{', '.join(alive)} lack entries of log space {space} from before term "
-                    f"{view.term}: bring another sequencer back, or make a new cluster with "
-                    "bokilog restore"
-                )
-        storage_gone = self._storage_gone(view)
-        return Left(
-            view=view,
-            alive=tuple(alive),
-            gone=gone,
-            storage_gone=storage_gone,
-            ends=ends,
-            folds_past=tuple(self._folds_past(view, ends, storage_gone)),
-            folds_empty=frozenset(self._folds_empty(view, ends, storage_gone)),
-        )
+            left = put_together(
+                view,
+                {node: self._held(views, view, node) for node in alive},
+                ceiling=self._ceiling,
+                stored=lambda node, space: _stored_fold(self._data_dir(node) / f"index-{space}"),
+                ended=partial(ended_in, views),
+                gone=gone,
+                storage_gone=self._storage_gone(view),
+            )
+        left = replace(left, folds_empty=frozenset(self._folds_empty(left)))
+        left.check()
+        return left
 
     def _sequencers(self, view: View) -> tuple[list[NodeId], dict[NodeId, str]]:
         alive: list[NodeId] = []
@@ -229,54 +149,40 @@ class AcceptLoss:
             return "", f"its directory is that of {said.node_id} of cluster {said.cluster_id}"
         return said.disk_id, ""
 
-    def _answer(self, views: ViewStore, view: View, node: NodeId) -> Sealed:
-        """What a sequencer would answer to a seal (P14)."""
-        directory = self._data_dir(node)
-        ceilings, begun = Ceilings(directory / CEILINGS), first_view(views)
-        rows = []
+    def _held(self, views: ViewStore, view: View, node: NodeId) -> dict[LogSpaceId, Recovered]:
+        """What a start of a sequencer would find in its journals."""
+        found = {}
         for space in view.spaces:
             if node in space.sequencers:
-                with _metalog(directory, space) as journal:
-                    end = recover_metalog(
+                with _metalog(self._data_dir(node), space) as journal:
+                    found[space.id] = recover_metalog(
                         journal,
-                        begun.end(space.id),
+                        beginning(views, space),
                         ceiling=1,
                         released=True,
                         ended=ended_in(views, space.id),
-                    ).end
-                ceiling = ceilings.of(space.id)
-                rows.append([space.id, *end.position, end.tail, end.timestamp_ms, ceiling])
-        return Sealed(view.term, view.node(node).disk_id, 0, rows)
+                        begun=space.begun,
+                    )
+        return found
+
+    def _ceiling(self, node: NodeId, space: LogSpaceId) -> int:
+        return Ceilings(self._data_dir(node) / CEILINGS).of(space)
 
     def _storage_gone(self, view: View) -> dict[NodeId, str]:
         wanted = {node for space in view.spaces for node in space.replicas}
         gone = {node: self._disk_of(view, node)[1] for node in sorted(wanted)}
         return {node: why for node, why in gone.items() if why}
 
-    def _folds_past(
-        self, view: View, ends: Mapping[LogSpaceId, Ending], gone: Mapping[NodeId, str]
-    ) -> Iterator[tuple[NodeId, LogSpaceId]]:
-        for space in view.spaces:
-            for node in space.replicas:
-                path = self._data_dir(node) / f"index-{space.id}"
-                if node in gone or not (path / "CURRENT").exists():
-                    continue
-                with closing(RocksStore(path)) as store:
-                    found = store.get(keys.META)
-                stands = keys.decode_meta(found).position if found is not None else START
-                if stands.count > ends[space.id].end.position.count:
-                    yield node, space.id
-
-    def _folds_empty(
-        self, view: View, ends: Mapping[LogSpaceId, Ending], gone: Mapping[NodeId, str]
-    ) -> Iterator[tuple[NodeId, LogSpaceId]]:
-        for space in view.spaces:
-            end = ends[space.id].end
+    def _folds_empty(self, left: Left) -> Iterator[tuple[NodeId, LogSpaceId]]:
+        for space in left.view.spaces:
+            end = left.ends[space.id].end
             if space.durability == "memory" or end.tail <= 1:
                 continue
             for node in space.replicas:
-                path = self._data_dir(node) / f"index-{space.id}"
-                if node not in gone and _is_empty(path, end):
+                data = self._data_dir(node)
+                if node in left.storage_gone or not _is_empty(data / f"index-{space.id}", end):
+                    continue
+                if not _has_frames(data / f"journal-{space.id}", space):
                     yield node, space.id
 
     # --- going on ---------------------------------------------------------------------------------
@@ -292,52 +198,43 @@ class AcceptLoss:
         if not left.needs_acceptance:
             problem = "has lost nothing that it needs: start it with bokilog up"
             raise InvalidSettings("dir", str(self._layout.directory), problem)
-        starts = {
-            node: Start(incarnation=0, disk_id=view.node(node).disk_id) for node in left.alive
-        }
-        if left.majority_lost:
-            for node in left.gone:
-                starts[node] = Start(incarnation=0, disk_id=self.made_anew(left, node))
-        for node, number in left.folds_past:
-            _move_aside(self._data_dir(node) / f"index-{number}", view)
-        following = next_view(
-            view,
-            ends=[self._end(left, space.id) for space in view.spaces],
-            primary={space.id: left.ends[space.id].sources[0] for space in view.spaces},
-            starts=starts,
-        )
-        following = replace(
-            following, history_id=secrets.token_hex(4), losses_accepted=following.term
-        )
+        following = after_loss(left, self, history_id=secrets.token_hex(4))
         with closing(open_views(self._layout.views)) as views:
             if not views.compare_and_swap(view.term, following):
                 raise NotReady(f"another view of term {following.term} was stored meanwhile")
         return following
 
     def made_anew(self, left: Left, node: NodeId) -> str:
-        """A directory for a sequencer that is gone, or new, with all that is left; returns its disk
-        id. What was there is moved aside."""
+        """A directory for a sequencer that is gone, or new, with every metalog that goes on; its
+        disk id. What was there is moved aside."""
         path = self._data_dir(node)
         if path.exists() and any(path.iterdir()):
             _move_aside(path, left.view)
         with claim(path, left.view.cluster_id, node) as directory:
             ceilings = Ceilings(path / CEILINGS)
             for space in left.view.spaces:
-                if node in space.sequencers:
-                    end, source = left.ends[space.id].end, left.ends[space.id].sources[0]
+                if node not in space.sequencers:
+                    continue
+                if space.durability != "sync":
+                    ceilings.raise_to(space.id, left.ends[space.id].end.tail)
+                if left.anew_at(space) is None:
                     name = f"metalog-{space.id}"
-                    _copy_synced(self._data_dir(source) / name, path / name)
-                    if space.durability != "sync":
-                        ceilings.raise_to(space.id, end.tail)
+                    source = self._data_dir(left.source_of(space.id, but=node))
+                    _copy_synced(source / name, path / name)
             sync_directory(str(path))
             return directory.disk_id
 
-    def _end(self, left: Left, space: LogSpaceId) -> End:
-        """Where the term ends; seqnums that are lost with entries are given to no other records."""
-        end = left.ends[space].end
-        if not left.majority_lost:
-            return end
-        return replace(end, tail=min(end.tail + SEQNUMS_LEFT_OUT, SEQNUM_MAX))
+    def sync(self, node: NodeId) -> None:
+        """Everything that its metalogs hold is on its disk when this returns."""
+        for path in sorted(self._data_dir(node).glob("metalog-*")):
+            for file in sorted(path.iterdir()):
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+            sync_directory(str(path))
+
+    def move_fold_aside(self, left: Left, node: NodeId, space: LogSpaceId) -> None:
+        """The node has no fold of that log space from here on."""
+        _move_aside(self._data_dir(node) / f"index-{space}", left.view)
 
     def _data_dir(self, node: NodeId) -> Path:
         for plan in self._layout.nodes:
@@ -359,6 +256,13 @@ def _metalog(directory: Path, space: LogSpace) -> Iterator[JournalFile]:
         journal.close()
 
 
+def _stored_fold(path: Path) -> StoredFold:
+    if not (path / "CURRENT").exists():
+        return NOTHING_STORED
+    with closing(RocksStore(path)) as store:
+        return stored_in(store)
+
+
 def _is_empty(path: Path, end: End) -> bool:
     """Whether a fold is stored that holds no records, and has not come to the end."""
     if not (path / "CURRENT").exists():
@@ -368,6 +272,16 @@ def _is_empty(path: Path, end: End) -> bool:
         rows = next(iter(store.scan(keys.ROWS, prefix_end(keys.ROWS))), None)
     stands = keys.decode_meta(found).position if found is not None else START
     return rows is None and stands.count < end.position.count
+
+
+def _has_frames(path: Path, space: LogSpace) -> bool:
+    """Whether a journal holds something of which a start makes a fold: it is stored later (P11)."""
+    if not path.is_dir():
+        return False
+    journal = StoppedJournal(
+        path, durable=space.durability == "sync", verify=verify_item, findings=Findings()
+    )
+    return any(True for _ in journal.items())
 
 
 def _move_aside(path: Path, view: View) -> None:

@@ -31,13 +31,14 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Final, Literal, TypeAlias
 
 from bokilog.errors import DirectoryInUse, InvalidSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Term
 from bokilog.io.directory import make_directory, write_synced
 from bokilog.io.open_views import open_views, parse_views_url
-from bokilog.io.settings import ClusterSettings, read_settings
+from bokilog.io.settings import ClusterSettings, check_app, read_settings
 from bokilog.record import DURABILITIES
 from bokilog.view import End, LogSpace, Node, Role, View
 
@@ -205,6 +206,8 @@ def lay_out(
         fewer = settings.sequencers - 1
         problem = f"is even: a majority of it survives no more failures than one of {fewer}"
         raise InvalidSettings("sequencers", str(settings.sequencers), problem)
+    if settings.app:
+        check_app(settings.app)
     make_directory(directory)
     for folder in _FOLDERS:
         make_directory(directory / folder)
@@ -224,7 +227,8 @@ def read_layout(directory: Path | str) -> Layout:
     """
     directory = Path(directory).expanduser().absolute()
     if not (directory / SETTINGS).exists():
-        problem = f"holds no cluster (no {SETTINGS}): start one with `bokilog up --dir {directory}`"
+        start = f"bokilog up --dir {quote(str(directory))}"
+        problem = f"holds no cluster (no {SETTINGS}): start one with `{start}`"
         raise InvalidSettings("dir", str(directory), problem)
     settings = _cluster_settings(directory, {})
     return Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))

@@ -12,7 +12,7 @@ world run on it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 from bokilog.effects import (
@@ -64,10 +64,11 @@ class _Part:
 class ComposedCore:
     """Runs cores by name; their timers are named `(core, timer)` outside."""
 
-    __slots__ = ("_events", "_out", "_parts")
+    __slots__ = ("_events", "_in_order", "_out", "_parts")
 
     def __init__(self, cores: Mapping[str, Core]) -> None:
         self._parts = {name: _Part(name, core) for name, core in cores.items()}
+        self._in_order = tuple(self._parts.values())
         self._events: deque[tuple[_Part, Event]] = deque()
         for source, to in product(self._parts.values(), self._parts.values()):
             source.ways[to.name] = (to, source.name)
@@ -79,7 +80,8 @@ class ComposedCore:
     ) -> list[FromCore | SetTimer | CancelTimer]:
         """One event, and all that follows from it between the cores."""
         if type(event) is ToCore:
-            self._tell(event.core, event.event, now_s)
+            core, told = event
+            self._tell(core, told, now_s)
         elif type(event) is BatchEnded:
             self._end_batch(event, now_s)
         elif type(event) is TimerFired:
@@ -96,42 +98,44 @@ class ComposedCore:
     def _tell(self, core: str, event: Event, now_s: float) -> None:
         part = self._parts[core]
         part.dirty = True
-        self._events.append((part, event))
-        self._drain(now_s)
+        effects = part.handle(event, now_s)
+        if effects:
+            self._follow(part, effects, now_s)
 
     def _end_batch(self, batch_ended: BatchEnded, now_s: float) -> None:
-        parts, events = self._parts.values(), self._events
         for _ in range(ROUNDS_MAX):
-            for part in parts:
+            for part in self._in_order:
                 if part.dirty:
                     break
             else:
                 return
             part.dirty = False
-            events.append((part, batch_ended))
-            self._drain(now_s)
+            effects = part.handle(batch_ended, now_s)
+            if effects:
+                self._follow(part, effects, now_s)
         raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} rounds")
 
-    def _drain(self, now_s: float) -> None:
-        """Messages between the cores are events; all else is for the shell."""
+    def _follow(self, part: _Part, effects: Iterable[Effect], now_s: float) -> None:
+        """What a core asked for, and all that follows from it, in order.
+
+        Messages between the cores are events; all else is for the shell.
+        """
         events, new = self._events, tuple.__new__  # twice as fast as a named tuple's own
         for _ in range(ROUNDS_MAX):
-            part, event = events.popleft()
-            effects = part.handle(event, now_s)
-            if effects:
-                ways = part.ways
-                for effect in effects:
-                    if type(effect) is Send:
-                        to, message = effect
-                        way = ways.get(to)
-                        if way is not None:
-                            other, source = way
-                            other.dirty = True
-                            events.append((other, new(Received, (source, message))))
-                            continue
-                    self._pass_out(part.name, effect)
+            for effect in effects:
+                if type(effect) is Send:
+                    to, message = effect
+                    way = part.ways.get(to)
+                    if way is not None:
+                        other, source = way
+                        other.dirty = True
+                        events.append((other, new(Received, (source, message))))
+                        continue
+                self._pass_out(part.name, effect)
             if not events:
                 return
+            part, event = events.popleft()
+            effects = part.handle(event, now_s)
         raise AssertionError(f"cores kept each other busy for {ROUNDS_MAX} events")
 
     def _pass_out(self, core: str, effect: Effect) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from bokilog.errors import BokilogError, NotReady, from_wire, to_wire
+from bokilog.io.process import readable
 
 _LINE, _STARTED, _FAILED = b" ", b"+", b"-"
 _READ_BYTES: Final = 4096
@@ -111,7 +112,7 @@ def _become_daemon(work: Callable[[Starting], int], starting: Starting) -> NoRet
     except BokilogError as error:
         starting.failed(error)
     except BaseException as error:
-        starting.failed(NotReady(f"{type(error).__name__}: {error}"))
+        starting.failed(NotReady(readable(error) or f"{type(error).__name__}: {error}"))
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         sys.stdout.flush()

@@ -61,6 +61,7 @@ from bokilog.shapes.recovery import end_of, lost_end, replay
 from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.fold import Fold
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import IndexStore
 from bokilog.storage_nodes.memory_store import MemoryStore
@@ -97,6 +98,9 @@ class EmbeddedSettings:
     headroom_bytes: int = HEADROOM_BYTES
     """Left free on the disk for trims and checkpoints: with less than that, nothing is appended
     until there is room again (P32)."""
+
+
+_new = tuple.__new__  # twice as fast as a named tuple's own
 
 
 class Storage:
@@ -230,7 +234,7 @@ class EmbeddedNode:
                 space=_log_space(space, durability),
                 identity=Identity("embedded", 0),
                 journal=journal,
-                index=Index(space, store),
+                fold=Fold(Index(space, store)),
                 cache_bytes_max=self._storage.settings.cache_bytes,
                 pending_bytes_max=PENDING_BYTES,
                 report_written=True,
@@ -279,7 +283,7 @@ class EmbeddedNode:
     def _committer(self, space: LogSpaceId, journal: Journal) -> Committer:
         def persisted(tokens: list[Hashable]) -> None:
             for core, token in _core_tokens(tokens):
-                self._deliver(core, Persisted(token))
+                self._deliver(core, _new(Persisted, (token,)))
 
         def failed(tokens: list[Hashable], reason: str) -> None:
             for core, token in _core_tokens(tokens):
@@ -331,7 +335,7 @@ class EmbeddedNode:
     def send(self, message: Message) -> bool:
         if self._closed:
             return False
-        self._deliver(ENGINE, Received(CLIENT, message))
+        self._deliver(ENGINE, _new(Received, (CLIENT, message)))
         return True
 
     def run(self) -> None:
@@ -341,7 +345,7 @@ class EmbeddedNode:
     # --- running ----------------------------------------------------------------------------------
 
     def _deliver(self, core: str, event: Event) -> None:
-        self._driver.deliver(ToCore(core, event))
+        self._driver.deliver(_new(ToCore, (core, event)))
 
     def _end_of_batch(self) -> None:
         """Writes the groups; then, and only then, what the batch said to the client leaves (A3)."""

@@ -7,8 +7,9 @@ longest metalog of each log space, so that a majority of the new ones has all of
 that the view names, before the view is stored (P13, P14); the start after that is like any other.
 With
 fewer sequencers, too, a majority of the old ones has to say where the term ended, and a majority of
-those that stay has all of it before the view is stored; the others' directories stay where they
-are, without a vote.
+those that stay has all of it before the view is stored, synced also where the class leaves that to
+operating systems: folds may be stored by what others had synced (P11). The others' directories stay
+where they are, without a vote.
 
 Invariants: the cluster does not run meanwhile; the view is stored last, by compare-and-swap, so a
 run that is killed can be run again, and one whose view is stored finds nothing to do; W and the
@@ -22,14 +23,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Protocol
 
 from bokilog.errors import InvalidSettings, NotReady
 from bokilog.ids import NodeId
 from bokilog.io.open_views import open_views
 from bokilog.sequencer.next_view import Start, is_quorum, next_view
-from bokilog.shapes.accept_loss import AcceptLoss, Left
+from bokilog.shapes.accept_loss import AcceptLoss
 from bokilog.shapes.cluster_layout import Layout, nodes_of
+from bokilog.shapes.what_is_left import Left
 from bokilog.view import LogSpace, Node, View
+
+
+class Stopped(Protocol):
+    """The directories of the sequencers of a cluster that does not run."""
+
+    def made_anew(self, left: Left, node: NodeId) -> str:
+        """One with a copy of all that is left; its disk id."""
+
+    def sync(self, node: NodeId) -> None:
+        """Everything that its metalogs hold is on its disk when this returns."""
 
 
 def change_nodes(layout: Layout) -> None:
@@ -48,7 +61,7 @@ def change_nodes(layout: Layout) -> None:
     with AcceptLoss(_with_old_sequencers(layout, view)) as stopped:
         left = stopped.look()
         _check_left(left)
-        following = _following(layout, stopped, left)
+        following = following_view(_widened(layout, left.view), left, stopped)
         with closing(open_views(layout.views)) as views:
             if not views.compare_and_swap(left.view.term, following):
                 raise NotReady(f"another view of term {following.term} was stored meanwhile")
@@ -106,15 +119,24 @@ def _check_left(left: Left) -> None:
             f"{node} knows more of log space {space} than the sequencers do: start the cluster as"
             " it was, so that they get it, and change it then"
         )
+    if any(left.anew_at(space) is not None for space in left.view.spaces):
+        raise NotReady(
+            "the sequencers and storage nodes that are left hold too little to go on with: see"
+            " bokilog recover"
+        )
 
 
 # --- the next view --------------------------------------------------------------------------------
 
 
 def _widened(layout: Layout, view: View) -> View:
-    """The view with the nodes of the layout, each new sequencer a backup of every log space."""
+    return with_nodes(view, nodes_of(layout))
+
+
+def with_nodes(view: View, wanted: Sequence[Node]) -> View:
+    """The view with these nodes, each new sequencer a backup of every log space."""
     known = {node.id: node for node in view.nodes}
-    nodes = tuple(known.get(node.id, node) for node in nodes_of(layout))
+    nodes = tuple(known.get(node.id, node) for node in wanted)
     sequencers = [node.id for node in nodes if node.role == "sequencer"]
     added = [node for node in sequencers if node not in known]
     spaces = []
@@ -124,9 +146,18 @@ def _widened(layout: Layout, view: View) -> View:
     return replace(view, nodes=nodes, spaces=tuple(spaces))
 
 
-def _following(layout: Layout, stopped: AcceptLoss, left: Left) -> View:
-    widened = _widened(layout, left.view)
+def following_view(widened: View, left: Left, stopped: Stopped) -> View:
+    """The next one, which the directories are ready for: a majority of the sequencers that it names
+    has every metalog whole, and synced.
+
+    Args:
+        widened: the last view, with other nodes.
+        left: what the old ones hold; a majority of the old sequencers is there.
+        stopped: their directories, and those to be made.
+    """
     left = replace(left, view=widened)
+    for node in _staying(left):
+        stopped.sync(node)
     starts = {
         node.id: Start(incarnation=0, disk_id=node.disk_id)
         for node in widened.nodes
@@ -143,6 +174,11 @@ def _following(layout: Layout, stopped: AcceptLoss, left: Left) -> View:
     )
 
 
+def _staying(left: Left) -> list[NodeId]:
+    """Sequencers that were there, and are."""
+    return [node.id for node in left.view.nodes if node.id in left.alive]
+
+
 def _holder(space: LogSpace, left: Left, made: Sequence[NodeId]) -> NodeId:
     """A sequencer that has the whole metalog of a log space."""
     holding = (*left.ends[space.id].sources, *made)
@@ -154,14 +190,21 @@ def _to_be_made(view: View, left: Left) -> Iterator[NodeId]:
     majority has all of it (P13)."""
     made = {node.id for node in view.nodes if node.role == "sequencer" and _is_new(left, node)}
     yield from sorted(made)
-    copied_from = {left.ends[space.id].sources[0] for space in view.spaces}
-    for node in (each.id for each in view.nodes if each.id in left.alive):
+    for node in _staying(left):
         behind = any(node not in left.ends[space.id].sources for space in view.spaces)
-        if behind and node not in copied_from and not _is_held(view, left, made):
+        if behind and _is_elsewhere(view, left, node) and not _is_held(view, left, made):
             made.add(node)
             yield node
     if not _is_held(view, left, made):
-        raise NotReady("too few sequencers have the whole metalog: start the cluster as it was")
+        raise NotReady(
+            "too few sequencers have every metalog up to its end: start the cluster as it was, so"
+            " that they get it, and change it then"
+        )
+
+
+def _is_elsewhere(view: View, left: Left, node: NodeId) -> bool:
+    """Whether others have every metalog up to its end: this one's directory is moved aside."""
+    return all(set(left.ends[space.id].sources) - {node} for space in view.spaces)
 
 
 def _is_new(left: Left, node: Node) -> bool:

@@ -5,7 +5,8 @@ from 0.1 s, doubling to 5 s, and start over once a process has lived for 10 s; o
 stop, and did, starts again at once (`bokilog restart`). One that dies five
 times in a row within its first 2 s is given up: while the cluster starts this ends the start, later
 it leaves that process down (`status` shows it) and the others running. A process that cannot start
-for a reason that an operator can mend (exit code 2) ends the start at once.
+for a reason that an operator can mend (exit code 2), a full disk perhaps, ends the start at once;
+later it is tried until somebody has mended it.
 
 Invariants: every process started here is ended here: told to stop, given `stop_timeout_s`, then
 killed; if the supervisor itself is killed they see the end of their standard input and stop by
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from bokilog.errors import InvalidSettings, NotReady
@@ -55,8 +57,9 @@ EARLY_S: Final = 2.0
 EARLY_DEATHS_MAX: Final = 5
 _KILL_TIMEOUT_S: Final = 5.0
 _TAIL_LINES: Final = 12
+_WORDS_LINES: Final = 40  # of an app that cannot be loaded, with the traceback
 # Whoever uses others stops first, so that what it still owes them arrives.
-_STOP_ORDER: Final = (("host",), ("engine",), ("storage", "sequencer"))
+_STOP_ORDER: Final = (("host",), ("engine",), ("storage",), ("sequencer",))
 _MODULES: Final = {
     "sequencer": "bokilog.sequencer",
     "storage": "bokilog.storage_nodes",
@@ -100,17 +103,21 @@ class Restarts:
         """In a row."""
         self._delay_s = BACK_OFF_S_MIN
 
-    def delay_s(self, lived_s: float, *, in_order: bool = False) -> float | None:
+    def delay_s(
+        self, lived_s: float, *, in_order: bool = False, mendable: bool = False
+    ) -> float | None:
         """How long to wait before the next start; None: give up.
 
         Args:
             lived_s: since the start.
             in_order: it served, and stopped because somebody told it to: it starts again at once.
+            mendable: it named a reason that somebody may mend at any time: it is not given up.
         """
         if in_order:
             self.count, self.early_deaths = self.count + 1, 0
             return 0.0
-        self.early_deaths = self.early_deaths + 1 if lived_s < EARLY_S else 0
+        early = lived_s < EARLY_S and not mendable
+        self.early_deaths = self.early_deaths + 1 if early else 0
         if self.early_deaths >= EARLY_DEATHS_MAX:
             return None
         if lived_s >= STEADY_S:
@@ -166,6 +173,7 @@ class Supervisor:
         self._children = {node.id: _Child(node) for node in layout.nodes}
         self._birth = birth(os.getpid())
         self._written: str | None = None
+        self._state_lags = False
         self._owns_state = False  # until then the file tells of an earlier supervisor's processes
         self._state = "starting"
         self._started_at_ms = time.time_ns() // 1_000_000
@@ -214,7 +222,7 @@ class Supervisor:
         for child in self._children.values():
             if child.process is None:
                 if child.state is ProcessState.WAITING and now_s >= child.start_at_s:
-                    self._spawn(child)
+                    self._spawn_again(child, now_s)
                 continue
             code = child.process.poll()
             if code is not None:
@@ -283,6 +291,15 @@ class Supervisor:
         child.state = ProcessState.STARTING
         _log.info("%s started (pid %s)", child.plan.id, child.process.pid)
 
+    def _spawn_again(self, child: _Child, now_s: float) -> None:
+        try:
+            self._spawn(child)
+        except OSError as error:  # a full disk, too many processes: the others run on
+            child.start_at_s = now_s + BACK_OFF_S_MAX
+            before, child.exit = child.exit, f"could not be started: {error}"
+            if child.exit != before:
+                self._say(f"{child.plan.id} {child.exit}; it is tried again")
+
     def _look_whether_ready(self, child: _Child, now_s: float) -> None:
         assert child.process is not None
         said = read_run_file(self.layout.run_dir, child.plan.id)
@@ -298,9 +315,11 @@ class Supervisor:
         lived_s = now_s - child.started_s
         child.exit = describe_exit(code)
         self._drop_process(child)
-        mendable = code == EXIT_USAGE and not child.was_ready
+        mendable = code == EXIT_USAGE
         in_order = code == 0 and child.state is ProcessState.RUNNING
-        delay_s = None if mendable else child.restarts.delay_s(lived_s, in_order=in_order)
+        delay_s = None
+        if child.was_ready or not mendable:
+            delay_s = child.restarts.delay_s(lived_s, in_order=in_order, mendable=mendable)
         if delay_s is None:
             child.state = ProcessState.FAILED
             self._say(f"{child.plan.id} {child.exit} after {lived_s:.1f} s and is given up")
@@ -333,7 +352,10 @@ class Supervisor:
 
     def _last_lines(self, child: _Child) -> list[str]:
         log = logs.log_file(self.layout.logs_dir, child.plan.id)
-        lines = logs.last_lines(log, 1 if child.exit == describe_exit(EXIT_USAGE) else _TAIL_LINES)
+        if child.exit == describe_exit(EXIT_USAGE):
+            lines = logs.last_words(log, child.plan.id, _WORDS_LINES)
+        else:
+            lines = logs.last_lines(log, _TAIL_LINES)
         return lines or ["(it wrote nothing)"]
 
     def _stop_group(self, children: list[_Child]) -> None:
@@ -370,7 +392,7 @@ class Supervisor:
                 if time.monotonic() > deadline_s:
                     raise NotReady(
                         f"{each.id} (pid {each.pid}) of an earlier start still runs: "
-                        f"bokilog down --dir {self.layout.directory}"
+                        f"bokilog down --dir {quote(str(self.layout.directory))}"
                     )
                 time.sleep(POLL_S)
 
@@ -388,8 +410,19 @@ class Supervisor:
         )
 
     def _write_state(self) -> None:
-        if self._owns_state:
+        if not self._owns_state:
+            return
+        try:
             self._written = write_state(self.layout.run_dir, self.facts(), written=self._written)
+        except OSError as error:
+            if self._state == "starting":
+                raise
+            # A full disk, say: no reason to end what runs; it is written once there is room.
+            if not self._state_lags:
+                self._say(f"what runs cannot be written down for `bokilog status`: {error}")
+            self._state_lags = True
+        else:
+            self._state_lags = False
 
 
 # --- the operating system -------------------------------------------------------------------------

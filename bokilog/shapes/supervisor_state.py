@@ -59,6 +59,7 @@ def write_state(run_dir: Path, facts: SupervisorFacts, *, written: str | None) -
     plain["processes"] = [each._asdict() for each in facts.processes]
     text = json.dumps(plain, indent=1)
     if text != written:
+        run_dir.mkdir(exist_ok=True)  # somebody may have deleted it under what runs
         temporary = run_dir / f".{STATE}.{os.getpid()}"
         temporary.write_text(text)
         os.replace(temporary, run_dir / STATE)

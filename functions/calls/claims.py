@@ -6,25 +6,24 @@ schedules. Every decision is made from the state (`state.py`) and from what runs
 under the condition that the call has no newer step: so it does not matter how often, by how many
 or how late it is made. What the state then shows is what happened, whatever an append's answer was.
 
-Invariants: a call is run here only while the log says that this host holds it; at most one append
-per ticket is under way; no more calls are claimed than there is room for, three quarters of it for
-one function; what a zombie appends is refused. Time: leases end by the log (`log_ms` estimates it);
-this host renews its own by its monotonic clock. Pure.
+Composes `ready` (whose turn it is), `attempts` (what runs here), `tickets` (what is under way),
+`alarms` (when to look again), `ranks` (which host acts first), `firing` and `outcomes`.
+
+Invariants: a call is run here only while the log says that this host holds it; what a zombie
+appends is refused. Time: leases end by the log (`log_ms` estimates it); this host renews its own by
+its monotonic clock. Pure.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final, NamedTuple, assert_never
-
-from xxhash import xxh3_64_intdigest
 
 from bokilog.call_errors import UnknownFunction, WorkerLost
 from bokilog.errors import BokilogError, DataLost, to_wire
+from bokilog.functions.calls.alarms import Alarms
+from bokilog.functions.calls.attempts import At, Attempt, Attempts
 from bokilog.functions.calls.effects import (
     Append,
     Appended,
@@ -47,20 +46,20 @@ from bokilog.functions.calls.effects import (
 )
 from bokilog.functions.calls.firing import Firing
 from bokilog.functions.calls.outcomes import given_up, outcome_of
+from bokilog.functions.calls.ranks import Ranks
 from bokilog.functions.calls.ready import Ready
 from bokilog.functions.calls.records import (
     Cancelled,
     Claimed,
-    DeadLettered,
     Expired,
     Extended,
-    Finished,
     Retried,
     Step,
     call_tag,
     tags_of,
 )
 from bokilog.functions.calls.state import CallsState, OpenCall, Phase
+from bokilog.functions.calls.tickets import NOT_BUSY, UNTIL_TOLD, Tickets
 from bokilog.functions.runtime.options import FunctionOptions
 
 AGAIN_S: Final = 0.5
@@ -100,38 +99,6 @@ class ClaimsStats(NamedTuple):
     lost_leases_count: int
 
 
-class _At(Enum):
-    CLAIMING = auto()
-    RUNNING = auto()
-    OVER = auto()
-
-
-class _Run:
-    """A call that this host claims, runs, or has run."""
-
-    __slots__ = ("at", "attempt", "extend_s", "function", "outcome")
-
-    def __init__(self, function: str, attempt: int, extend_s: float) -> None:
-        self.function = function
-        self.attempt = attempt
-        self.extend_s = extend_s
-        self.at = _At.CLAIMING
-        self.outcome: Finished | Retried | DeadLettered | None = None
-
-
-class _Ticket:
-    """What is known of the last append of a call or of a schedule."""
-
-    __slots__ = ("again_s", "seqnum", "under_way")
-
-    def __init__(self) -> None:
-        self.under_way = True
-        self.seqnum = 0
-        """It is there, or something else is: wait until the state has taken it in."""
-        self.again_s = 0.0
-        """It failed: not before that time."""
-
-
 class Claims:
     """One host's part in the calls of an app.
 
@@ -146,22 +113,18 @@ class Claims:
         self, state: CallsState, *, host: str, boot: str, settings: ClaimsSettings | None = None
     ) -> None:
         self._state = state
-        self._host = host
         self._me = f"{host}/{boot}"
         self._settings = settings or ClaimsSettings()
         self._capacity = self._settings.capacity
-        self._hosts: tuple[str, ...] = (host,)
+        self._ranks = Ranks(host)
         self._functions: dict[str, FunctionOptions] = {}
         self._firing = Firing()
         self._ready = Ready()
-        self._runs: dict[str, _Run] = {}
-        self._runs_of: Counter[str] = Counter()
-        self._tickets: dict[str, _Ticket] = {}
+        self._attempts = Attempts()
+        self._tickets = Tickets()
+        self._alarms = Alarms()
         self._lost: dict[str, int] = {}
         """Of schedules: a last step that no state will ever take in."""
-        self._timers: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-        self._woken_s = float("inf")
         self._caught_up = False
         self._draining = False
         self._log_ahead_ms = 0.0
@@ -209,9 +172,7 @@ class Claims:
             case StateReplaced():
                 self._replaced(now_s)
             case HostsAre(hosts):
-                hosts = hosts if self._host in hosts else (*hosts, self._host)
-                if hosts != self._hosts:
-                    self._hosts = hosts
+                if self._ranks.hosts_are(hosts):
                     self._look_at_all(now_s)
             case FunctionsAre(functions):
                 self._functions = dict(functions)
@@ -227,7 +188,7 @@ class Claims:
     @property
     def is_idle(self) -> bool:
         """Nothing runs, and no append is under way."""
-        return not self._runs and not any(each.under_way for each in self._tickets.values())
+        return not self._attempts and not self._tickets.under_way_count
 
     def held_at(self, call_id: str, attempt: int) -> int | None:
         """While this host holds the call in that attempt: the seqnum of the call's last step."""
@@ -241,8 +202,8 @@ class Claims:
         return ClaimsStats(
             open_count=len(self._state.calls),
             ready_count=len(self._ready),
-            running_count=len(self._runs),
-            under_way_count=sum(each.under_way for each in self._tickets.values()),
+            running_count=len(self._attempts),
+            under_way_count=self._tickets.under_way_count,
             claimed_count=self._claimed_count,
             refused_count=self._refused_count,
             lost_leases_count=self._lost_leases_count,
@@ -252,13 +213,10 @@ class Claims:
         """Assert what must always hold."""
         self._state.check()
         assert not self._out
-        assert Counter(run.function for run in self._runs.values()) == +self._runs_of
-        for call_id, run in self._runs.items():
-            assert (run.outcome is not None) == (run.at == _At.OVER), call_id
+        self._attempts.check()
         for call_id, call in self._state.calls.items():
             if call.holder == self._me and call.phase == Phase.CLAIMED:
-                ticket = self._tickets.get(call_tag(call_id))
-                assert call_id in self._runs or ticket is not None, call_id
+                assert call_id in self._attempts or call_tag(call_id) in self._tickets, call_id
 
     # --- the state moved --------------------------------------------------------------------------
 
@@ -276,10 +234,9 @@ class Claims:
 
     def _replaced(self, now_s: float) -> None:
         self._ready.clear()
-        for call_id in [each for each in self._runs if each not in self._state.calls]:
+        for call_id in [each for each in self._attempts if each not in self._state.calls]:
             self._over(call_id, now_s)
-        for ticket in [each for each, it in self._tickets.items() if not it.under_way]:
-            del self._tickets[ticket]
+        self._tickets.forget_all_answered()
         self._look_at_all(now_s)
 
     def _look_at_all(self, now_s: float) -> None:
@@ -301,7 +258,7 @@ class Claims:
         if call.phase == Phase.CLAIMED and call.holder == self._me:
             self._mine(call, now_s)
             return
-        self._forget_run(call_id, "its lease is over: another host may run it")
+        self._forget(call_id, "its lease is over: another host may run it")
         if call.phase == Phase.CLAIMED:
             self._ready.discard(call_id)
             self._held_by_another(call, now_s)
@@ -310,44 +267,38 @@ class Claims:
 
     def _is_busy(self, ticket: str, seqnum: int, now_s: float) -> bool:
         """Whether an append of that ticket is under way, or not yet in the state."""
-        known = self._tickets.get(ticket)
-        if known is None:
-            return False
-        if known.under_way or seqnum < known.seqnum:
-            return True
-        if now_s < known.again_s:
-            self._at(ticket, known.again_s)
-            return True
-        del self._tickets[ticket]
-        return False
+        until_s = self._tickets.busy_until(ticket, seqnum, now_s)
+        if until_s not in (NOT_BUSY, UNTIL_TOLD):
+            self._alarms.set(ticket, until_s)
+        return until_s != NOT_BUSY
 
     # --- calls in each phase ----------------------------------------------------------------------
 
     def _mine(self, call: OpenCall, now_s: float) -> None:
-        run = self._runs.get(call.call_id)
-        if run is None or run.attempt != call.attempt:
+        attempt = self._attempts.get(call.call_id)
+        if attempt is None or attempt.number != call.attempt:
             # An append of ours was let in after we had given it up for lost.
-            self._forget_run(call.call_id, "another attempt has begun")
-            run = self._new_run(call, now_s)
-        if run.at == _At.CLAIMING:
+            self._forget(call.call_id, "another attempt has begun")
+            attempt = self._begin(call, now_s)
+        if attempt.at == At.CLAIMING:
             if self._draining:
-                run.at, run.outcome = _At.OVER, self._released(call)
+                attempt.end(self._released(call))
             else:
-                run.at = _At.RUNNING
-                run_it = Run(call.call_id, call.attempt, call.spawned_seqnum, call.spawned)
-                self._out.append(run_it)
-        if run.outcome is not None:
-            self._step(call, run.outcome)
-        elif now_s < run.extend_s:
-            self._at(call_tag(call.call_id), run.extend_s)
+                attempt.at = At.RUNNING
+                run = Run(call.call_id, call.attempt, call.spawned_seqnum, call.spawned)
+                self._out.append(run)
+        if attempt.outcome is not None:
+            self._step(call, attempt.outcome)
+        elif now_s < attempt.extend_s:
+            self._alarms.set(call_tag(call.call_id), attempt.extend_s)
         else:
-            run.extend_s = self._extend_s(now_s)
+            attempt.extend_s = self._extend_s(now_s)
             self._step(call, Extended(call.call_id, self._me, call.attempt, self._settings.ttl_ms))
 
     def _held_by_another(self, call: OpenCall, now_s: float) -> None:
         due_s = self._log_to_s(call.lease_ms + MARGIN_MS) + self._rank_s(call)
         if due_s > now_s:
-            self._at(call_tag(call.call_id), due_s)
+            self._alarms.set(call_tag(call.call_id), due_s)
         elif not self._draining:
             self._lost_leases_count += 1
             self._step(call, Expired(call.call_id, call.holder, call.attempt, self._me))
@@ -357,7 +308,7 @@ class Claims:
         due_s = self._log_to_s(call.due_ms) + rank_s
         if due_s > now_s:
             self._ready.discard(call.call_id)
-            self._at(call_tag(call.call_id), due_s)
+            self._alarms.set(call_tag(call.call_id), due_s)
         elif self._draining:
             return
         elif call.is_exhausted:
@@ -375,7 +326,7 @@ class Claims:
         unknown_ms = int(self._settings.unknown_s * 1_000)
         due_s = self._log_to_s(call.spawned_ms + unknown_ms) + rank_s
         if due_s > now_s:
-            self._at(call_tag(call.call_id), due_s)
+            self._alarms.set(call_tag(call.call_id), due_s)
         else:
             self._give_up(call, UnknownFunction(call.function))
 
@@ -387,11 +338,9 @@ class Claims:
         """The log says that the call is over, or never was."""
         self._ready.discard(call_id)
         ticket = call_tag(call_id)
-        self._timers.pop(ticket, None)
-        known = self._tickets.get(ticket)
-        if known is not None and not known.under_way:
-            del self._tickets[ticket]
-        self._forget_run(call_id, "the call was cancelled, or is over already")
+        self._alarms.drop(ticket)
+        self._tickets.forget_answered(ticket)
+        self._forget(call_id, "the call was cancelled, or is over already")
         for function in self._firing.blocked():
             self._look_at_schedule(function, now_s)
 
@@ -401,41 +350,36 @@ class Claims:
         """Claim as much as there is room for."""
         if self._draining or not self._caught_up:
             return
-        while len(self._runs) < self._capacity:
+        while len(self._attempts) < self._capacity:
             call_id = self._ready.pop(self._has_room)
             if call_id is None:
                 return
             call = self._state.calls.get(call_id)
             if call is None or self._is_busy(call_tag(call_id), call.seqnum, now_s):
                 continue  # whoever is busy looks again when it is not
-            self._new_run(call, now_s)
+            self._begin(call, now_s)
             self._claimed_count += 1
             self._step(call, Claimed(call_id, self._me, call.attempt, self._settings.ttl_ms))
 
     def _has_room(self, function: str) -> bool:
-        return self._runs_of[function] < max(1, self._capacity * 3 // 4)
+        return self._attempts.has_room(function, self._capacity)
 
-    def _new_run(self, call: OpenCall, now_s: float) -> _Run:
-        run = _Run(call.function, call.attempt, self._extend_s(now_s))
-        self._runs[call.call_id] = run
-        self._runs_of[call.function] += 1
-        return run
+    def _begin(self, call: OpenCall, now_s: float) -> Attempt:
+        return self._attempts.begin(call, extend_s=self._extend_s(now_s))
 
-    def _forget_run(self, call_id: str, reason: str) -> None:
-        run = self._runs.pop(call_id, None)
-        if run is None:
-            return
-        self._runs_of[run.function] -= 1
-        if run.at == _At.RUNNING:
-            self._out.append(StopRun(call_id, run.attempt, reason))
+    def _forget(self, call_id: str, reason: str) -> None:
+        attempt = self._attempts.forget(call_id)
+        if attempt is not None and attempt.at == At.RUNNING:
+            self._out.append(StopRun(call_id, attempt.number, reason))
 
     def _run_over(self, event: RunOver, now_s: float) -> None:
-        run, call = self._runs.get(event.call_id), self._state.calls.get(event.call_id)
-        if run is None or call is None or (run.at, run.attempt) != (_At.RUNNING, event.attempt):
+        attempt, call = self._attempts.get(event.call_id), self._state.calls.get(event.call_id)
+        if attempt is None or call is None:
+            return
+        if (attempt.at, attempt.number) != (At.RUNNING, event.attempt):
             return  # it was stopped: whoever stopped it has dealt with it
-        run.at = _At.OVER
-        run.outcome = outcome_of(
-            call, self._me, event.done, ran_ms=event.ran_ms, draining=self._draining
+        attempt.end(
+            outcome_of(call, self._me, event.done, ran_ms=event.ran_ms, draining=self._draining)
         )
         self._look(event.call_id, now_s)
 
@@ -444,11 +388,11 @@ class Claims:
         self._ready.clear()
         if not at_once:
             return
-        for call_id, run in list(self._runs.items()):
+        for call_id, attempt in list(self._attempts.items()):
             call = self._state.calls.get(call_id)
-            if run.at == _At.RUNNING and call is not None:
-                self._out.append(StopRun(call_id, run.attempt, "the host is going down"))
-                run.at, run.outcome = _At.OVER, self._released(call)
+            if attempt.at == At.RUNNING and call is not None:
+                self._out.append(StopRun(call_id, attempt.number, "the host is going down"))
+                attempt.end(self._released(call))
                 self._look(call_id, now_s)
 
     def _released(self, call: OpenCall) -> Retried:
@@ -458,26 +402,21 @@ class Claims:
 
     def _step(self, call: OpenCall, step: Step, *, after: int = 0) -> None:
         ticket = call_tag(call.call_id)
-        self._tickets[ticket] = _Ticket()
+        self._tickets.begin(ticket)
         tags = tags_of(step, stream=call.is_stream)
         self._out.append(Append(ticket, step, tags, max(after, call.seqnum), None))
 
     def _appended(self, ticket: str, seqnum: int, now_s: float) -> None:
-        known = self._tickets.get(ticket)
-        if known is not None:
-            known.under_way, known.seqnum = False, seqnum
-            if ticket.startswith(_SCHEDULE):
-                # A key that was used before answers too: no hurry, should that happen again.
-                known.again_s = now_s + FIRED_AGAIN_S
+        # A schedule's key that was used before answers too: no hurry, should that happen again.
+        again_s = now_s + FIRED_AGAIN_S if ticket.startswith(_SCHEDULE) else 0.0
+        if self._tickets.end(ticket, seqnum, again_s=again_s):
             self._look_by(ticket, now_s)
 
     def _refused(self, event: Refused, now_s: float) -> None:
         """Somebody was first, or an append of ours that we had given up for lost."""
         self._refused_count += 1
-        known = self._tickets.get(event.ticket)
-        if known is None:
+        if not self._tickets.end(event.ticket, event.winner):
             return
-        known.under_way, known.seqnum = False, event.winner
         if self._seqnum_of(event.ticket) < event.winner < event.position:
             self._history_is_lost(event.ticket, event.winner, now_s)
         else:
@@ -485,20 +424,18 @@ class Claims:
 
     def _history_is_lost(self, ticket: str, winner: int, now_s: float) -> None:
         """The state has passed by a step whose bytes are lost: nobody knows what it said."""
-        del self._tickets[ticket]
+        self._tickets.forget(ticket)
         if ticket.startswith(_SCHEDULE):
             self._lost[ticket] = winner
             self._look_by(ticket, now_s)
             return
         call = self._state.calls.get(ticket.removeprefix(_CALL))
         if call is not None:
-            self._forget_run(call.call_id, "a record of the call is lost")
+            self._forget(call.call_id, "a record of the call is lost")
             self._give_up(call, DataLost(winner), after=winner)
 
     def _not_appended(self, ticket: str, now_s: float) -> None:
-        known = self._tickets.get(ticket)
-        if known is not None:
-            known.under_way, known.again_s = False, now_s + AGAIN_S
+        if self._tickets.fail(ticket, again_s=now_s + AGAIN_S):
             self._look_by(ticket, now_s)
 
     def _seqnum_of(self, ticket: str) -> int:
@@ -528,14 +465,15 @@ class Claims:
             function,
             due,
             wall_ms=int(now_s * 1_000 + self._wall_ahead_ms),
-            delay_ms=int(1_000 * self._settings.rank_delay_s * self._rank(ticket)),
+            delay_ms=int(1_000 * self._settings.rank_delay_s * self._ranks.of(ticket)),
         )
         if wish.again_ms is not None:
             # A millisecond later: the way there and back rounds down.
-            self._at(ticket, max(now_s, (wish.again_ms - self._wall_ahead_ms) / 1_000) + 0.001)
+            again_s = max(now_s, (wish.again_ms - self._wall_ahead_ms) / 1_000) + 0.001
+            self._alarms.set(ticket, again_s)
         if wish.record is not None:
             after = max(0 if due is None else due.seqnum, self._lost.get(ticket, 0))
-            self._tickets[ticket] = _Ticket()
+            self._tickets.begin(ticket)
             tags = tags_of(wish.record)
             self._out.append(Append(ticket, wish.record, tags, after, wish.key))
         for call_id in wish.cancel:
@@ -544,7 +482,7 @@ class Claims:
                 self._ready.discard(call_id)
                 self._step(call, Cancelled(call_id, "the next one of its schedule is due"))
 
-    # --- time and rank ----------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------
 
     def _log_to_s(self, log_ms: int) -> float:
         """When, by our clock, it is that time by the log's."""
@@ -556,37 +494,14 @@ class Claims:
 
     def _rank_s(self, call: OpenCall) -> float:
         """How much longer than others this host waits before it does something for the call."""
-        if call.prefer == self._host:
-            return 0.0
-        rank = self._rank(call.call_id)
-        if call.prefer and call.prefer in self._hosts:
-            rank += 1
-        return rank * self._settings.rank_delay_s
-
-    def _rank(self, key: str) -> int:
-        """This host's place in the rendezvous of all hosts for the key."""
-        if len(self._hosts) == 1:
-            return 0
-        ours = xxh3_64_intdigest(f"{key}/{self._host}".encode())
-        return sum(xxh3_64_intdigest(f"{key}/{host}".encode()) > ours for host in self._hosts)
-
-    def _at(self, ticket: str, at_s: float) -> None:
-        if self._timers.get(ticket) == at_s:
-            return
-        self._timers[ticket] = at_s
-        heapq.heappush(self._heap, (at_s, ticket))
+        return self._ranks.of_call(call) * self._settings.rank_delay_s
 
     def _ring(self, now_s: float) -> None:
-        self._woken_s = float("inf")
-        while self._heap and self._heap[0][0] <= now_s:
-            at_s, ticket = heapq.heappop(self._heap)
-            if self._timers.get(ticket) == at_s:
-                del self._timers[ticket]
-                self._look_by(ticket, now_s)
+        self._alarms.rang()
+        while (ticket := self._alarms.pop_due(now_s)) is not None:
+            self._look_by(ticket, now_s)
 
     def _wake(self) -> None:
-        while self._heap and self._timers.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        if self._heap and self._heap[0][0] < self._woken_s:
-            self._woken_s = self._heap[0][0]
-            self._out.append(WakeAt(self._woken_s))
+        wake_s = self._alarms.pop_wish()
+        if wake_s is not None:
+            self._out.append(WakeAt(wake_s))

@@ -27,8 +27,6 @@ DEAD: Final = "dead"
 SNAPSHOT: Final = "calls-snapshot"
 INLINE_BYTES_MAX: Final = 256 << 10
 """Larger payloads are records of their own, so that who follows the calls need not read them."""
-RETENTION_S: Final = 7 * 24 * 3_600.0
-"""Of the LogBook: as long as a key makes an append idempotent."""
 
 WireError: TypeAlias = list[object]
 """`errors.to_wire`; empty: no error."""
@@ -247,11 +245,6 @@ _DECODERS: Final = {int(kind): _decoder_of(record) for record, kind in KINDS.ite
 
 
 # --- names ----------------------------------------------------------------------------------------
-
-
-def book_name(app: str) -> str:
-    """The LogBook of an app's calls."""
-    return f"functions/{app}"
 
 
 def call_tag(call_id: str) -> str:

@@ -44,16 +44,22 @@ from bokilog.effects import (
     TimerFired,
     ViewInstalled,
     ViewSwapped,
+    WrittenSynced,
 )
-from bokilog.errors import NotReady, to_wire
+from bokilog.errors import NotReady, ReadOnly, from_wire, to_wire
+from bokilog.facts import Facts
 from bokilog.functions.engine.cache import RecordCache
+from bokilog.functions.engine.following import Following
 from bokilog.functions.engine.links import Links
+from bokilog.functions.engine.local_answers import LocalAnswers
 from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.producer import SpaceProducer
+from bokilog.functions.engine.published import Published
 from bokilog.functions.engine.reader import Reader
 from bokilog.functions.engine.requests import TIMER, PrimaryRequests
 from bokilog.functions.engine.settings import EngineSettings
-from bokilog.ids import NodeId, Position, Term
+from bokilog.functions.engine.silence import SILENCE
+from bokilog.ids import LogSpaceId, NodeId, Position, Term
 from bokilog.messages import (
     Answer,
     AppendFrame,
@@ -150,16 +156,26 @@ class EngineCore:
         self._clients: set[Address] = set()
         self._links = Links()
         self._cache = RecordCache(settings.cache_bytes)
+        self._facts = Facts(settings.facts_bytes)
         self._shared = shared
-        ids = count(1)
-        self.reader = Reader(
+        published = Published(shared, self._cache, self._facts) if shared is not None else None
+        self.following = Following(
             settings=settings,
             node=node_id,
             number=incarnation,
             links=self._links,
+            facts=self._facts,
             cache=self._cache,
+            published=published,
+        )
+        ids = count(1)
+        self.reader = Reader(
+            settings=settings,
+            links=self._links,
             ids=ids,
-            shared=shared,
+            facts=self._facts,
+            local=LocalAnswers(self._facts, self._cache, published),
+            following=self.following,
         )
         self.requests = PrimaryRequests(
             number=incarnation, links=self._links, ids=ids, retry_s=settings.retry_s
@@ -171,6 +187,7 @@ class EngineCore:
         self._now_s = now_s
         if type(event) is Received:
             source, message = event
+            self._links.heard[source] = now_s
             self.trace.append((now_s, source, type(message).__name__))
             return self._received(source, message)
         if type(event) is BatchEnded:
@@ -191,11 +208,13 @@ class EngineCore:
                     return self.requests.want_tail(source, message)
                 return self.reader.ask(source, message, self._now_s)
             case ReadReply():
-                return self.reader.replied(message, self._now_s)
+                return self.reader.replied(source, message, self._now_s)
             case MetalogPosition():
                 return self._published(source, message)
             case ShardHeld():
                 return self._held(source, message)
+            case FrameRefused():
+                return self._storage_refused(source, message)
             case TailRequest():
                 return self.requests.want_tail(source, message)
             case Tail():
@@ -209,10 +228,11 @@ class EngineCore:
             case Answer():
                 return self.reader.answered(message)
             case RequestFailed():
-                return self._failed(message)
+                return self._failed(source, message)
             case MetalogBegins(space=number, count=count):
-                begun = self.producers.get(number)
-                return begun.metalog_begins(count) if begun is not None else []
+                if number in self.producers:
+                    self.producers[number].deletions.metalog_begins(count)
+                return []
             case MetalogGone(space=number, count=count):
                 # What became of the frames that are under way here cannot be learned any more.
                 reason = f"the metalog of log space {number} begins at entry {count} by now"
@@ -245,6 +265,8 @@ class EngineCore:
                 return []  # an engine has no journal
             case PromiseStored() | LeaseHeld() | LeaseLost() | IntentStored() | ViewSwapped():
                 return []  # of sequencers
+            case WrittenSynced():
+                return []  # of theirs
             case Received() | BatchEnded():
                 raise AssertionError("these are handled before")
             case _:
@@ -275,9 +297,10 @@ class EngineCore:
         if tail is not None:
             self._horizons[space].saw(Position(term, first + len(entries)), tail)
         effects = producer.metalog(run)
-        folded = self.reader.position(space)
-        if folded[1] > first and producer.awaits_verdicts_at(folded):
-            self.reader.want_verdicts(space)  # it was decided before that replica was followed
+        index = self.following.spaces[space]
+        folded = index.position
+        if folded[1] > first and producer.under_way.awaited.missing_at(folded):
+            index.want_verdicts()  # it was decided before that replica was followed
         return effects
 
     def _published(self, source: Address, message: MetalogPosition) -> list[Effect]:
@@ -310,10 +333,25 @@ class EngineCore:
         admission = self.gate.admit(shard.term, source, message)
         if admission is not CURRENT or shard.space not in self.producers:
             return [LoadView(shard.term)] if admission is FUTURE else []
-        return self.producers[shard.space].held(source, message)
+        return self.producers[shard.space].under_way.held(source, message)
 
-    def _failed(self, message: RequestFailed) -> list[Effect]:
-        effects = self.reader.failed(message, self._now_s)
+    def _storage_refused(self, source: Address, message: FrameRefused) -> list[Effect]:
+        """A storage node takes no frames. So it cannot fold past those that it lacks: another index
+        is followed, or reads would wait for room on its disk."""
+        producer, error = self.producers.get(LogSpaceId(message.space)), from_wire(message.error)
+        if producer is None or isinstance(source, int) or not isinstance(error, ReadOnly):
+            self.ignored_count += 1
+            return []
+        effects = producer.storage_refused(source, error.reason)
+        index = self.following.spaces[message.space]
+        lacks = index.position < index.horizon.position or producer.under_way.replicas.any_has_room
+        if index.chosen != (source[1] if isinstance(source, tuple) else source) or not lacks:
+            return effects
+        effects += self.reader.follow_another(message.space, self._now_s)
+        return [*effects, *self._followed_anew()]
+
+    def _failed(self, source: Address, message: RequestFailed) -> list[Effect]:
+        effects = self.reader.failed(source, message, self._now_s)
         if effects is None:
             effects = self.requests.failed(message)
         if effects is None:
@@ -332,7 +370,7 @@ class EngineCore:
         producer = self.producers[space]
         effects += producer.books_deleted(deleted, position)
         if verdicts:
-            effects += producer.verdicts(verdicts)
+            effects += producer.under_way.verdicts(verdicts)
         for row in answers:
             answered, trim = self.requests.decided(row, position)
             if trim is not None:
@@ -372,7 +410,7 @@ class EngineCore:
     def _followed_anew(self) -> list[Effect]:
         """Answers that another index replica has streamed already are asked for again."""
         effects: list[Effect] = []
-        for space in self.reader.chosen_anew():
+        for space in self.following.chosen_anew():
             effects += self.requests.propose_again(space)
         return effects
 
@@ -380,7 +418,7 @@ class EngineCore:
         self._links.clog(peer, clear=clear)
         effects: list[Effect] = []
         for producer in self.producers.values():
-            effects += producer.clogged(peer, clear=clear)
+            effects += producer.under_way.clogged(peer, clear=clear)
         return effects
 
     def _install(self, view: View) -> list[Effect]:
@@ -403,7 +441,7 @@ class EngineCore:
                 )
             effects += self.producers[space.id].install(view)
         effects += self.reader.install(view, self._horizons, self._now_s)
-        self.reader.chosen_anew()  # proposals are repeated anyway
+        self.following.chosen_anew()  # proposals are repeated anyway
         effects += self.requests.install(view)
         for message in held:
             effects += self.handle(Received(message.source, message.message), self._now_s)
@@ -413,32 +451,36 @@ class EngineCore:
         match timer:
             case ("producer", int() as space):
                 producer = self.producers[space]
-                if producer.verdicts_overdue():
-                    self.reader.want_verdicts(space)
+                if producer.under_way.awaited.overdue():
+                    self.following.spaces[space].want_verdicts()
                 if not producer.index_behind():
                     return producer.timer()
                 effects = self.reader.follow_another(space, self._now_s)
                 return [*effects, *self._followed_anew(), *producer.timer()]
             case ("lag", int() as space):
-                if not self.producers[space].lag_timer():
+                if not self.producers[space].admission.lag_timer():
                     return []
                 return [*self.reader.follow_another(space, self._now_s), *self._followed_anew()]
             case ("read", int() as number):
                 return self.reader.timer(number, self._now_s)
             case _ if timer == TIMER:
                 return self.requests.timer()
+            case _ if timer == SILENCE:
+                return [*self.reader.look_for_silence(self._now_s), *self._followed_anew()]
             case _ if timer == PULSE:
                 return self._pulse.beat()
             case _:
                 return []
 
     def _end_batch(self) -> list[Effect]:
-        if not self.reader.due:
-            return self.requests.end_batch() if self.requests.arrived else []
+        effects = self.reader.end_batch()
+        if not self.following.due:
+            return [*effects, *self.requests.end_batch()] if self.requests.arrived else effects
         rows: dict[int, list[list[int]]] = {}
-        if self.reader.verdicts_due:
-            rows = {space: each.awaited_verdicts() for space, each in self.producers.items()}
-        return [*self.reader.end_batch(rows), *self.requests.end_batch()]
+        if self.following.verdicts_due:
+            rows = {space: each.under_way.awaited.rows() for space, each in self.producers.items()}
+        told = self.following.end_batch(rows, self.reader.waited_books)
+        return [*effects, *told, *self.requests.end_batch()]
 
     # --- for people -------------------------------------------------------------------------------
 
@@ -450,21 +492,21 @@ class EngineCore:
             term=self.gate.term,
             clients=len(self._clients),
             links=len(self._links.up),
-            unordered_frames=sum(each.frames for each in producers),
-            unordered_bytes=sum(each.bytes for each in producers),
-            frames_refused=sum(each.refused_count for each in producers),
-            frames_lost=sum(each.lost_count for each in producers),
-            frames_resent=sum(each.resent_count for each in producers),
+            unordered_frames=sum(each.admission.frames for each in producers),
+            unordered_bytes=sum(each.admission.bytes for each in producers),
+            frames_refused=sum(each.admission.refused_count for each in producers),
+            frames_lost=sum(each.under_way.lost_count for each in producers),
+            frames_resent=sum(each.under_way.resent_count for each in producers),
             reads_waiting=reader.waiting,
             reads_local=reader.local_count,
-            reads_passed=reader.passed_count,
-            reads_fetched=reader.fetched_count,
-            facts_bytes=reader.facts.bytes_used,
-            facts_evicted=reader.facts.evicted_count,
+            reads_passed=reader.passed.count,
+            reads_fetched=reader.fetches.count,
+            facts_bytes=self._facts.bytes_used,
+            facts_evicted=self._facts.evicted_count,
             cache_bytes=cache.bytes_used,
             cache_hits=cache.hit_count,
             cache_misses=cache.miss_count,
-            shared_hits=max(0, shared.uses - shared.misses) if shared is not None else 0,
+            shared_hits=shared.hits if shared is not None else 0,
             shared_misses=shared.misses if shared is not None else 0,
             requests_waiting=self.requests.waiting,
             requests_repeated=self.requests.repeated_count,
@@ -484,7 +526,7 @@ class EngineCore:
             "incarnation": self.incarnation,
             **stats._asdict(),
             "spaces": {
-                space: {**producer.summary(), **self.reader.summary(space)}
+                space: {**producer.summary(), **self.following.spaces[space].summary()}
                 for space, producer in self.producers.items()
             },
         }
@@ -493,6 +535,8 @@ class EngineCore:
         """Asserts the invariants of all parts."""
         self.gate.check()
         self._cache.check()
+        self._facts.check()
+        self.following.check()
         self.reader.check()
         for producer in self.producers.values():
             producer.check()

@@ -10,7 +10,9 @@ and empty while another replica has just been chosen; facts of a LogBook outside
 
 A log space of class `memory` may have started over where a term begins (P20): what was known before
 it is not served in that term, and nothing new counts until a fold tells of an entry of it, since a
-fold of an earlier term may hold what is lost.
+fold of an earlier term may hold what is lost. Of class `flush` entries may be lost where a term
+ends (P11): once a later term was heard of nothing is served until its view says where, and what a
+fold tells that stands past that end counts no more.
 
 Does not know: reads, clients, links. Source: P20, P27.
 """
@@ -52,6 +54,8 @@ class IndexFollower:
         "_published",
         "_told",
         "_unnamed",
+        "_view_end",
+        "_view_term",
         "books",
         "chosen",
         "follow_due",
@@ -59,6 +63,7 @@ class IndexFollower:
         "horizon",
         "id",
         "left",
+        "lossy",
         "position",
         "replicas",
         "settled",
@@ -98,12 +103,17 @@ class IndexFollower:
         self.position = START
         """Up to here the stream has come, and `tail` with it."""
         self.tail = Tail(1)
+        self.lossy = False
+        """Whether it is of a class below `sync`; of that one a log space is always settled."""
         self.volatile = False
-        """Whether it is of class `memory`; other classes are always settled."""
+        """Whether it is of class `memory`."""
+        self._view_term = START.term
+        """Of the newest view here, and the count of entries at which the terms before it ended."""
+        self._view_end = 0
         self.term = START.term
         """Of class `memory`: the newest term that anything told of."""
         self.settled = True
-        """Whether the stream has brought an entry of `term`: until then nothing is known."""
+        """Whether the stream counts; not while its replica may tell of what is lost."""
         self.books: OrderedDict[int, None] = OrderedDict()
         """LogBooks wanted from the stream, the one read longest ago first."""
         self.following: set[int] = set()
@@ -120,10 +130,11 @@ class IndexFollower:
         """How often each is still to be named: once per request that it was new in. Only the last
         time counts, since it was not streamed between a request without it and the next one."""
 
-    def is_past(self, term: Term, end: End) -> bool:
-        """Whether entries are known that the view of `term` says were lost (P11)."""
-        known = self.horizon.position
-        return known.term < term and known.count > end.position.count
+    def install(self, term: Term, end: End) -> bool:
+        """The view of `term` says where the terms before it ended: whether entries are known that
+        were lost there (P11)."""
+        self._view_term, self._view_end = term, end.position.count
+        return self.horizon.known_before(term) > end.position.count
 
     def begin_term(self, term: Term) -> bool:
         """Something told of this term: whether all that is known may be lost since (P20)."""
@@ -141,13 +152,20 @@ class IndexFollower:
                 self._published.leave(book)
 
     def is_lost(self, position: Position) -> bool:
-        """Whether what was folded at this position may be lost by now (P20)."""
-        return self.volatile and position.term < self.term
+        """Whether what was folded at this position may be lost by now (P11, P20)."""
+        if not self.lossy:
+            return False
+        if self.volatile and position.term < self.term:
+            return True
+        return position.term < self._view_term and position.count > self._view_end
 
     def may_answer(self, position: Position) -> bool:
-        """Whether what is known here counts for a session that has seen this position: one may have
-        met a term that this engine has not heard of."""
-        return not self.volatile or (self.settled and position.term <= self.term)
+        """Whether what is known here counts for a session that has seen this position: it, or
+        something else, may have told of a term whose view is not here."""
+        if not self.lossy:
+            return True
+        told = max(position.term, self.horizon.position.term)
+        return self.settled and told <= (self.term if self.volatile else self._view_term)
 
     # --- what is wanted ---------------------------------------------------------------------------
 

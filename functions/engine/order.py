@@ -119,11 +119,13 @@ class Horizon:
     together. Beside it, how far behind that the followed index replica is (P32).
     """
 
-    __slots__ = ("followed", "indexed_tail", "position", "tail")
+    __slots__ = ("_terms_before", "followed", "indexed_tail", "position", "tail")
 
     def __init__(self) -> None:
         self.position = START
         self.tail = 1
+        self._terms_before: dict[Term, int] = {}
+        """How far terms were known that something told has ended, before its view was here."""
         self.followed = False
         """Whether an index replica is followed: without one there is no lag to speak of."""
         self.indexed_tail = 1
@@ -134,7 +136,19 @@ class Horizon:
     def saw(self, position: Position, tail: int) -> None:
         """A pair that belongs together: `tail` is the first seqnum not ordered at `position`."""
         if position > self.position:
+            term, count = self.position
+            if position[0] != term:
+                self._terms_before[term] = count
             self.position, self.tail = position, tail
+
+    def known_before(self, term: Term) -> int:
+        """Count of entries that were told of in the terms before this one, whether or not they
+        are in the order; asked once, when the view of the term says where that ended."""
+        counts = [count for of, count in self._terms_before.items() if of < term]
+        if self.position.term < term:
+            counts.append(self.position.count)
+        self._terms_before = {of: n for of, n in self._terms_before.items() if of >= term}
+        return max(counts, default=0)
 
     @property
     def lag_records(self) -> int:

@@ -41,7 +41,7 @@ class Published:
         """LogBook -> seqnum -> log space, of every entry; a LogBook that is here takes part."""
         self._order: deque[tuple[int, int]] = deque()
         """(LogBook, seqnum) in the order of publication; some were taken back since."""
-        self._uses = writer.uses
+        self._uses = 0
         self._unused = 0
 
     def answered(
@@ -97,7 +97,7 @@ class Published:
         self._writer.forget()
 
     def _wanted(self) -> bool:
-        uses = self._writer.uses
+        uses = self._writer.hits + self._writer.misses
         if uses != self._uses:
             self._uses, self._unused = uses, 0
         return self._unused < UNUSED_MAX

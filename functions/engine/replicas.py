@@ -3,7 +3,9 @@
 
 Invariants: a replica that is *ready* was sent every frame given so far and gets the next one at
 once; any other gets what it lacks, past the first unordered record, as soon as it has said what it
-holds and its link is clear. What was ordered meanwhile it fetches from a peer.
+holds and its link is clear. What was ordered meanwhile it fetches from a peer. One that says that
+its disk is full goes on being sent everything; until it has not said so again when asked, it does
+not count among those that take frames (P32).
 
 Does not know: clients, the order, terms.
 """
@@ -22,7 +24,7 @@ from bokilog.messages import Replicate, ResumeShard
 class Replica:
     """What a storage node was sent of the shard."""
 
-    __slots__ = ("address", "node", "ready", "resumed", "sent_until")
+    __slots__ = ("address", "full", "node", "ready", "resumed", "sent_until", "told")
 
     def __init__(self, node: str, *, up: bool, clogged: bool) -> None:
         self.node = node
@@ -31,6 +33,10 @@ class Replica:
         """On this connection it has said what it holds; of a new shard that is nothing."""
         self.ready = up and not clogged
         self.sent_until = 0
+        self.full = ""
+        """Why it takes no frames; empty: it does, as far as is known."""
+        self.told = False
+        """It has said so since everybody was asked last."""
 
 
 class Replicas:
@@ -71,6 +77,36 @@ class Replicas:
         replica = self._find(peer)
         if replica is not None:
             replica.ready = replica.resumed = False
+            replica.full = ""
+
+    # --- full disks -------------------------------------------------------------------------------
+
+    def refused(self, peer: Address, reason: str) -> None:
+        """It takes no frames for now; over which link it says so does not matter."""
+        replica = self._find(peer if isinstance(peer, tuple) else bulk(str(peer)))
+        if replica is not None:
+            replica.full, replica.told = reason, True
+
+    def forget_refusals(self) -> None:
+        """Whoever has not said again that it takes no frames, though it was asked, may do so."""
+        for replica in self._replicas:
+            if not replica.told:
+                replica.full = ""
+            replica.told = False
+
+    def full(self, write_quorum: int) -> str:
+        """Who takes no frames, and why, if those who do are too few; empty: they are enough."""
+        full = [replica for replica in self._replicas if replica.full]
+        if len(self._replicas) - len(full) >= write_quorum:
+            return ""
+        return "; ".join(f"{replica.node}: {replica.full}" for replica in full)
+
+    @property
+    def any_has_room(self) -> bool:
+        """Whether somebody takes frames, as far as is known."""
+        return any(not replica.full for replica in self._replicas)
+
+    # --- what they hold ---------------------------------------------------------------------------
 
     def held(
         self, peer: Address, count: int, unordered: Iterable[Frame], *, ordered: int

@@ -32,9 +32,11 @@ from aiohttp import web
 from bokilog.call_errors import UnknownFunction
 from bokilog.client.admin import ClientLog
 from bokilog.codec import unpack
-from bokilog.errors import from_wire
-from bokilog.framing import Buffer
-from bokilog.functions.calls.api import Call, CallItem, CallStatus, find_call, spawn
+from bokilog.errors import NotSupported, from_wire
+from bokilog.functions.calls.call import Call
+from bokilog.functions.calls.finding import find_call
+from bokilog.functions.calls.spawning import spawn
+from bokilog.functions.calls.status import CallStatus
 from bokilog.functions.gateway.events import (
     ServerEvent,
     last_event,
@@ -49,6 +51,7 @@ from bokilog.functions.gateway.requests import (
     Handler,
     answer_json,
     answer_problem,
+    known,
     read_body,
     refuse,
     seconds,
@@ -57,7 +60,7 @@ from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.functions.runtime.messages import Done, Encoding, Start
 from bokilog.functions.runtime.options import TIMEOUT_S_MAX, FunctionOptions
 from bokilog.functions.runtime.references import fetch
-from bokilog.functions.runtime.runner import CallRunner
+from bokilog.functions.runtime.runner import END_OF_STREAM, CallRunner
 
 MSGPACK: Final = "application/msgpack"
 _HINT: Final = ": GET /functions lists what there is"
@@ -95,12 +98,12 @@ class CallApi:
     def routes(self) -> list[tuple[str, str, Handler]]:
         """(method, path, handler) of each."""
         return [
-            ("GET", "/functions", self.list_functions),
-            ("POST", "/f/{name}", self.call),
-            ("GET", "/calls/{id}", self.status),
-            ("GET", "/calls/{id}/result", self.result),
-            ("GET", "/calls/{id}/items", self.items),
-            ("DELETE", "/calls/{id}", self.cancel),
+            ("GET", "/functions", known(self.list_functions)),
+            ("POST", "/f/{name}", known(self.call)),  # arguments are its body
+            ("GET", "/calls/{id}", known(self.status, "wait_s")),
+            ("GET", "/calls/{id}/result", known(self.result, "wait_s")),
+            ("GET", "/calls/{id}/items", known(self.items)),
+            ("DELETE", "/calls/{id}", known(self.cancel)),
         ]
 
     # --- calls ------------------------------------------------------------------------------------
@@ -165,6 +168,8 @@ class CallApi:
         if name.startswith("$"):  # the app's own way of sending code, for its programs only
             raise UnknownFunction(name, _HINT)
         headers = request.headers
+        if token := headers.get(SESSION):
+            self._log.session(token)  # one that is none is the caller's mistake, not the function's
         body = await read_body(request, self._settings)
         content = request.content_type if "Content-Type" in headers else ""
         encoding = _ENCODING_OF.get(content, Encoding.RAW)
@@ -225,11 +230,29 @@ class CallApi:
     ) -> web.StreamResponse:
         return await send_events(
             request,
-            _as_events(call, after=after),
+            self._events(call, after=after),
             settings=self._settings,
             stopping=self._stopping,
             headers={CALL: call.id},
         )
+
+    async def _events(self, call: Call, *, after: int | None) -> AsyncGenerator[ServerEvent, None]:
+        told = json.dumps({"call": call.id})
+        if after is None:
+            yield ServerEvent(told, event="call")
+        async with aclosing(call.items(0 if after is None else after + 1)) as items:
+            async for item in items:
+                yield ServerEvent(_as_text(item.encoding, item.payload), id=str(item.seqnum))
+        done = await call.outcome(wait_s=0)
+        if done is not None and (done.encoding, bytes(done.payload)) != END_OF_STREAM:
+            yield ServerEvent(_as_text(*await self._whole(done)))  # of one that is no generator
+        yield ServerEvent(told, event="done")
+
+    async def _whole(self, done: Done) -> tuple[int, bytes]:
+        """The (encoding, payload) of a result, read where it is a record."""
+        if done.encoding != Encoding.REFERENCE:
+            return done.encoding, bytes(done.payload)
+        return await fetch(self._log, done.payload, self._log.session(done.token or None))
 
     async def _answer(self, done: Done, call_id: str) -> web.StreamResponse:
         """What came of a call that somebody waited for."""
@@ -237,21 +260,14 @@ class CallApi:
             error = from_wire(done.error)
             shown = self._settings.show_traces
             return answer_problem(of_error(error, call_id=call_id, show_traces=shown))
-        return await self._payload(done.encoding, done.payload, done.token, call_id)
-
-    async def _payload(
-        self, encoding: int, payload: Buffer, token: str, call_id: str
-    ) -> web.StreamResponse:
-        if encoding == Encoding.REFERENCE:
-            session = self._log.session(token or None)
-            encoding, payload = await fetch(self._log, payload, session)
+        encoding, payload = await self._whole(done)
         headers = {CALL: call_id}
-        if token:
-            headers[SESSION] = token
+        if done.token:
+            headers[SESSION] = done.token
         content_type = _TYPE_OF.get(encoding)
         if content_type is None:
             raise refuse(406, "the result is a Python object that only Python programs can read")
-        return web.Response(body=bytes(payload), content_type=content_type, headers=headers)
+        return web.Response(body=payload, content_type=content_type, headers=headers)
 
     def _wait_s(self, request: web.Request) -> float:
         return min(seconds(request, "wait_s", 0.0), self._settings.wait_s_max)
@@ -271,23 +287,17 @@ def _status(status: CallStatus) -> web.Response:
     return answer_json({"call": told.pop("id"), **told})
 
 
-async def _as_events(call: Call, *, after: int | None) -> AsyncGenerator[ServerEvent, None]:
-    told = json.dumps({"call": call.id})
-    if after is None:
-        yield ServerEvent(told, event="call")
-    async with aclosing(call.items(0 if after is None else after + 1)) as items:
-        async for item in items:
-            yield ServerEvent(_as_text(item), id=str(item.seqnum))
-    yield ServerEvent(told, event="done")
-
-
-def _as_text(item: CallItem) -> str:
+def _as_text(encoding: int, payload: bytes) -> str:
     """A value of a stream as JSON; bytes as base64."""
-    if item.encoding == Encoding.JSON:
-        return item.payload.decode()
-    if item.encoding == Encoding.RAW:
-        return json.dumps({"data_base64": base64.b64encode(item.payload).decode()})
-    return json.dumps(unpack(item.payload), default=_bytes_as_text)
+    if encoding == Encoding.JSON:
+        return payload.decode()
+    if encoding == Encoding.RAW:
+        return json.dumps({"data_base64": base64.b64encode(payload).decode()})
+    if encoding != Encoding.MSGPACK:
+        raise NotSupported(
+            "this result", "it is a Python object that only Python programs can read"
+        )
+    return json.dumps(unpack(payload), default=_bytes_as_text)
 
 
 def _bytes_as_text(value: object) -> str:

@@ -33,6 +33,8 @@ from bokilog.functions.gateway.requests import (
     Handler,
     answer_json,
     is_text,
+    known,
+    only_known,
     read_body,
     read_object,
     refuse,
@@ -48,6 +50,8 @@ _UNIT_FIELDS: Final = frozenset({"records", "unless", "key"})
 _RECORD_FIELDS: Final = frozenset({"data", "data_base64", "tags"})
 _BOOK_FIELDS: Final = frozenset({"durability", "retention_s", "retention_bytes", "key_horizon_s"})
 _PAGE_BYTES: Final = 1 << 20
+_READ_QUERY: Final = ("wait_s", "consistency")
+_PAGE_QUERY: Final = ("tag", "min_seqnum", "until", "limit", "max_bytes", "reverse", *_READ_QUERY)
 
 
 class LogApi:
@@ -62,18 +66,18 @@ class LogApi:
         """(method, path, handler) of each."""
         book = "/books/{book}"
         return [
-            ("GET", "/books", self.list_books),
-            ("PUT", book, self.create),
-            ("GET", book, self.info),
-            ("DELETE", book, self.delete),
-            ("POST", f"{book}/records", self.append),
-            ("GET", f"{book}/records", self.page),
-            ("GET", book + "/records/{seqnum:[0-9]{1,16}}", self.read),
-            ("GET", f"{book}/next", self.read_next),
-            ("GET", f"{book}/prev", self.read_prev),
-            ("GET", f"{book}/follow", self.follow),
-            ("GET", f"{book}/tail", self.tail),
-            ("POST", f"{book}/trim", self.trim),
+            ("GET", "/books", known(self.list_books)),
+            ("PUT", book, known(self.create)),
+            ("GET", book, known(self.info)),
+            ("DELETE", book, known(self.delete)),
+            ("POST", f"{book}/records", self.append),  # depends on the form of its body
+            ("GET", f"{book}/records", known(self.page, *_PAGE_QUERY)),
+            ("GET", book + "/records/{seqnum:[0-9]{1,16}}", known(self.read, *_READ_QUERY)),
+            ("GET", f"{book}/next", known(self.read_next, "tag", "min_seqnum", *_READ_QUERY)),
+            ("GET", f"{book}/prev", known(self.read_prev, "tag", "max_seqnum", *_READ_QUERY)),
+            ("GET", f"{book}/follow", known(self.follow, "tag", "min_seqnum", "consistency")),
+            ("GET", f"{book}/tail", known(self.tail, "consistency")),
+            ("POST", f"{book}/trim", known(self.trim)),
         ]
 
     # --- LogBooks ---------------------------------------------------------------------------------
@@ -112,6 +116,7 @@ class LogApi:
         """One record or one unit; 201 with its seqnums, once it is durable."""
         book, session = self._book(request)
         key = request.headers.get("Idempotency-Key")
+        only_known(request, *(["tag"] if request.content_type != JSON else []))
         if request.content_type != JSON:
             data = await read_body(request, self._settings)
             tags = request.query.getall("tag", [])
@@ -202,6 +207,7 @@ class LogApi:
     async def follow(self, request: web.Request) -> web.StreamResponse:
         """Every record from a seqnum on, for ever, as events whose ids are seqnums."""
         book, _ = self._book(request)
+        _consistency(request)  # whichever: what follows is what comes to be
         place = last_event(request)
         start = place + 1 if place is not None else whole(request, "min_seqnum", 0) or 0
         return await send_events(
@@ -214,6 +220,7 @@ class LogApi:
     async def tail(self, request: web.Request) -> web.StreamResponse:
         """The first seqnum not yet ordered."""
         book, session = self._book(request)
+        _consistency(request)  # it is always linearizable
         return answer_json({"tail": await book.tail()}, session=session.token)
 
     # --- pieces -----------------------------------------------------------------------------------

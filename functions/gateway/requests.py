@@ -147,6 +147,25 @@ async def read_object(request: web.Request, settings: GatewaySettings) -> dict[s
     return value
 
 
+def known(handler: Handler, *names: str) -> Handler:
+    """A handler that refuses what else the query says: a property that is said in the wrong place
+    or misspelt would else be left at its default, and nobody be told."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        only_known(request, *names)
+        return await handler(request)
+
+    return checked
+
+
+def only_known(request: web.Request, *names: str) -> None:
+    """Raises `Refused`: the query has something else than these names."""
+    for name in request.query:
+        if name not in names:
+            may = f"known are {', '.join(names)}" if names else "nothing is"
+            raise refuse(400, f"{name!r} is not known in this query: {may}", parameter=name)
+
+
 def whole(request: web.Request, name: str, default: int | None = None) -> int | None:
     """A whole number of the query that is not negative."""
     said = request.query.get(name)

@@ -163,5 +163,13 @@ def _metrics(text: Callable[[], bytes]) -> Handler:
 
 
 async def _unknown(request: web.Request) -> web.StreamResponse:
+    methods: set[str] = set()
+    for resource in request.app.router.resources():
+        methods |= (await resource.resolve(request))[1]
+    if allowed := ", ".join(sorted(methods - {"*"})):
+        detail = f"{request.path} takes {allowed}, and not {request.method}"
+        answer = answer_problem(of_request(405, detail))
+        answer.headers["Allow"] = allowed
+        return answer
     detail = f"nothing is at {request.method} {request.path}: GET / says what is there"
     return answer_problem(of_request(404, detail))

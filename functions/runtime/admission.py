@@ -21,6 +21,7 @@ from bokilog.functions.runtime.messages import DEPTH_MAX, Payload, Start, StartM
 from bokilog.functions.runtime.open_calls import OpenCalls
 from bokilog.functions.runtime.other_hosts import OtherHosts
 from bokilog.functions.runtime.pool import Call, Pool
+from bokilog.functions.runtime.versions import Versions
 
 
 class Admission:
@@ -31,14 +32,22 @@ class Admission:
         out: takes the effects.
     """
 
-    __slots__ = ("_calls", "_fleet", "_hosts", "_name", "_numbers", "_out")
+    __slots__ = ("_calls", "_fleet", "_hosts", "_name", "_numbers", "_out", "_versions")
 
     def __init__(
-        self, name: str, *, calls: OpenCalls, hosts: OtherHosts, fleet: Fleet, out: list[Effect]
+        self,
+        name: str,
+        *,
+        calls: OpenCalls,
+        hosts: OtherHosts,
+        versions: Versions,
+        fleet: Fleet,
+        out: list[Effect],
     ) -> None:
         self._name = name
         self._calls = calls
         self._hosts = hosts
+        self._versions = versions
         self._fleet = fleet
         self._out = out
         self._numbers = 0
@@ -99,18 +108,18 @@ class Admission:
     def _problem(
         self, source: Address, start: Start | StartMany, pool: Pool | None
     ) -> BokilogError | None:
-        fleet = self._fleet
-        if fleet.retired or (fleet.stopping and self._cannot_go_on(source)):
+        versions = self._versions
+        if self._fleet.retired or (versions.stopping and self._cannot_go_on(source)):
             return self.leaving()
         if start.depth > DEPTH_MAX:
             return CallTooDeep(start.function, start.depth, DEPTH_MAX)
         if pool is not None:
             return None
-        if not fleet.loaded:
-            if fleet.failed:
-                return AppFailed(fleet.app, fleet.failed)
-            return NotReady(f"app {fleet.app} is being loaded")
-        return unknown_function(start.function, fleet.pools)
+        if not versions.loaded:
+            if versions.failed:
+                return AppFailed(versions.app, versions.failed)
+            return NotReady(f"app {versions.app} is being loaded")
+        return unknown_function(start.function, self._fleet.pools)
 
     def _cannot_go_on(self, source: Address) -> bool:
         """To another host, or as a part of a call that runs here."""

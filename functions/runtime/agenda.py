@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from heapq import heappop, heappush
 from math import ceil
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 STEP_S: Final = 0.01
 K = TypeVar("K", bound=Hashable)
+Key: TypeAlias = tuple[str, int | str]
+"""Of a host's agenda: what is due ("call", "worker", "pool", "template") and its number or name."""
 
 
 class Agenda(Generic[K]):

@@ -29,9 +29,10 @@ from bokilog.call_errors import InvalidArguments
 from bokilog.client.admin import ClientLog
 from bokilog.errors import InvalidSettings, NotReady
 from bokilog.functions.runtime.context import Context, current
-from bokilog.functions.runtime.function import PICKLED, AnyFunction, Body, Caller, Function
+from bokilog.functions.runtime.function import PICKLED, AnyFunction, Body, Function
 from bokilog.functions.runtime.messages import FunctionRows
 from bokilog.functions.runtime.options import CatchUp, FunctionOptions, Overlap
+from bokilog.functions.runtime.outgoing import Caller
 from bokilog.functions.runtime.process_caller import ProcessCaller
 
 if TYPE_CHECKING:
@@ -370,7 +371,7 @@ async def _run_pickled(body: Body, /, *args: object, **kwargs: object) -> object
         name = getattr(body, "__name__", PICKLED)
         options = home.functions[PICKLED].options
         function: AnyFunction = Function(home, body, name=name, options=options)
-        function.with_context(here, positional, named)
+        function.signature.with_context(here, positional, named)
     if inspect.iscoroutinefunction(body):
         return await cast("Awaitable[object]", body(*positional, **named))
     return await asyncio.to_thread(body, *positional, **named)

@@ -1,39 +1,34 @@
-"""The templates and workers of a host: which version of the app serves, and who runs its calls.
+"""The workers of a host, and the pools they are in.
 
-Decides when templates and workers are started, told to end and killed; which pools there are after
-a load of the app; what a worker's end means for the next start (back-off). What its end means for
-its calls is `dispatcher.py`'s to say, through the scheduler (`Owner`).
+Decides when workers are started, told to end and killed; which pools there are after a load of the
+app; what a worker's end means for the next start (back-off). What its end means for its calls is
+`dispatcher.py`'s to say, through the scheduler (`Owner`); which version of the app serves, and its
+template, is `versions.py`'s.
 
 Invariants: pools are those of the version that serves, and only its workers are in them; a worker
-that was told to end gets no call; a template is ended once it serves no more and its workers are
-gone. Does not know callers, other hosts, deadlines of calls but when they have run out.
+that was told to end gets no call. Does not know callers, other hosts, deadlines of calls but when
+they have run out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
-from bokilog.functions.runtime.agenda import Agenda
+from bokilog.functions.runtime.agenda import Agenda, Key
 from bokilog.functions.runtime.effects import (
     Address,
-    AppLoaded,
-    AppNotLoaded,
     Disconnect,
     Effect,
-    EndTemplate,
     KillWorker,
     Send,
-    StartTemplate,
     WorkerEnded,
 )
 from bokilog.functions.runtime.messages import (
     Fork,
     Forked,
-    FunctionRows,
     Recall,
     Retire,
-    TemplateFailed,
     TemplateReady,
     WorkerExited,
     WorkerReady,
@@ -41,19 +36,15 @@ from bokilog.functions.runtime.messages import (
 from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.pool import Call, Phase, Pool, Worker, WorkerState
 from bokilog.functions.runtime.settings import SchedulerSettings
+from bokilog.functions.runtime.versions import Versions
 
 EXIT_BASE: Final = 256
 """Added to exit codes in `WorkerExited`, so that those of signals are not negative."""
-LOADS_MAX: Final = 3
-"""Templates in a row that end without a word before that counts as a failure to load the app."""
 SIZE_EVERY_S: Final = 0.02
 """While no call waits, a pool's size is looked at this often at most."""
 RECALL_S: Final = 0.1
 """A worker that is about to be killed may take so long to give back what it has not begun."""
 _SIGNALS: Final = {6: "SIGABRT", 7: "SIGBUS", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
-
-Key = tuple[str, int | str]
-"""Of the agenda: what is due ("call", "worker", "pool", "template") and its number or name."""
 
 
 class Owner(Protocol):
@@ -72,72 +63,48 @@ class Owner(Protocol):
         """It waited for a function that the app has not any more."""
 
 
-class _Template:
-    __slots__ = ("functions", "number", "ready", "workers")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.ready = False
-        self.functions: FunctionRows = []
-        self.workers = 0
-        """That were asked of it and are not known to be gone."""
-
-
 class Fleet:
-    """All templates and workers of one host.
+    """All workers of one host.
 
     Args:
-        app: what templates import, as `module:app`.
-        agenda: shared with whoever decides about calls; the keys "worker", "pool" and "template"
-            are this class's.
+        owner: decides about calls.
+        versions: of the app; whose template forks.
+        settings: delays.
+        agenda: shared with whoever decides about calls; the keys "worker" and "pool" are this
+            class's.
         out: takes the effects.
+        numbers: of templates and workers.
         last_s: until when a call may run.
     """
 
     def __init__(
         self,
-        app: str,
         owner: Owner,
         *,
+        versions: Versions,
         settings: SchedulerSettings,
         agenda: Agenda[Key],
         out: list[Effect],
+        numbers: Iterator[int],
         last_s: Callable[[Call], float],
     ) -> None:
-        self.app = app
-        """Its name, once it is loaded; before, where it is imported from."""
         self.pools: dict[str, Pool] = {}
         self.workers: dict[int, Worker] = {}
         """All that are not known to be gone, those of earlier versions included."""
-        self.version = 0
-        self.functions: FunctionRows = []
-        self.failed = ""
-        """Why there is no app, if its last version could not be loaded."""
-        self.stopping = False
-        """No more templates; workers are forked as long as calls are left that need them."""
         self.retired = False
         """Nothing is begun any more."""
         self.lost_count = 0
         self._owner = owner
+        self._versions = versions
         self._settings = settings
         self._agenda = agenda
         self._out = out
+        self._numbers = numbers
         self._last_s = last_s
         self._dirty: dict[str, None] = {}
         """Pools whose size is to be looked at when the batch ends."""
         self._used: dict[str, None] = {}
         """Others in which calls began or ended in this batch."""
-        self._templates: dict[int, _Template] = {}
-        self._current: _Template | None = None
-        """Whose app serves."""
-        self._loading: _Template | None = None
-        self._failures = 0
-        self._numbers = 0
-
-    @property
-    def loaded(self) -> bool:
-        """Some version of the app serves."""
-        return self._current is not None
 
     def touch(self, function: str) -> None:
         """Something happened to a pool: its size is looked at when the batch ends."""
@@ -174,7 +141,7 @@ class Fleet:
         self._agenda.set(("worker", number), now_s + self._settings.exit_wait_s)
 
     def due(self, key: Key, now_s: float) -> None:
-        """The time of a worker, a pool or a template has come."""
+        """The time of a worker or a pool has come."""
         kind, which = key
         if kind == "worker":
             worker = self.workers.get(int(which))
@@ -183,8 +150,6 @@ class Fleet:
         elif kind == "pool":
             self.touch(str(which))
             self.size_pools(now_s)
-        elif self._loading is None:
-            self.start_template()
 
     def forked(self, forked: Forked) -> None:
         """Workers run, and these are their processes."""
@@ -194,7 +159,7 @@ class Fleet:
 
     def retire_all(self, now_s: float) -> None:
         """Every worker is to end, and there are no more."""
-        self.stopping = self.retired = True
+        self.retired = True
         for worker in list(self.workers.values()):
             if not worker.told:
                 self.retire(worker, now_s)
@@ -262,10 +227,11 @@ class Fleet:
             return
         if worker.state is WorkerState.STARTING:
             reason = "it did not get ready in time"
-            self._doubt(worker)
+            if not worker.pid:
+                self._versions.doubt(worker.template)
         elif not worker.linked:
             reason = "its connection ended"
-            if worker.template not in self._templates:
+            if not self._versions.lives(worker.template):
                 # Nobody would tell us of its end; its number may be another process's by now.
                 self._gone(worker, reason, now_s)
                 return
@@ -320,7 +286,7 @@ class Fleet:
         self.touch(worker.function)
         if never_ready:
             pool.failures += 1
-            pool.not_before_s = now_s + self._back_off_s(pool.failures)
+            pool.not_before_s = now_s + self._settings.back_off_s(pool.failures)
         if not worker.told:
             self.lost_count += 1
             self._out.append(WorkerEnded(worker.number, worker.function, reason))
@@ -328,13 +294,7 @@ class Fleet:
         for call in reversed(pool.lose(worker)):
             self._owner.lost(call, reason, now_s)
         self._owner.source_gone(("worker", worker.number), now_s)
-        self._leave_template(worker.template)
-
-    def _back_off_s(self, failures: int) -> float:
-        settings = self._settings
-        return float(
-            min(settings.back_off_s_min * 2 ** min(failures - 1, 16), settings.back_off_s_max)
-        )
+        self._versions.lost_worker(worker.template)
 
     # --- how many there are -----------------------------------------------------------------------
 
@@ -378,63 +338,41 @@ class Fleet:
             self._agenda.drop(key)
 
     def _fork(self, pool: Pool, count: int, now_s: float) -> None:
-        template = self._current
-        if template is None or not template.ready:
+        template = self._versions.forking
+        if template is None:
             return
         numbers = []
         for _ in range(count):
-            self._numbers += 1
-            worker = Worker(self._numbers, pool, template=template.number, started_s=now_s)
+            worker = Worker(next(self._numbers), pool, template=template, started_s=now_s)
             self.workers[worker.number] = worker
             pool.add(worker)
             due_s = now_s + self._settings.worker_start_s
             self._agenda.set(("worker", worker.number), due_s)
             numbers.append(worker.number)
-        template.workers += count
-        self._out.append(Send(("template", template.number), Fork(pool.function, numbers)))
+        self._versions.forks(count)
+        self._out.append(Send(("template", template), Fork(pool.function, numbers)))
 
-    # --- templates and versions -------------------------------------------------------------------
-
-    def start_template(self) -> None:
-        """Load the app."""
-        self._numbers += 1
-        self._loading = template = _Template(self._numbers)
-        self._templates[template.number] = template
-        self._out.append(StartTemplate(template.number))
-
-    def reload(self) -> None:
-        """The version that is being loaded, if any, is old before it serves."""
-        if self.stopping:
-            return
-        if self._loading is not None:
-            self._out.append(EndTemplate(self._loading.number))
-            del self._templates[self._loading.number]
-        self._failures = 0
-        self._agenda.drop(("template", 0))
-        self.start_template()
+    # --- versions of the app ----------------------------------------------------------------------
 
     def template_ready(self, ready: TemplateReady, now_s: float) -> bool:
         """A version of the app can be forked; whether it is the one that serves now."""
-        template = self._templates.get(ready.template)
-        if template is None or template is not self._loading:
+        if not self._versions.serve(ready):
             return False
-        template.ready, template.functions = True, ready.functions
-        self._loading, older, self._current = None, self._current, template
-        self.failed, self._failures = "", 0
-        self.app = ready.app
-        self.version += 1
-        self.functions = ready.functions
         self._replace_pools(now_s)
-        if older is not None and older.number in self._templates and not older.workers:
-            self._end_template(older)
-        files = tuple(str(each) for each in ready.files)
-        self._out.append(AppLoaded(self.version, self.functions, ready.parts, files))
+        self._versions.tell_loaded(ready)
         return True
+
+    def template_ended(self, number: int, why: str, now_s: float) -> None:
+        """Of itself: who was asked of it and has no process will not have one."""
+        if self._versions.ended(number, why, now_s):
+            for worker in [each for each in self.workers.values() if each.template == number]:
+                if worker.state is WorkerState.STARTING and not worker.pid:
+                    self._forget_starting(worker)
 
     def _replace_pools(self, now_s: float) -> None:
         """Workers of the version before finish what they run; what waits is for the new ones."""
         older, self.pools = self.pools, {}
-        for row in self.functions:
+        for row in self._versions.functions:
             name, plain = str(row[0]), row[1]
             assert isinstance(plain, dict)
             before = older.get(name)
@@ -460,67 +398,7 @@ class Fleet:
         worker.pool.remove(worker)
         del self.workers[worker.number]
         self._agenda.drop(("worker", worker.number))
-        self._leave_template(worker.template)
-
-    def template_failed(self, failed: TemplateFailed, now_s: float) -> None:
-        """The app cannot be loaded; the version before goes on."""
-        template = self._templates.get(failed.template)
-        if template is None or template is not self._loading:
-            return
-        self._loading = None
-        del self._templates[template.number]
-        serving = self._current is not None
-        if not serving:
-            self.failed = failed.trace
-        if self._current is not None and not self._current.ready:
-            # The one that serves has no template any more either, so nobody can fork.
-            self._failures += 1
-            self._agenda.set(("template", 0), now_s + self._back_off_s(self._failures))
-        files = tuple(str(each) for each in failed.files)
-        self._out.append(EndTemplate(template.number))
-        self._out.append(AppNotLoaded(failed.trace, files, serving))
-
-    def _doubt(self, worker: Worker) -> None:
-        """A template that has not said that it forks stands still: another one takes its place, as
-        at a reload, since workers that it has may be well."""
-        current = self._current
-        if worker.pid or current is None or self._loading is not None:
-            return
-        if worker.template == current.number:
-            self.reload()
-
-    def template_ended(self, number: int, why: str, now_s: float) -> None:
-        """Of itself: its workers go on, but nobody is there to fork more."""
-        template = self._templates.pop(number, None)
-        if template is None or self.stopping:
-            return
-        template.ready = False
-        for worker in [each for each in self.workers.values() if each.template == number]:
-            if worker.state is WorkerState.STARTING and not worker.pid:
-                self._forget_starting(worker)
-        if template is self._loading:
-            self._loading = None
-            if self._current is None:
-                self.failed = f"its template ended: {why}"
-        elif template is not self._current:
-            return
-        self._failures += 1
-        if self._failures == LOADS_MAX and (self._current is None or not self._current.ready):
-            trace = f"its template ended {LOADS_MAX} times before the app was loaded: {why}\n"
-            self._out.append(AppNotLoaded(trace, (), self._current is not None))
-        self._agenda.set(("template", 0), now_s + self._back_off_s(self._failures))
-
-    def _leave_template(self, number: int) -> None:
-        template = self._templates.get(number)
-        if template is None:
-            return
-        template.workers -= 1
-        if template is not self._current and template.ready and not template.workers:
-            self._end_template(template)
-
-    def _end_template(self, template: _Template) -> None:
-        del self._templates[template.number]
-        self._out.append(EndTemplate(template.number))
+        self._versions.lost_worker(worker.template)
 
 
 def _may_have_begun(worker: Worker) -> None:

@@ -1,39 +1,38 @@
 """A function of an app: called here as ever, or run by the app's function nodes.
 
-Decides what each way of calling sends, and what of the caller goes along: its session, its depth,
-what is left of its time. `f(...)` is the plain local call; `remote`, `map`, `stream` and `spawn`
-go to a host. What carries them is the call that the code runs in, or the app's connection.
+Decides which ways of calling there are and what each means: `f(...)` is the plain local call;
+`remote`, `map`, `stream` and `spawn` go to a host, by what carries calls where they are made. Also
+which options a call has, and whether the function is sent along with it.
 
-Does not know: links, how calls run, how durable calls are recorded (found by name, since that is
-built upon this).
+Invariant: what `with_options` gives is the same function; only its calls differ. Does not know:
+what goes along with a call and when one is started again (`outgoing.py`), how the user's code is
+looked at (`signature.py`), how calls run, how durable calls are recorded (`durable.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import random
 import sys
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, update_wrapper
-from importlib import import_module
+from functools import update_wrapper
 from typing import Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import cloudpickle
 
-from bokilog.call_errors import CallTimeout, CallTooDeep, UnknownFunction, WorkerLost
-from bokilog.client.admin import ClientLog
-from bokilog.client.session import Session
-from bokilog.errors import InvalidSettings, NotSupported, UnavailableError, from_wire
+from bokilog.call_errors import UnknownFunction
+from bokilog.errors import InvalidSettings, NotSupported
 from bokilog.framing import Buffer
-from bokilog.functions.runtime import references
-from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request, error_of
-from bokilog.functions.runtime.context import Context, LoopBridge, Place, current
-from bokilog.functions.runtime.messages import DEPTH_MAX, Done, Encoding, Flag
+from bokilog.functions.runtime import durable
+from bokilog.functions.runtime.caller import OpenCall, error_of
+from bokilog.functions.runtime.context import Context, LoopBridge, current
+from bokilog.functions.runtime.durable import SpawnedCall
+from bokilog.functions.runtime.messages import Done, Encoding
 from bokilog.functions.runtime.options import FunctionOptions
-from bokilog.functions.runtime.streaming import SLICE_BYTES, MapResults, Stream, Window
+from bokilog.functions.runtime.outgoing import Caller, Outgoing, Packed
+from bokilog.functions.runtime.signature import Signature, signature_of
+from bokilog.functions.runtime.streaming import MapResults, Stream, Window
 from bokilog.functions.runtime.values import Values
 
 P = ParamSpec("P")
@@ -41,68 +40,11 @@ L = TypeVar("L")
 """What a plain local call gives."""
 R = TypeVar("R")
 """What it comes to: the result, or what it yields."""
-R_co = TypeVar("R_co", covariant=True)
 
 CONCURRENCY_ASYNC: Final = 100
 """Calls at once per worker of an async function that says nothing else."""
 PICKLED: Final = "$pickled"
 """The function that every app has: it runs another one, which came along in its arguments."""
-_CALLS_HOME: Final = "bokilog.functions.calls.api"
-
-
-class Caller(Protocol):
-    """What carries calls: the call that code runs in (`Context`), or a connection of the app."""
-
-    @property
-    def calls(self) -> HostCalls:
-        """Where they go."""
-        ...
-
-    @property
-    def child_depth(self) -> int:
-        """Their depth."""
-        ...
-
-    @property
-    def left_s(self) -> float:
-        """They have no more time than this."""
-        ...
-
-    @property
-    def trace(self) -> str:
-        """What they belong to, as a W3C traceparent."""
-        ...
-
-    @property
-    def host(self) -> str:
-        """Of the node that the caller is on; empty: none."""
-        ...
-
-    @property
-    def place(self) -> Place:
-        """The process."""
-        ...
-
-    @property
-    def children(self) -> set[OpenCall]:
-        """Those under way."""
-        ...
-
-    def token(self) -> str:
-        """What they have to see."""
-        ...
-
-    def merge(self, token: str) -> None:
-        """One of them has seen this."""
-        ...
-
-    def session_for(self, log: ClientLog) -> Session:
-        """For payloads by reference."""
-        ...
-
-    async def connected_log(self) -> ClientLog | None:
-        """The log; None where there is none."""
-        ...
 
 
 class Home(Protocol):
@@ -130,41 +72,6 @@ class Body(Protocol):
         ...
 
 
-class CallStatus(Protocol):
-    """How a durable call stands; `functions/calls/api.py` has more of it."""
-
-    @property
-    def state(self) -> str:
-        """waiting, running, finished, failed or cancelled."""
-        ...
-
-    @property
-    def attempt(self) -> int:
-        """How often it was started again."""
-        ...
-
-
-class SpawnedCall(Protocol[R_co]):
-    """A durable call, as `spawn` gives it: a `bokilog.Call` whose result has a type."""
-
-    @property
-    def id(self) -> str:
-        """What people and records call it by."""
-        ...
-
-    async def result(self, timeout_s: float | None = None) -> R_co:
-        """Wait for it."""
-        ...
-
-    async def cancel(self, reason: str = "") -> bool:
-        """It is not wanted any more; False: it was over already."""
-        ...
-
-    async def status(self) -> CallStatus:
-        """How it stands now."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
     """How calls through one `with_options` differ from the function's own options."""
@@ -185,25 +92,37 @@ class Function(Generic[P, L, R]):
         body: what the user wrote.
         name: what it is called by.
         options: how it is run.
+        call_options: what its calls through this object have instead.
     """
 
     __name__: str
 
     def __init__(
-        self, home: Home, body: Callable[P, L], *, name: str, options: FunctionOptions
+        self,
+        home: Home,
+        body: Callable[P, L],
+        *,
+        name: str,
+        options: FunctionOptions,
+        call_options: CallOptions = _AS_DECLARED,
     ) -> None:
         self.home = home
         self.body = body
         self.name = name
         self.options = options
-        self.call_options = _AS_DECLARED
+        self.call_options = call_options
         self.yields_async = inspect.isasyncgenfunction(body)
         self.yields = self.yields_async or inspect.isgeneratorfunction(body)
         """It is a stream."""
         self.is_async = inspect.iscoroutinefunction(body)
-        self._values: Values | None = None
-        self._context_name: str | None = None
-        self._context_at = 0
+        self._signature: Signature | None = None
+        self._outgoing = Outgoing(
+            home.name,
+            name,
+            timeout_s=call_options.timeout_s or options.timeout_s,
+            retries=call_options.retries or 0,  # those of its options are the hosts' business
+            retry_delay_s=options.retry_delay_s,
+        )
         update_wrapper(self, body)
 
     def __repr__(self) -> str:
@@ -216,29 +135,29 @@ class Function(Generic[P, L, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> L:
         """The plain local call: runs the user's code here and now."""
-        if self.context_name is not None:
+        if self.signature.context_name is not None:
             given = any(isinstance(each, Context) for each in (*args, *kwargs.values()))
             here = current.get()
             if not given and here is not None:
-                positional, named = self.with_context(here, list(args), dict(kwargs))
+                positional, named = self.signature.with_context(here, list(args), dict(kwargs))
                 return cast("L", cast("Body", self.body)(*positional, **named))
         return self.body(*args, **kwargs)
 
     # --- what hosts and workers need ---
 
     @property
-    def values(self) -> Values:
-        """How its arguments and result travel; found out at first use, when all names are there."""
-        if self._values is None:
-            self._values = self._look()
-        return self._values
+    def signature(self) -> Signature:
+        """As callers see it; found out at first use, when all names are there."""
+        found = self._signature
+        if found is None:
+            found = self._signature = signature_of(self.name, self.body, yields=self.yields)
+        return found
 
     @property
-    def context_name(self) -> str | None:
-        """The parameter that gets the call's `Context`, if there is one."""
-        if self._values is None:
-            self._values = self._look()
-        return self._context_name
+    def values(self) -> Values:
+        """How its arguments and result travel."""
+        found = self._signature  # every call comes here: no more steps than it takes
+        return (found if found is not None else self.signature).values
 
     @property
     def concurrency(self) -> int:
@@ -258,34 +177,6 @@ class Function(Generic[P, L, R]):
         plain["max_concurrency"] = self.concurrency  # only here it is known what the default is
         return [self.name, plain, self.values.signature, self.help_line]
 
-    def with_context(
-        self, context: Context, positional: list[object], named: dict[str, object]
-    ) -> tuple[list[object], dict[str, object]]:
-        """The arguments with the call's context, where the function asks for one."""
-        if self.context_name is not None:
-            if len(positional) > self._context_at:
-                positional.insert(self._context_at, context)
-            else:
-                named[self.context_name] = context
-        return positional, named
-
-    def _look(self) -> Values:
-        hints = _hints_of(self.body)
-        parameters = []
-        for at, each in enumerate(inspect.signature(self.body).parameters.values()):
-            annotation = hints.get(each.name, inspect.Parameter.empty)
-            if _is_context(annotation):
-                if each.kind in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL, each.VAR_KEYWORD):
-                    problem = "is a Context that cannot be given by name"
-                    raise InvalidSettings(f"{self.name}({each.name})", str(each), problem)
-                self._context_name, self._context_at = each.name, at
-            else:
-                parameters.append(each.replace(annotation=annotation))
-        result = hints.get("return", inspect.Parameter.empty)
-        if self.yields:
-            result = next(iter(typing.get_args(result)), inspect.Parameter.empty)
-        return Values(self.name, parameters, result=result)
-
     # --- calls ---
 
     async def remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -304,20 +195,8 @@ class Function(Generic[P, L, R]):
         if self.call_options.key is not None:
             return await (await self.spawn(*args, **kwargs)).result()
         caller = self.home.caller()
-        name, encoding, payload = self._travelling(args, kwargs)
-        attempts_left = self.call_options.retries or 0
-        attempt = 0
-        while True:
-            try:
-                done = await self._run(caller, name, (encoding, payload), attempt)
-            except UnavailableError:
-                if attempt >= attempts_left:
-                    raise
-            else:
-                if attempt >= attempts_left or not _was_lost(done):
-                    return await self._result(caller, done)
-            attempt += 1
-            await asyncio.sleep(_retry_delay_s(self.options.retry_delay_s, attempt))
+        done = await self._outgoing.run(caller, self._packed(args, kwargs))
+        return await self._result(caller, done)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """`remote` for sync functions: it blocks this thread, never an event loop.
@@ -342,25 +221,24 @@ class Function(Generic[P, L, R]):
         If cancelled, the call may have been recorded.
         """
         caller = self.home.caller()
-        depth = caller.child_depth
-        if depth > DEPTH_MAX:
-            raise CallTooDeep(self.name, depth, DEPTH_MAX)
-        name, encoding, payload = self._travelling(args, kwargs)
+        depth = self._outgoing.depth_within(caller)
+        name, encoding, payload = self._packed(args, kwargs)
         log = await caller.connected_log()
         if log is None:
             problem = "durable calls are records, and no log is connected here"
             raise NotSupported(f"{self.name}.spawn", problem)
         if caller.place.before_spawn is not None:
             await caller.place.before_spawn()
-        call = await _spawn()(
+        retries = self.call_options.retries
+        call = await durable.recorder()(
             log,
             self.home.name,
             name,
             encoding=encoding,
             payload=payload,
             key=self.call_options.key,
-            timeout_s=self._timeout_s,
-            retries=self._retries,
+            timeout_s=self._outgoing.timeout_s,
+            retries=self.options.retries if retries is None else retries,
             retry_delay_s=self.options.retry_delay_s,
             session=caller.session_for(log),
             decode=self.values.decode_result,
@@ -387,7 +265,8 @@ class Function(Generic[P, L, R]):
         caller = self.home.caller()
 
         def start(slices: Sequence[Sequence[object]]) -> Coroutine[object, None, list[OpenCall]]:
-            return self._start_many(caller, slices)
+            calls = (self._packed(arguments, {}) for arguments in slices)
+            return self._outgoing.start_many(caller, calls)
 
         def result(done: Done) -> Coroutine[object, None, R]:
             return self._result(caller, done)
@@ -413,13 +292,10 @@ class Function(Generic[P, L, R]):
         the loop early (`aclose`, or `async with`) cancels the call.
         """
         caller = self.home.caller()
-        name, encoding, payload = self._travelling(args, kwargs)
+        packed = self._packed(args, kwargs)
 
-        async def start() -> OpenCall:
-            await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
-            carried = await self._carried(caller, encoding, payload)
-            request = self._request(caller, name, carried[0], flags=Flag.STREAM)
-            return _child(caller, caller.calls.start(request, carried[1]))
+        def start() -> Coroutine[object, None, OpenCall]:
+            return self._outgoing.start_stream(caller, packed)
 
         async def item(encoding: int, payload: Buffer) -> R:
             return await self._decoded(caller, encoding, payload)
@@ -448,31 +324,19 @@ class Function(Generic[P, L, R]):
         changed = CallOptions(key=key, timeout_s=timeout_s, retries=retries)
         other: Function[P, L, R]
         other = _function_of(self.home, self.body, self.name, self.options, changed)
-        other._values, other._context_name = self.values, self._context_name
-        other._context_at = self._context_at
+        other._signature = self.signature
         return other
 
-    # --- the ways of all calls ---
+    # --- what all ways have in common ---
 
     def _window(self) -> Window:
         at_once = self.concurrency * self.options.max_workers
         room = self.options.queue_limit // 2
         first = max(self.concurrency, min(2 * at_once, room))
-        return Window(first, at_once + room, timeout_s=self._timeout_s)
+        return Window(first, at_once + room, timeout_s=self._outgoing.timeout_s)
 
-    @property
-    def _timeout_s(self) -> float:
-        return self.call_options.timeout_s or self.options.timeout_s
-
-    @property
-    def _retries(self) -> int:
-        said = self.call_options.retries
-        return self.options.retries if said is None else said
-
-    def _travelling(
-        self, args: Sequence[object], kwargs: Mapping[str, object]
-    ) -> tuple[str, Encoding, bytes]:
-        """(function, encoding, payload): hosts that do not know the function get it along."""
+    def _packed(self, args: Sequence[object], kwargs: Mapping[str, object]) -> Packed:
+        """One call; hosts that do not know the function get it along."""
         encoding, payload = self.values.encode_arguments(args, kwargs)
         if self.home.knows(self.name):
             return self.name, encoding, payload
@@ -482,90 +346,6 @@ class Function(Generic[P, L, R]):
         pickled: bytes = cloudpickle.dumps(([self.body, *args], dict(kwargs)))
         return PICKLED, Encoding.PICKLE, pickled
 
-    def _request(
-        self, caller: Caller, name: str, encoding: int, *, attempt: int = 0, flags: int = 0
-    ) -> Request:
-        depth = caller.child_depth
-        if depth > DEPTH_MAX:
-            raise CallTooDeep(self.name, depth, DEPTH_MAX)
-        timeout_s = min(self._timeout_s, caller.left_s)
-        if timeout_s <= 0:
-            raise CallTimeout(self.name, self._timeout_s)
-        return Request(
-            name,
-            encoding,
-            timeout_s,
-            depth,
-            attempt,
-            flags,
-            f"{random.getrandbits(64):016x}",
-            caller.token(),
-            caller.trace,
-        )
-
-    async def _run(
-        self, caller: Caller, name: str, carried: tuple[int, bytes], attempt: int
-    ) -> Done:
-        if len(carried[1]) > references.BY_REFERENCE_BYTES:
-            carried = await self._carried(caller, *carried)
-        if not caller.calls.up:
-            await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
-        request = self._request(caller, name, carried[0], attempt=attempt)
-        opened = caller.calls.start(request, carried[1])
-        caller.children.add(opened)
-        try:
-            return await caller.calls.wait(opened)
-        finally:
-            caller.children.discard(opened)
-
-    async def _carried(self, caller: Caller, encoding: int, payload: bytes) -> tuple[int, bytes]:
-        if len(payload) <= references.BY_REFERENCE_BYTES:
-            return encoding, payload
-        log = await caller.connected_log()
-        if log is None:
-            return encoding, payload
-        return await references.keep(
-            log,
-            self.home.name,
-            encoding=encoding,
-            payload=payload,
-            host=caller.host,
-            session=caller.session_for(log),
-        )
-
-    async def _start_many(
-        self, caller: Caller, slices: Sequence[Sequence[object]]
-    ) -> list[OpenCall]:
-        """Calls for several tuples of arguments, in as few messages as they allow."""
-        await caller.calls.wait_up(min(self._timeout_s, caller.left_s))
-        opened: list[OpenCall] = []
-        together: list[Buffer] = []
-        kind, size_bytes = (self.name, 0), 0
-        try:
-            for arguments in slices:
-                name, encoding, payload = self._travelling(arguments, {})
-                carried = await self._carried(caller, encoding, payload)
-                if kind != (name, carried[0]) or size_bytes + len(carried[1]) > SLICE_BYTES:
-                    opened += self._start_together(caller, kind, together)
-                    together, size_bytes = [], 0
-                kind = name, carried[0]
-                together.append(carried[1])
-                size_bytes += len(carried[1])
-            opened += self._start_together(caller, kind, together)
-        except BaseException:
-            for each in opened:
-                caller.calls.cancel(each, "others of its map could not be started")
-            raise
-        return opened
-
-    def _start_together(
-        self, caller: Caller, kind: tuple[str, int], payloads: Sequence[Buffer]
-    ) -> list[OpenCall]:
-        if not payloads:
-            return []
-        opened = caller.calls.start_many(self._request(caller, *kind), payloads)
-        return [_child(caller, each) for each in opened]
-
     async def _result(self, caller: Caller, done: Done) -> R:
         caller.merge(done.token)
         if done.error:
@@ -574,95 +354,20 @@ class Function(Generic[P, L, R]):
 
     async def _decoded(self, caller: Caller, encoding: int, payload: Buffer) -> R:
         if encoding == Encoding.REFERENCE:
-            log = await caller.connected_log()
-            if log is None:
-                problem = "its result is a record, and no log is connected here"
-                raise NotSupported(self.name, problem)
-            encoding, payload = await references.fetch(log, payload, caller.session_for(log))
+            encoding, payload = await self._outgoing.fetched(caller, payload)
         return cast("R", self.values.decode_result(encoding, payload))
 
 
 def _function_of(
     home: Home, body: Callable[P, L], name: str, options: FunctionOptions, changed: CallOptions
 ) -> Function[P, L, R]:
-    function: Function[P, L, R] = Function(home, body, name=name, options=options)
-    function.call_options = changed
-    return function
+    return Function(home, body, name=name, options=options, call_options=changed)
 
 
 AnyFunction: TypeAlias = Function[[], object, object]
 """One whose types are a matter of run time."""
 
 
-class Spawn(Protocol):
-    """How a durable call is recorded; `functions/calls/api.py` has it."""
-
-    async def __call__(
-        self,
-        log: ClientLog,
-        app: str,
-        function: str,
-        *,
-        encoding: int,
-        payload: bytes,
-        key: str | None,
-        timeout_s: float,
-        retries: int,
-        retry_delay_s: float,
-        session: Session,
-        decode: Callable[[int, Buffer], object],
-        trace: str,
-        stream: bool,
-        depth: int,
-    ) -> object:
-        """Append it and return its handle."""
-        ...
-
-
-@cache
-def _spawn() -> Spawn:
-    """Found once: to look a module up takes as long as to encode a call."""
-    return cast("Spawn", import_module(_CALLS_HOME).spawn)
-
-
-def _was_lost(done: Done) -> bool:
-    """Whether it is no fault of the function that the call is over."""
-    return bool(done.error) and isinstance(from_wire(done.error), (WorkerLost, UnavailableError))
-
-
-def _child(caller: Caller, opened: OpenCall) -> OpenCall:
-    """A call that its caller does not wait for at once is cancelled with it all the same."""
-    caller.children.add(opened)
-    opened.done.add_done_callback(lambda _: caller.children.discard(opened))
-    return opened
-
-
-def _hints_of(body: Callable[P, L]) -> dict[str, object]:
-    """The annotations that can be made out; a name that is there for type checkers only is none."""
-    try:
-        return typing.get_type_hints(body, include_extras=True)
-    except NameError:
-        texts = getattr(body, "__annotations__", {})
-    found: dict[str, object] = {}
-    for name, annotation in texts.items():
-        known = {**getattr(body, "__globals__", {}), "Context": Context}
-        try:
-            found[name] = eval(annotation, known) if isinstance(annotation, str) else annotation
-        except Exception:  # whatever a half-known annotation raises
-            if isinstance(annotation, str) and annotation.endswith("bokilog.Context"):
-                found[name] = Context
-    return found
-
-
-def _is_context(annotation: object) -> bool:
-    return annotation is Context or Context in typing.get_args(annotation)
-
-
 def _is_made_here(body: Callable[P, L]) -> bool:
     """Whether it was written into a program or a notebook: no other process can import it."""
     return body.__module__ == "__main__" or "<locals>" in body.__qualname__
-
-
-def _retry_delay_s(first_s: float, attempt: int) -> float:
-    doubled: float = min(first_s * 2.0 ** (attempt - 1), 60.0)
-    return doubled * (1.0 - random.random() / 2.0)

@@ -1,8 +1,9 @@
 """The shell of a host: links, templates, workers' processes, reloads, and calls from this process.
 
-Decides nothing that the scheduler decides (`scheduler.py`). It carries out its effects, tells it
-what happens, keeps what calls wrote, and gives the gateway and durable calls, which live in the
-same process, a way to run calls (`runner.py`).
+Decides nothing that the scheduler decides (`scheduler.py`). It carries out its effects and tells it
+what happens. The gateway and durable calls, which live in the same process, run calls by
+`local_calls.py`; other hosts are met in `neighbours.py`, workers' processes are looked at in
+`worker_watch.py`; who sees what a host does is decided in `shown.py`.
 
 Invariants: this process never imports the user's code; whatever was started here is gone after
 `aclose`, workers included; all that one batch says to a link leaves in one write.
@@ -15,12 +16,12 @@ import logging
 import os
 import random
 from collections.abc import Callable, Coroutine
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.connect import connect
 from bokilog.effects import SetTimer
-from bokilog.errors import BY_CODE, InvalidSettings
+from bokilog.errors import InvalidSettings
 from bokilog.functions.runtime.call_outputs import CallOutputs
 from bokilog.functions.runtime.connections import Connections
 from bokilog.functions.runtime.effects import (
@@ -34,8 +35,6 @@ from bokilog.functions.runtime.effects import (
     EndTemplate,
     Event,
     KillWorker,
-    MemoryUsed,
-    PeerLeaves,
     Received,
     Reload,
     RetireAll,
@@ -45,37 +44,26 @@ from bokilog.functions.runtime.effects import (
     Stopping,
     TemplateEnded,
     WorkerEnded,
-    WorkerSilent,
 )
-from bokilog.functions.runtime.membership import HostRecord, Membership, reachable
+from bokilog.functions.runtime.local_calls import LOCAL, LocalCalls
 from bokilog.functions.runtime.messages import (
     CallMessage,
-    Cancel,
-    Credit,
-    Done,
-    FunctionRows,
-    Item,
     Output,
     Outputs,
     OutputsRequest,
     Pulse,
-    Start,
     WorkerReady,
 )
+from bokilog.functions.runtime.neighbours import Neighbours
 from bokilog.functions.runtime.process_settings import HostSettings
-from bokilog.functions.runtime.processes import (
-    Templates,
-    anonymous_bytes,
-    kill,
-    template_command,
-)
-from bokilog.functions.runtime.pulses import ASK_S, Pulses
+from bokilog.functions.runtime.processes import Templates, kill, template_command
 from bokilog.functions.runtime.scheduler import Scheduler, SchedulerStats
+from bokilog.functions.runtime.shown import Shown, Watcher
 from bokilog.functions.runtime.watch import Stamp, Watch
+from bokilog.functions.runtime.worker_watch import WorkerWatch
 from bokilog.io.clock import SystemClock
 from bokilog.io.driver import Driver
 
-LOCAL: Final[Address] = ("local", 0)
 END_WORKERS_S: Final = 2.0
 """Workers that were told to end, and whose links are gone, may take so long."""
 LEAVE_S: Final = 2.0
@@ -84,65 +72,8 @@ _POLL_S: Final = 0.01
 logger = logging.getLogger(__name__)
 
 
-class Watcher(Protocol):
-    """Whoever shows what a host does; called on its loop, must not wait."""
-
-    def loaded(self, loaded: AppLoaded) -> None: ...
-
-    def not_loaded(self, failed: AppNotLoaded) -> None: ...
-
-    def began(self, began: CallBegan) -> None: ...
-
-    def over(self, over: CallOver) -> None: ...
-
-    def wrote(self, call_id: str, stream: int, text: str) -> None: ...
-
-    def worker_ended(self, ended: WorkerEnded) -> None: ...
-
-    def warned(self, problem: str) -> None: ...
-
-
-class LocalCall:
-    """A call that was started in this process; a `RunningCall`."""
-
-    __slots__ = ("_done", "_number", "_on_item", "_tell")
-
-    def __init__(
-        self,
-        number: int,
-        *,
-        tell: Callable[[CallMessage], None],
-        on_item: Callable[[Item], None] | None,
-    ) -> None:
-        self._number = number
-        self._tell = tell
-        self._on_item = on_item
-        self._done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-
-    @property
-    def done(self) -> asyncio.Future[Done]:
-        """What came of it."""
-        return self._done
-
-    def credit(self, count: int) -> None:
-        """So many more items may come."""
-        self._tell(Credit(self._number, count))
-
-    def cancel(self, reason: str) -> None:
-        """It is not wanted any more."""
-        self._tell(Cancel(self._number, reason))
-
-    def on_message(self, message: Done | Item) -> None:
-        """Its answer, or an item of its stream."""
-        if isinstance(message, Item):
-            if self._on_item is not None:
-                self._on_item(message)
-        elif not self._done.done():
-            self._done.set_result(message)
-
-
 class Host:
-    """One host; a `CallRunner`. Made inside a running loop.
+    """One host. Made inside a running loop.
 
     Args:
         settings: of the process.
@@ -155,11 +86,11 @@ class Host:
         """Its name, once it is loaded."""
         self.log: ClientLog | None = None
         """The log of its function node, once it is connected."""
-        self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         self.outputs = CallOutputs(
             calls_max=settings.outputs_max, bytes_max=settings.output_bytes_max
         )
+        self._shown = Shown(settings.app, outputs=self.outputs, watcher=watcher)
         self._core = Scheduler(
             settings.node_id,
             settings.app,
@@ -181,16 +112,23 @@ class Host:
             on_bug=self._on_bug,
         )
         self._watch = Watch(_stamp)
-        self._pulses = Pulses(settings.worker_silent_s)
-        self._local: dict[int, LocalCall] = {}
-        self._local_numbers = 0
+        self._neighbours = Neighbours(
+            settings.node_id,
+            links=self._connections,
+            functions=self._names,
+            leaves=self._deliver,
+            warn=self._shown.warned,
+            spawn=self._spawn,
+        )
+        self._worker_watch = WorkerWatch(
+            settings,
+            workers=self._core,
+            connections=self._connections,
+            deliver=self._deliver,
+        )
+        self.calls = LocalCalls(tell=self._tell, functions=self._core.functions)
+        """Runs calls of this process."""
         self._addresses: list[str] = []
-        self._membership: Membership | None = None
-        self._present: dict[str, HostRecord] = {}
-        """Other hosts, as they say themselves."""
-        self._differing: set[tuple[str, ...]] = set()
-        """Functions of other versions of the app, or of other apps of its name, that were met."""
-        self._first_memory: dict[int, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = ""
         self._settled: asyncio.Event = asyncio.Event()
@@ -205,19 +143,7 @@ class Host:
         """It cannot go on: `bug` says why."""
         self.bug: BaseException | None = None
 
-    # --- a CallRunner -----------------------------------------------------------------------------
-
-    def start(self, start: Start, *, on_item: Callable[[Item], None] | None = None) -> LocalCall:
-        """Run a call here or on another node; `start.call` is not looked at."""
-        self._local_numbers += 1
-        number = self._local_numbers
-        call = self._local[number] = LocalCall(number, tell=self._tell, on_item=on_item)
-        self._tell(Start(number, *start[1:]))  # `_replace` takes four times as long
-        return call
-
-    def functions(self) -> FunctionRows:
-        """What can be called now."""
-        return self._core.functions()
+    # --- how it stands ----------------------------------------------------------------------------
 
     def stats(self) -> SchedulerStats:
         """For metrics and people."""
@@ -250,8 +176,8 @@ class Host:
             self._addresses.append(await self._connections.listen(address))
         for effect in self._core.begin():
             self._perform(effect)
-        self._tasks.append(asyncio.create_task(self._watch_memory(), name="memory"))
-        self._tasks.append(asyncio.create_task(self._watch_pulses(), name="pulses"))
+        self._tasks.append(asyncio.create_task(self._worker_watch.memory(), name="memory"))
+        self._tasks.append(asyncio.create_task(self._worker_watch.pulses(), name="pulses"))
         if self.settings.watch:
             self._tasks.append(asyncio.create_task(self._watch_files(), name="files"))
         connecting = asyncio.create_task(self._connect())
@@ -261,7 +187,7 @@ class Host:
                 raise self.bug
             if self._failed and not self.settings.watch:
                 # Whoever watches was shown the traceback; else this is where it is said.
-                shown = "" if self._watcher is not None else f":\n{self._failed}"
+                shown = "" if self._shown.is_watched else f":\n{self._failed}"
                 raise InvalidSettings("app", self.settings.app, f"cannot be loaded{shown}")
             self.log = await connecting
         finally:
@@ -276,24 +202,16 @@ class Host:
 
     async def _join(self) -> None:
         assert self.log is not None
-        record = HostRecord(
-            self.settings.node_id,
-            list(self.settings.advertised or self._addresses),
-            self._names(),
-            True,
-        )
-        self._membership = Membership(
-            self.log,
-            self.app,
-            record,
-            changed=self._hosts_changed,
-            named_alike=self._named_alike,
-        )
-        await self._membership.join()
+        addresses = list(self.settings.advertised or self._addresses)
+        await self._neighbours.join(self.log, self.app, addresses)
         self.joined.set()
 
     def _names(self) -> list[str]:
         return [str(row[0]) for row in self._core.functions()]
+
+    def say_that_it_stops(self) -> None:
+        """Whoever watches sees what is waited for."""
+        self._shown.stopping(self._core.calls_count)
 
     def refuse_calls(self) -> None:
         """New calls are refused from now on; what runs goes on."""
@@ -302,7 +220,7 @@ class Host:
     async def drain(self) -> None:
         """New calls go to other hosts; those under way get `drain_calls_s`."""
         self.refuse_calls()
-        await self._leave()
+        await self._neighbours.leave(timeout_s=LEAVE_S)
         deadline_s = self._loop.time() + self.settings.drain_calls_s
         await self._none_left(lambda: self._core.calls_count, deadline_s)
         self._connections.take_no_callers()
@@ -316,35 +234,33 @@ class Host:
         while those() and self._loop.time() < deadline_s and self.bug is None:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)  # the core has no event to await
 
-    async def aclose(self) -> None:
-        """End everything that was started here."""
+    async def aclose(self, *, at_once: bool = False) -> None:
+        """End everything that was started here.
+
+        Args:
+            at_once: workers get no time to end by themselves, other hosts find out when they dial.
+        """
         self._deliver(RetireAll())
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._leave()
+        await self._neighbours.leave(timeout_s=0.0 if at_once else LEAVE_S)
         await asyncio.sleep(0)
         pids = self._core.pids()
         self._connections.flush()
-        await self._end_workers(pids)
+        await self._end_workers(pids, within_s=0.0 if at_once else END_WORKERS_S)
         self._driver.stop()
         await self._connections.aclose()
         await self._templates.aclose()
-        for call in self._local.values():
-            call.done.cancel()
+        self.calls.cancel_all()
         if self.log is not None:
             await self.log.aclose()
 
-    async def _leave(self) -> None:
-        membership, self._membership = self._membership, None
-        if membership is not None:
-            await membership.leave(timeout_s=LEAVE_S)
-
-    async def _end_workers(self, pids: list[int]) -> None:
+    async def _end_workers(self, pids: list[int], *, within_s: float) -> None:
         """They leave by themselves; the template, their parent, still lives, so that a number is
         still theirs while it tells of no exit."""
-        await self._none_left(self._core.pids, self._loop.time() + END_WORKERS_S)
+        await self._none_left(self._core.pids, self._loop.time() + within_s)
         left = set(pids if self.bug is not None else self._core.pids())
         for pid in left:
             kill(pid)
@@ -358,15 +274,13 @@ class Host:
         match effect:
             case Send(to=to, message=message):
                 if to == LOCAL:
-                    self._answer_local(message)
+                    self.calls.answer(message)
                 else:
                     self._connections.send(to, message)
             case CallBegan():
-                self.outputs.began(effect.call_id, effect.function)
-                if self._watcher is not None:
-                    self._watcher.began(effect)
+                self._shown.began(effect)
             case CallOver():
-                self._call_over(effect)
+                self._shown.over(effect)
             case StartTemplate(template=number):
                 self._templates.start(number)
             case EndTemplate(template=number):
@@ -383,61 +297,32 @@ class Host:
             case AppNotLoaded():
                 self._not_loaded(effect)
             case WorkerEnded():
-                self._first_memory.pop(effect.worker, None)
-                if self._watcher is not None:
-                    self._watcher.worker_ended(effect)
-                else:
-                    logger.warning("worker %d of %s: %s", *effect)
+                self._worker_watch.ended(effect.worker)
+                self._shown.worker_ended(effect)
             case SetTimer():
                 raise AssertionError("the driver keeps the timers")
             case _:
                 assert_never(effect)
 
-    def _answer_local(self, message: CallMessage) -> None:
-        assert isinstance(message, (Done, Item))
-        done = isinstance(message, Done)
-        call = self._local.pop(message.call, None) if done else self._local.get(message.call)
-        if call is not None:
-            # Slices keep the whole read alive that they came with.
-            call.on_message(message._replace(payload=bytes(message.payload)))
-
-    def _call_over(self, over: CallOver) -> None:
-        code = over.error[0] if over.error else None
-        known = BY_CODE.get(code) if isinstance(code, int) else None
-        outcome = "ok" if not over.error else known.__name__ if known is not None else "unknown"
-        self.outputs.over(over.call_id, over.function, outcome)
-        if self._watcher is not None:
-            self._watcher.over(over)
-
     def _loaded(self, loaded: AppLoaded) -> None:
         self.app = self._connections.app = self._core.app
-        names = self._names()
-        took_ms = sum(part[1] for part in loaded.parts if isinstance(part[1], int)) // 1_000
-        shown = ", ".join(names)
-        logger.info("%s version %d after %d ms: %s", self.app, loaded.version, took_ms, shown)
         self._failed = ""
         self._watch.watch(loaded.files)
         self._settled.set()
         self.functions_changed()
-        if self._membership is not None:
-            self._spawn(self._membership.serve(names), "host-functions")
+        if self._neighbours.joined:
+            self._neighbours.serve(self._names())
         elif self.log is not None:
             self._spawn(self._join(), "join")
-        if self._watcher is not None:
-            self._watcher.loaded(loaded)
+        self._shown.loaded(self.app, loaded)
 
     def _not_loaded(self, failed: AppNotLoaded) -> None:
         self._failed = failed.trace
         if failed.files:
             self._watch.watch(failed.files)
-        raised = not (self._settled.is_set() or self.settings.watch)  # by `begin`
+        is_raised = not (self._settled.is_set() or self.settings.watch)  # by `begin`
         self._settled.set()
-        if self._watcher is not None:
-            self._watcher.not_loaded(failed)
-        if self._watcher is not None or raised:
-            return  # who is told it need not find it in the log as well
-        kept = "the version before goes on" if failed.serving else "there is none to serve"
-        logger.error("%s cannot be loaded (%s):\n%s", self.settings.app, kept, failed.trace)
+        self._shown.not_loaded(failed, is_raised=is_raised)
 
     def _template_command(self, number: int) -> list[str]:
         return template_command(
@@ -464,12 +349,10 @@ class Host:
         self, source: Address, message: Output | OutputsRequest | Pulse | WorkerReady
     ) -> None:
         if isinstance(message, Pulse):
-            self._pulses.answered(message.worker)
+            self._worker_watch.answered(message.worker)
             return
         if isinstance(message, WorkerReady):
-            had_bytes = anonymous_bytes(message.pid)
-            if had_bytes is not None:
-                self._first_memory[message.worker] = had_bytes
+            self._worker_watch.ready(message)
             return
         if isinstance(message, OutputsRequest):
             asked = message.call_id
@@ -477,81 +360,11 @@ class Host:
             self._connections.send(source, Outputs(asked, pieces))
             return
         call_id = self._core.call_id(message.call) if message.call else ""
-        if call_id:
-            self.outputs.wrote(call_id, message.stream, message.written)
-        else:
-            logger.info("%s %s: %s", *source, message.written.rstrip("\n"))
-        if self._watcher is not None:
-            self._watcher.wrote(call_id, message.stream, message.written)
-
-    def _hosts_changed(self, present: dict[str, HostRecord]) -> None:
-        self._present = present
-        self._hang_up()
-        for name, record in present.items():
-            address = reachable(record)
-            if address:
-                self._connections.dial(name, address)
-            self._compare(record)
+        self._shown.wrote(source, call_id, message)
 
     def _peers_changed(self) -> None:
-        self._hang_up()
+        self._neighbours.hang_up()
         self.peers_changed()
-
-    def _hang_up(self) -> None:
-        """Hosts that have ended, or were silent for long, are dialled no more. One that answers may
-        still run calls of this one, but gets no new ones: it hangs up itself."""
-        for name, answers in self._connections.peers.items():
-            if name in self._present:
-                continue
-            if answers:
-                self._deliver(PeerLeaves(name))
-                continue
-            peer = self._connections.hang_up(name)
-            if peer is not None:
-                self._spawn(peer.aclose(), "hang-up")
-
-    def _compare(self, record: HostRecord) -> None:
-        """Of two apps of one name, each host has its own functions: that is better told."""
-        own, theirs = self._names(), record.functions
-        if set(own) == set(theirs) or tuple(theirs) in self._differing:
-            return
-        self._differing.add(tuple(theirs))
-        lacks = ", ".join(sorted(set(own) - set(theirs))) or "nothing"
-        more = ", ".join(sorted(set(theirs) - set(own))) or "nothing"
-        what = f"host {record.name} has another version of {self.app!r}, or another app of its name"
-        self._warn(f"{what}: it lacks {lacks}, and has {more} besides")
-
-    def _named_alike(self, record: HostRecord) -> None:
-        where = ", ".join(record.addresses)
-        self._warn(f"another host at {where} is called {record.name!r} too: give each its own name")
-
-    def _warn(self, problem: str) -> None:
-        if self._watcher is not None:
-            self._watcher.warned(problem)
-        else:
-            logger.warning("%s", problem)
-
-    async def _watch_memory(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.memory_poll_s)
-            for number, pid in self._core.watched():
-                now_bytes = anonymous_bytes(pid)
-                if now_bytes is None:
-                    continue
-                used_bytes = now_bytes - self._first_memory.setdefault(number, now_bytes)
-                if used_bytes > 0:
-                    self._deliver(MemoryUsed(number, used_bytes))
-
-    async def _watch_pulses(self) -> None:
-        while True:
-            await asyncio.sleep(min(ASK_S, self.settings.worker_silent_s))
-            ask, silent = self._pulses.look(self._core.shared(), self._loop.time())
-            for number in ask:
-                self._connections.send(("worker", number), Pulse(number))
-            self._connections.flush()
-            for number in silent:
-                logger.warning("worker %d stands still: new calls go to others", number)
-                self._deliver(WorkerSilent(number))
 
     async def _watch_files(self) -> None:
         while True:

@@ -39,8 +39,11 @@ def load_app(named: str, folder: str) -> App:
     if attribute:
         found = getattr(module, attribute, None)
         if not isinstance(found, App):
-            what = f"is {type(found).__name__}" if found is not None else "is not there"
-            raise AppFailed(named, f"{name}.{attribute} {what}, not a bokilog.App{_hint(module)}")
+            if found is None:
+                problem = f"module {name} has no app {attribute!r}"
+            else:
+                problem = f"{name}.{attribute} is {type(found).__name__}, not a bokilog.App"
+            raise AppFailed(named, f"{problem}{_hint(module)}")
         return found
     apps = [each for each in vars(module).values() if isinstance(each, App)]
     if len(apps) != 1:

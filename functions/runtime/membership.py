@@ -21,7 +21,8 @@ from typing import Final, NamedTuple
 
 from bokilog.client.admin import ClientLog
 from bokilog.codec import flag, listed, natural, pack, row, text, unpack
-from bokilog.errors import BokilogError, LogBookConflict, RemoteProtocolError
+from bokilog.errors import BokilogError, RemoteProtocolError
+from bokilog.functions.books import app_book, ensure_app_book
 from bokilog.record import Record
 
 RECORD_VERSION: Final = 1
@@ -30,8 +31,6 @@ SPEAK_S: Final = 60.0
 """How often a host says that it is there; also how soon the others notice who has not."""
 SILENT_S: Final = 3 * SPEAK_S
 """A host that has not spoken for so long is gone."""
-RETENTION_S: Final = 7 * 24 * 3_600.0
-"""Of the LogBook, which durable calls share: as long as their keys are known."""
 _PAUSE_S: Final = 1.0
 
 
@@ -44,11 +43,6 @@ class HostRecord(NamedTuple):
     functions: list[str]
     present: bool
     """False: it has ended."""
-
-
-def app_book(app: str) -> str:
-    """The LogBook of an app's hosts and durable calls."""
-    return f"functions/{app}"
 
 
 def encode_host(record: HostRecord) -> bytes:
@@ -163,10 +157,7 @@ class Membership:
 
     async def join(self) -> None:
         """Say that this host is there, and follow the others."""
-        try:
-            await self._log.create_book(app_book(self._app), retention_s=RETENTION_S)
-        except LogBookConflict:
-            pass  # somebody made it with other properties, on purpose
+        await ensure_app_book(self._log, self._app)
         await self._say(self._record)
         self._tasks = [
             asyncio.create_task(self._keep_saying(), name="host-record"),

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from bokilog.errors import BY_CODE, BokilogError, to_wire
-from bokilog.functions.runtime.agenda import Agenda
+from bokilog.functions.runtime.agenda import Agenda, Key
 from bokilog.functions.runtime.effects import Address, CallOver, Effect, Send
-from bokilog.functions.runtime.fleet import Key
 from bokilog.functions.runtime.messages import Done, Encoding, Start
 from bokilog.functions.runtime.pool import Call, Phase, WorkerState
 from bokilog.histogram import Histogram
@@ -140,7 +139,7 @@ class OpenCalls:
                 del self.by_source[call.source]
 
     def _count(self, call: Call, error: list[object], now_s: float) -> None:
-        outcome = "ok" if not error else _error_name(error)
+        outcome = "ok" if not error else error_name(error)
         self.outcomes[call.function, outcome] += 1
         took_s = now_s - call.received_s
         self.took[call.function].observe(took_s)
@@ -190,7 +189,8 @@ def _failed(asked: int, error: BokilogError) -> Done:
     return Done(asked, Encoding.MSGPACK, "", to_wire(error), 0, 0, False, b"")
 
 
-def _error_name(error: list[object]) -> str:
+def error_name(error: list[object]) -> str:
+    """What an error on the wire is called by people."""
     code = error[0]
     known = BY_CODE.get(code) if isinstance(code, int) else None
     return known.__name__ if known is not None else "unknown"

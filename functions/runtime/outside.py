@@ -28,6 +28,7 @@ from bokilog.functions.runtime.messages import (
     CALLS_VERSION,
     CallMessage,
     Done,
+    FunctionRows,
     Greeted,
     Greeting,
     Item,
@@ -35,6 +36,7 @@ from bokilog.functions.runtime.messages import (
     decode,
     encode,
 )
+from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.functions.runtime.process_caller import ProcessCaller
 from bokilog.io.link import Link, LinkCallbacks, Loss
 from bokilog.io.transport import dial, redial_delay_s
@@ -65,6 +67,7 @@ class AppConnection:
         "_before",
         "_caller",
         "_errors",
+        "_functions",
         "_greeted",
         "_host_url",
         "_keeper",
@@ -87,6 +90,7 @@ class AppConnection:
         self._greeted: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._errors: dict[str, str] = {}
+        self._functions: FunctionRows = []
         self._place: Place | None = None
         self._caller: ProcessCaller | None = None
         self._before: ProcessCaller | None = None
@@ -106,6 +110,13 @@ class AppConnection:
     def host(self) -> str:
         """The name of the host that calls go to now; empty while there is none."""
         return self._place.host if self._place is not None else ""
+
+    def timeout_s_of(self, function: str) -> float | None:
+        """How long a call may take, as the host has the function; None: it has no such one."""
+        for name, options, *_ in self._functions:
+            if name == function and isinstance(options, dict):
+                return FunctionOptions.from_plain(options).timeout_s
+        return None
 
     # --- opening and closing ---
 
@@ -242,6 +253,7 @@ class AppConnection:
             problem = f"the host runs app {greeted.app!r}, not {self._app.name!r}"
             raise RemoteProtocolError(problem)
         self._place.host = greeted.host
+        self._functions = greeted.functions
         self._caller.known = frozenset(str(row[0]) for row in greeted.functions)
         if self._greeted is not None and not self._greeted.done():
             self._greeted.set_result(None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from bokilog.errors import InvalidSettings
 from bokilog.functions.runtime.settings import SchedulerSettings
 from bokilog.io.addresses import parse_address
-from bokilog.io.settings import check_setting
+from bokilog.io.settings import check_app, check_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,5 +57,4 @@ class HostSettings:
             raise InvalidSettings("addresses", str(list(self.addresses)), problem)
         for address in (*self.addresses, *self.advertised):
             parse_address(address)
-        if not all(self.app.rpartition(":")[::2]):
-            raise InvalidSettings("app", repr(self.app), "is not MODULE:NAME, as in shop:app")
+        check_app(self.app)

@@ -9,25 +9,52 @@ Does not know: calls. Without a log every payload travels in its message.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.session import Session
 from bokilog.codec import listed, natural, pack, row, text, unpack
-from bokilog.errors import DataLost, LogBookConflict, RecordTooLarge
+from bokilog.errors import DataLost, RecordTooLarge
 from bokilog.framing import Buffer
+from bokilog.functions.books import data_book, ensure_data_book
 from bokilog.functions.runtime.messages import Encoding
 from bokilog.limits import KIB, RECORD_BYTES_MAX
 
 BY_REFERENCE_BYTES: Final = 256 * KIB
 """A larger payload is kept in the log; below it a message costs less than an append and a read."""
-RETENTION_S: Final = 3_600.0
 READ_TIMEOUT_S: Final = 30.0
 
 
-def data_book(app: str) -> str:
-    """The LogBook that keeps an app's large payloads."""
-    return f"functions/{app}/data"
+class Carrier(Protocol):
+    """Whose payloads travel: a call, or a connection of the app."""
+
+    @property
+    def host(self) -> str:
+        """Of the node that it is on; empty: none."""
+        ...
+
+    def session_for(self, log: ClientLog) -> Session:
+        """What its records are written and read in."""
+        ...
+
+    async def connected_log(self) -> ClientLog | None:
+        """The log; None where there is none."""
+        ...
+
+
+async def carried(by: Carrier, app: str, *, encoding: int, payload: bytes) -> tuple[int, bytes]:
+    """(encoding, payload) as they go into a message: a large payload is kept, if there is a log.
+
+    Raises:
+        RecordTooLarge: it is more than a record holds.
+    """
+    if len(payload) <= BY_REFERENCE_BYTES:
+        return encoding, payload
+    log = await by.connected_log()
+    if log is None:
+        return encoding, payload
+    session = by.session_for(log)
+    return await keep(log, app, encoding=encoding, payload=payload, host=by.host, session=session)
 
 
 async def keep(
@@ -40,12 +67,8 @@ async def keep(
     """
     if len(payload) > RECORD_BYTES_MAX:
         raise RecordTooLarge(len(payload), RECORD_BYTES_MAX)
+    await ensure_data_book(log, app)
     name = data_book(app)
-    if log.client.core.book(name).route is None:
-        try:
-            await log.create_book(name, durability="memory", retention_s=RETENTION_S)
-        except LogBookConflict:
-            pass  # somebody made it with other properties, on purpose
     seqnum = await log.book(name, session=session).append(payload)
     return Encoding.REFERENCE, pack([name, seqnum, encoding, host])
 

@@ -50,11 +50,13 @@ from bokilog.functions.runtime.messages import (
     Start,
     WireError,
 )
+from bokilog.functions.runtime.runner import END_OF_STREAM
 
 TRACE_CHARACTERS_MAX: Final = 16_000
 """Of a traceback that is sent: its end says what went wrong."""
 EXCEPTION_BYTES_MAX: Final = 256 << 10
 """A larger pickled exception stays here; what it was is said in the error."""
+_STREAM: Final = int(Flag.STREAM)  # an operator of an enum takes a microsecond
 
 
 class Run:
@@ -166,7 +168,7 @@ class Runs:
             or function.yields
             or start.encoding == Encoding.REFERENCE
             or self._place.spans is not None
-            or (function.context_name is not None and self._place.connecting)
+            or (function.signature.context_name is not None and self._place.connecting)
         )
 
     def on_cancel(self, cancel: Cancel) -> None:
@@ -266,7 +268,7 @@ class Runs:
     def _bound(self, run: Run, function: AnyFunction) -> Callable[[], object]:
         start = run.start
         positional, named = function.values.decode_arguments(start.encoding, start.payload)
-        function.with_context(run.context, positional, named)
+        function.signature.with_context(run.context, positional, named)
         return partial(cast("Body", function.body), *positional, **named)
 
     def _run_body(
@@ -296,8 +298,7 @@ class Runs:
                 raise error
             if run.reason is not None:
                 raise run.reason
-            given: tuple[int, bytes] = function.values.encode_result(value, run.start.encoding)
-            encoding, payload = given
+            encoding, payload = _encoded(run, function, value, asked=run.start.encoding)
         except BaseException as failure:
             encoding, payload, told = self._failure(run, failure)
         if len(payload) > references.BY_REFERENCE_BYTES and not told:
@@ -336,9 +337,9 @@ class Runs:
                 raise NotSupported(start.function, "its arguments are a record: there is no log")
             encoding, payload = await references.fetch(log, payload, run.context.session_for(log))
         positional, named = values.decode_arguments(encoding, payload)
-        if function.context_name is not None:
+        if function.signature.context_name is not None:
             await self._place.connected_log()
-            function.with_context(run.context, positional, named)
+            function.signature.with_context(run.context, positional, named)
         body = cast("Body", function.body)
         if function.yields:
             if function.yields_async:
@@ -346,15 +347,15 @@ class Runs:
             else:
                 made = cast("generator_thread.Body", lambda: body(*positional, **named))
                 items = generator_thread.items_of(self._executor, made)
-            if start.flags & Flag.STREAM:
+            if start.flags & _STREAM:
                 await self._stream(run, function, items, encoding)
-                return Encoding.MSGPACK, b"\xc0"
+                return END_OF_STREAM
             value: object = [each async for each in items]
         elif function.is_async:
             value = await cast("asyncio.Future[object]", body(*positional, **named))
         else:
             value = await self._in_thread(run, lambda: body(*positional, **named))
-        return await self._carried(run, *values.encode_result(value, encoding))
+        return await self._carried(run, *_encoded(run, function, value, asked=encoding))
 
     async def _stream(
         self, run: Run, function: AnyFunction, items: AsyncIterator[object], asked: int
@@ -385,18 +386,10 @@ class Runs:
 
     async def _carried(self, run: Run, encoding: int, payload: bytes) -> tuple[int, bytes]:
         if len(payload) <= references.BY_REFERENCE_BYTES:
-            return encoding, payload
-        log = await self._place.connected_log()
-        if log is None:
-            return encoding, payload
+            return encoding, payload  # most are: they need not await anything
         try:
-            return await references.keep(
-                log,
-                self._place.app,
-                encoding=encoding,
-                payload=payload,
-                host=self._place.host,
-                session=run.context.session_for(log),
+            return await references.carried(
+                run.context, self._place.app, encoding=encoding, payload=payload
             )
         except RecordTooLarge as error:
             raise ResultUnusable(run.start.function, f"is {error}") from error
@@ -417,6 +410,14 @@ def _outcome(run: Run, body: Callable[[], object]) -> tuple[object, BaseExceptio
         return body(), None
     except BaseException as error:  # whatever it is, it belongs to the call
         return None, error
+
+
+def _encoded(run: Run, function: AnyFunction, value: object, *, asked: int) -> tuple[int, bytes]:
+    """The result of one that is no generator, or was not asked for its values."""
+    encoded: tuple[int, bytes] = function.values.encode_result(value, asked)
+    if encoded == END_OF_STREAM and run.start.flags & _STREAM:
+        return Encoding.JSON, b"null"  # the same value, and not the end of a generator
+    return encoded
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

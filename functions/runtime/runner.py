@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from bokilog.functions.runtime.messages import Done, FunctionRows, Item, Start
+from bokilog.functions.runtime.messages import Done, Encoding, FunctionRows, Item, Start
+
+END_OF_STREAM: Final = (Encoding.MSGPACK, b"\xc0")
+"""What a generator ends with once its values have been sent; no other function that was asked for
+its values gives this, so that a reader of them can tell a result from the end."""
 
 
 class RunningCall(Protocol):

@@ -3,10 +3,10 @@
 Decides whether a call stays, goes to another host or is sent away, and what a link's coming and
 going means to each part. The parts decide the rest, each with the help of those named before it:
 who is told how a call ended (`open_calls.py`), what other hosts have (`other_hosts.py`), which
-workers there are (`fleet.py`), which calls are taken (`admission.py`), when a worker gets one and
-what its loss means (`dispatcher.py`), how calls end before their time (`endings.py`). Callers,
-other hosts and calls of this process are sources alike; workers are sources too, for the calls
-within their calls.
+version of the app serves (`versions.py`), which workers there are (`fleet.py`), which calls are
+taken (`admission.py`), when a worker gets one and what its loss means (`dispatcher.py`), how calls
+end before their time (`endings.py`). Callers, other hosts and calls of this process are sources
+alike; workers are sources too, for the calls within their calls.
 
 Invariants: every call is answered once, unless its source is gone; once a version of the app is
 loaded, no call is given to a worker of an earlier one. What waits is bounded per function. Payloads
@@ -17,12 +17,13 @@ Does not know processes, sockets, clocks, nor what a payload means. Source: DESI
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Final, assert_never
 
 from bokilog.effects import BatchEnded, SetTimer, TimerFired
 from bokilog.functions.runtime.admission import Admission
-from bokilog.functions.runtime.agenda import Agenda
+from bokilog.functions.runtime.agenda import Agenda, Key
 from bokilog.functions.runtime.dispatcher import Dispatcher
 from bokilog.functions.runtime.effects import (
     Address,
@@ -43,7 +44,7 @@ from bokilog.functions.runtime.effects import (
     WorkerSilent,
 )
 from bokilog.functions.runtime.endings import Endings
-from bokilog.functions.runtime.fleet import Fleet, Key
+from bokilog.functions.runtime.fleet import Fleet
 from bokilog.functions.runtime.messages import (
     STREAM_WINDOW,
     Cancel,
@@ -66,6 +67,7 @@ from bokilog.functions.runtime.open_calls import OpenCalls, runner
 from bokilog.functions.runtime.other_hosts import OtherHosts
 from bokilog.functions.runtime.pool import Call, Phase, Pool
 from bokilog.functions.runtime.settings import SchedulerSettings
+from bokilog.functions.runtime.versions import Versions
 
 TIMER: Final = "agenda"
 
@@ -114,19 +116,29 @@ class Scheduler:
             calls=self._calls,
             out=self._out,
         )
+        numbers = itertools.count(1)
+        self._versions = Versions(
+            app, settings=settings, agenda=self._agenda, out=self._out, numbers=numbers
+        )
         self._fleet = Fleet(
-            app,
             self,
+            versions=self._versions,
             settings=settings,
             agenda=self._agenda,
             out=self._out,
+            numbers=numbers,
             last_s=self._calls.last_s,
         )
         self._dispatcher = Dispatcher(
             grace_s=settings.grace_s, calls=self._calls, fleet=self._fleet, out=self._out
         )
         self._admission = Admission(
-            name, calls=self._calls, hosts=self._hosts, fleet=self._fleet, out=self._out
+            name,
+            calls=self._calls,
+            hosts=self._hosts,
+            versions=self._versions,
+            fleet=self._fleet,
+            out=self._out,
         )
         self._endings = Endings(
             cancel_grace_s=settings.cancel_grace_s,
@@ -142,12 +154,12 @@ class Scheduler:
 
     def functions(self) -> FunctionRows:
         """What can be called now."""
-        return self._fleet.functions
+        return self._versions.functions
 
     @property
     def app(self) -> str:
         """Its name, once it is loaded; before, where it is imported from."""
-        return self._fleet.app
+        return self._versions.app
 
     def pids(self) -> list[int]:
         """Of workers that are not known to be gone."""
@@ -165,7 +177,8 @@ class Scheduler:
 
     def greeted(self) -> Greeted:
         """What callers and hosts are told."""
-        return Greeted(self._name, self._fleet.app, self._fleet.version, self._fleet.functions)
+        versions = self._versions
+        return Greeted(self._name, versions.app, versions.version, versions.functions)
 
     def call_id(self, number: int) -> str:
         """Of a call that a worker has; empty: it is over."""
@@ -191,8 +204,8 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """What there is and was."""
         return SchedulerStats(
-            version=self._fleet.version,
-            loaded=self._fleet.loaded,
+            version=self._versions.version,
+            loaded=self._versions.loaded,
             calls=len(self._calls.by_number),
             waiting={name: pool.waiting for name, pool in self._fleet.pools.items()},
             workers={name: len(pool.workers) for name, pool in self._fleet.pools.items()},
@@ -207,7 +220,7 @@ class Scheduler:
 
     def begin(self) -> list[Effect]:
         """The first template."""
-        self._fleet.start_template()
+        self._versions.start()
         return self._take(0.0)
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
@@ -234,13 +247,14 @@ class Scheduler:
             case TemplateEnded(template=number, why=why):
                 self._fleet.template_ended(number, why, now_s)
             case Reload():
-                self._fleet.reload()
+                self._versions.reload()
             case Stopping():
-                self._fleet.stopping = True
+                self._versions.stopping = True
             case SendAway():
                 self._out.extend(Send(peer, Leaving(self._name)) for peer in self._greeted)
             case RetireAll():
                 self._endings.host_stops(self._name, now_s)
+                self._versions.stopping = True
                 self._fleet.retire_all(now_s)
             case _:
                 assert_never(event)
@@ -280,13 +294,16 @@ class Scheduler:
                     greeted = self.greeted()
                     self._out.extend(Send(peer, greeted) for peer in self._greeted)
             case TemplateFailed() if source[0] == "template":
-                self._fleet.template_failed(message, now_s)
+                self._versions.load_failed(message, now_s)
             case _:
                 problem = f"{type(message).__name__} from a {source[0]}"
                 self._out.append(Disconnect(source, problem))
 
     def _due(self, key: Key, now_s: float) -> None:
         kind, which = key
+        if kind == "template":
+            self._versions.due()
+            return
         if kind != "call":
             self._fleet.due(key, now_s)
             return
@@ -334,7 +351,7 @@ class Scheduler:
         call = self._admission.take(source, start, start.payload, now_s, asked=start.call)
         if call is None:
             return
-        if self._fleet.stopping and source[0] != "worker":
+        if self._versions.stopping and source[0] != "worker":
             self._send_away(call, now_s)
             return
         host = (
@@ -346,7 +363,7 @@ class Scheduler:
             self._dispatcher.enqueue(call, now_s)
 
     def _start_here(self, call: Call, now_s: float) -> None:
-        if self._fleet.stopping and call.source[0] != "worker":
+        if self._versions.stopping and call.source[0] != "worker":
             self._send_away(call, now_s)
         else:
             self._dispatcher.enqueue(call, now_s)
@@ -363,7 +380,7 @@ class Scheduler:
         """A part of the fan-out each, for this host and others that are free (a tree)."""
         place = 0
         shares = [("", len(many.payloads))]
-        if self._fleet.stopping and source[0] != "worker":
+        if self._versions.stopping and source[0] != "worker":
             shares = [(self._hosts.any_free(now_s), len(many.payloads))]
         elif source[0] != "host" and many.function in self._fleet.pools:
             shares = self._hosts.shares(now_s, len(many.payloads))
@@ -437,6 +454,7 @@ class Scheduler:
     def check(self) -> None:
         """Assert the invariants."""
         self._calls.check()
+        self._versions.check()
         calls = self._calls.by_number.values()
         for pool in self._fleet.pools.values():
             pool.check()

@@ -43,3 +43,7 @@ class SchedulerSettings:
         if self.back_off_s_max < self.back_off_s_min:
             problem = f"is less than back_off_s_min={self.back_off_s_min}"
             raise InvalidSettings("back_off_s_max", str(self.back_off_s_max), problem)
+
+    def back_off_s(self, failures: int) -> float:
+        """After so many failures in a row, what could not start is left alone for so long."""
+        return float(min(self.back_off_s_min * 2 ** min(failures - 1, 16), self.back_off_s_max))

@@ -70,7 +70,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _RECEIVE_BYTES: Final = 1 << 16
 
 # The last one by name: it stands upon this folder.
-FOR_WORKERS: Final = (_sync, _shared_memory, import_module("bokilog.functions.calls.api"))
+FOR_WORKERS: Final = (_sync, _shared_memory, import_module("bokilog.functions.calls.spawning"))
 """Modules that workers use and the template does not: what a worker imports itself takes it
 milliseconds, and megabytes that it then shares with nobody."""
 

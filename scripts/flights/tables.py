@@ -107,11 +107,12 @@ def print_report(console: Console, report: Report) -> None:
 def _by_weather(rows: Sequence[WeatherRow]) -> Table:
     units = f"visibility ({VISIBILITY.unit}) and wind ({WIND.unit})"
     table = _table(f"Mean departure delay in minutes, and flights, by {units}")
+    table.padding = (0, 1, 0, 0)  # all bands fit into 80 columns
     table.add_column("visibility", no_wrap=True)
     cells = {(row.visibility, row.wind): row for row in rows}
     winds = [wind for wind in WIND.labels if any(row.wind == wind for row in rows)]
     for wind in winds:
-        table.add_column(f"wind {wind}", justify="right", no_wrap=True)
+        table.add_column(f"wind\n{wind}", justify="right", no_wrap=True)
     for visibility in VISIBILITY.labels:
         if any(row.visibility == visibility for row in rows):
             table.add_row(visibility, *(_cell(cells.get((visibility, wind))) for wind in winds))
@@ -119,7 +120,7 @@ def _by_weather(rows: Sequence[WeatherRow]) -> Table:
 
 
 def _cell(row: WeatherRow | None) -> str:
-    return "" if row is None else f"{_mean(row.mean_delay_minutes)} {_count(row.flights):>5}"
+    return "" if row is None else f"{_mean(row.mean_delay_minutes)} {_count(row.flights):>4}"
 
 
 def _by_carrier(rows: Sequence[CarrierRow]) -> Table:

@@ -23,12 +23,13 @@ from bokilog.record import Durability
 from bokilog.shapes.cluster_layout import Layout
 from bokilog.shapes.recovery import verify_item
 from bokilog.storage_nodes.arrivals import Identity
+from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.replica import Replica
 from bokilog.verify import Findings
 from bokilog.view import View
 from tests.sim.loop import World
-from tests.sim.oracle import SpaceOracle, WatchedIndex
+from tests.sim.oracle import SpaceOracle, WatchedFold
 
 NO_LIMIT = 1 << 40
 JOURNALS = {"sequencer": "metalog", "storage": "journal"}
@@ -49,8 +50,8 @@ def read_order(layout: Layout, space: LogSpaceId, world: World) -> SpaceOracle:
         space=views[0].space(space),
         identity=Identity("files", 0),
         journal=journal,
-        index=WatchedIndex(
-            space, MemoryStore(), postings_max=NO_LIMIT, node="files", oracle=oracle
+        fold=WatchedFold(
+            Index(space, MemoryStore(), postings_max=NO_LIMIT), node="files", oracle=oracle
         ),
         cache_bytes_max=0,
         pending_bytes_max=NO_LIMIT,

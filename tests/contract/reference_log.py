@@ -420,7 +420,7 @@ def now_ms() -> int:
 
 
 def _check_read(wait_s: float, timeout_s: float | None, consistency: Consistency) -> None:
-    checks.check_duration("wait_s", wait_s)
+    checks.check_wait(wait_s)
     checks.check_duration("timeout_s", timeout_s)
     checks.check_consistency(consistency)
 

@@ -56,6 +56,7 @@ BAD: list[tuple[str, type[errors.UsageError], Callable[[Any], Awaitable[object]]
     ("is empty", errors.InvalidTag, lambda b: b.read_next(tag="")),
     ("wait_s=-1", errors.InvalidRange, lambda b: b.read_next(wait_s=-1)),
     ("wait_s=nan", errors.InvalidRange, lambda b: b.read_next(wait_s=float("nan"))),
+    ("wait_s=None", errors.InvalidRange, lambda b: b.read_next(wait_s=None)),
     ("'eventual'", errors.InvalidSettings, lambda b: b.read_next(consistency="eventual")),
     ("max_seqnum=-5", errors.InvalidRange, lambda b: b.read_prev(max_seqnum=-5)),
     ("257 bytes.*256", errors.InvalidTag, lambda b: b.read_prev(tag="x" * 257)),
@@ -100,6 +101,16 @@ async def test_a_bad_call_is_refused_before_anything_happens(
     assert caught.value.definite
     assert not caught.value.retryable
     assert book.name not in [info.book for info in await log.books()]
+
+
+async def test_a_bad_position_is_refused_also_where_the_answer_is_known(book: LogBook) -> None:
+    seqnum = await book.append(b"x", "t")
+    for _ in range(2):
+        found = await book.read_next(tag="t")
+        assert found is not None
+        assert found.seqnum == seqnum
+    with pytest.raises(errors.InvalidRange):
+        await book.read_next(tag="t", min_seqnum=-1)
 
 
 @pytest.mark.parametrize("name", ["", "b" * 129, "é" * 65, "$system", "\ud800", None, 5])

@@ -20,7 +20,8 @@ from bokilog.functions.runtime.effects import (
     CallOver,
     WorkerEnded,
 )
-from bokilog.functions.runtime.host import Host, LocalCall
+from bokilog.functions.runtime.host import Host
+from bokilog.functions.runtime.local_calls import LocalCall
 from bokilog.functions.runtime.messages import Encoding, Item, Start
 from bokilog.functions.runtime.process_settings import HostSettings
 from bokilog.functions.runtime.scheduler import SchedulerStats
@@ -42,6 +43,7 @@ class Seen:
         self.begun: list[CallBegan] = []
         self.calls: list[CallOver] = []
         self.warnings: list[str] = []
+        self.stops: list[int] = []
 
     def loaded(self, loaded: AppLoaded) -> None:
         self.versions.append(loaded)
@@ -63,6 +65,9 @@ class Seen:
 
     def warned(self, problem: str) -> None:
         self.warnings.append(problem)
+
+    def stopping(self, calls_count: int) -> None:
+        self.stops.append(calls_count)
 
 
 class Hosting:
@@ -87,7 +92,7 @@ class Hosting:
             *(0, function, int(Encoding.MSGPACK), round(timeout_s * 1e3), 0, 0, flags),
             *(call_id, "", "", pack([list(args), {}])),
         )
-        return self.host.start(start, on_item=on_item)
+        return self.host.calls.start(start, on_item=on_item)
 
     async def call(self, function: str, *args: object, timeout_s: float = 0.0) -> object:
         """The result, or the error, raised."""

@@ -6,13 +6,14 @@ import asyncio
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 import bokilog
 from bokilog.cli.main import cli, main
-from bokilog.cli.status import _remark, collect
+from bokilog.cli.status import _remark, ask_status, collect
 from bokilog.errors import DataLost, DirectoryInUse, HistoryChanged
 from bokilog.io.file_views import FileViews
 from bokilog.shapes.accept_loss import AcceptLoss
@@ -192,6 +193,78 @@ def test_p24_a_log_whose_disks_are_all_empty_waits_until_that_is_accepted(tmp_pa
     assert "nothing that it needs is lost" in recover(directory, "--accept-loss", "--yes").output
 
 
+def test_p15_p16_a_sequencer_that_was_away_is_left_and_nothing_that_is_stored_is_lost(
+    tmp_path: Path,
+) -> None:
+    """1. A backup hangs while records are appended. 2. All others go on, and store their folds.
+    3. Only what the backup had is left of all sequencers: the log goes on at the furthest fold.
+    4. A lost directory that is put back afterwards adds nothing, and its sequencer takes part."""
+    directory, aside, late = tmp_path / "d", tmp_path / "aside", tmp_path / "late"
+    acked, token = made(directory, sequencers=3)
+
+    async def more() -> dict[bytes, int]:
+        async with bokilog.connect(cluster.url) as log:
+            book, datas = log.book("orders"), [b"more %d" % number for number in range(COUNT)]
+            return {data: await book.append(data, "t", key=data.decode()) for data in datas}
+
+    with LocalCluster(directory) as cluster:
+        backup = latest(directory).spaces[0].backups[0]
+        cluster.kill(backup, signal.SIGSTOP)
+        shutil.copytree(directory / "data" / backup, aside)
+        acked |= asyncio.run(more())
+        cluster.kill(backup, signal.SIGCONT)
+    before = latest(directory)
+    for node in before.spaces[0].sequencers:
+        if node != backup:
+            shutil.copytree(directory / "data" / node, late / node)
+        shutil.rmtree(directory / "data" / node)
+    shutil.move(aside, directory / "data" / backup)
+
+    asked = recover(directory)
+    assert "it goes on at entry" in asked.output, asked.output
+    assert recover(directory, "--accept-loss", "--yes").return_value == 0
+    after = latest(directory)
+    assert after.history_id != before.history_id
+    assert after.spaces[0].begun == after.term
+
+    async def look(start: int) -> None:
+        async with bokilog.connect(cluster.url) as log:
+            book = log.book("orders")
+            assert await book.append(b"fresh %d" % start, "t") > max(acked.values())
+            found = {record.data: record.seqnum async for record in book.scan(tag="t")}
+            assert {data: found[data] for data in acked} == acked
+            assert len(found) - len(acked) == start
+            with pytest.raises(DataLost):
+                await book.read(max(acked.values()) + 1000)
+            with pytest.raises(HistoryChanged):
+                await log.book("orders", session=log.session(token)).read_prev()
+
+    with LocalCluster(directory) as cluster:
+        asyncio.run(look(1))
+    put_back = next(node for node in before.spaces[0].sequencers if node != backup)
+    shutil.rmtree(directory / "data" / put_back)
+    shutil.move(late / put_back, directory / "data" / put_back)
+    with LocalCluster(directory) as cluster:
+        asyncio.run(look(2))
+    report = Verification(directory).run()
+    assert report.clean, [part.findings for part in report.parts if part.findings]
+
+
+async def holds_all(cluster: LocalCluster, node: str) -> None:
+    """Until the node has folded what the others have: an append waits for two of three only."""
+    tails: dict[str, list[int]] = {}
+    for _ in range(600):
+        for plan in cluster.layout.nodes:
+            if plan.id.startswith("storage"):
+                facts: Any = await ask_status(plan.addresses[0])
+                spaces = facts["spaces"]
+                tails[plan.id] = [spaces[number]["tail"] for number in sorted(spaces)]
+        if tails[node] == [max(each) for each in zip(*tails.values(), strict=True)]:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{node} does not catch up: {tails}")
+
+
 def test_p24_records_that_only_lost_disks_held_are_gone_and_hold_nothing_up(
     tmp_path: Path,
 ) -> None:
@@ -216,6 +289,7 @@ def test_p24_records_that_only_lost_disks_held_are_gone_and_hold_nothing_up(
 
     with new_cluster(directory) as cluster:
         asyncio.run(append(first))
+        asyncio.run(holds_all(cluster, "storage-3"))
         cluster.kill("storage-3", signal.SIGSTOP)
         shutil.copytree(directory / "data" / "storage-3", aside)
         lost = asyncio.run(append(second))

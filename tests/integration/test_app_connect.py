@@ -12,6 +12,7 @@ import bokilog
 from bokilog.codec import pack
 from bokilog.errors import NotReady
 from bokilog.framing import WireMessage
+from bokilog.functions.books import data_book
 from bokilog.functions.runtime.messages import (
     CALLS_VERSION,
     CallMessage,
@@ -24,7 +25,6 @@ from bokilog.functions.runtime.messages import (
     encode,
 )
 from bokilog.functions.runtime.outside import AppConnection
-from bokilog.functions.runtime.references import data_book
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import dial
 from tests.integration.apps.typed_app import (

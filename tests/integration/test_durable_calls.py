@@ -19,15 +19,10 @@ from bokilog.call_errors import (
 from bokilog.client.admin import ClientLog
 from bokilog.codec import pack, unpack
 from bokilog.errors import BokilogError, KeyReused, NotSupported, to_wire
-from bokilog.functions.calls.api import (
-    Call,
-    ensure_book,
-    find_call,
-    list_calls,
-    redrive,
-    spawn,
-)
+from bokilog.functions.books import app_book, ensure_app_book
+from bokilog.functions.calls.call import Call
 from bokilog.functions.calls.claims import ClaimsSettings
+from bokilog.functions.calls.finding import find_call, list_calls
 from bokilog.functions.calls.node import DurableCalls
 from bokilog.functions.calls.records import (
     CALLS,
@@ -35,9 +30,9 @@ from bokilog.functions.calls.records import (
     Claimed,
     Finished,
     Spawned,
-    book_name,
     decode,
 )
+from bokilog.functions.calls.spawning import redrive, spawn
 from bokilog.functions.runtime.messages import Done, Flag, FunctionRows, Item, Start
 from bokilog.functions.runtime.options import FunctionOptions
 from bokilog.shapes.local_cluster import LocalCluster
@@ -141,7 +136,7 @@ async def hosts(
 @pytest_asyncio.fixture
 async def log() -> AsyncGenerator[ClientLog, None]:
     async with bokilog.open() as opened:
-        await ensure_book(opened, APP)
+        await ensure_app_book(opened, APP)
         yield opened
 
 
@@ -157,7 +152,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def kinds(log: ClientLog, tag: str = CALLS) -> list[type]:
-    return [type(decode(each.data)) async for each in log.book(book_name(APP)).scan(tag=tag)]
+    return [type(decode(each.data)) async for each in log.book(app_book(APP)).scan(tag=tag)]
 
 
 async def test_a_spawned_call_is_run_and_its_result_waits_for_whoever_asks(log: ClientLog) -> None:
@@ -183,9 +178,9 @@ async def test_a_call_is_accepted_before_there_is_a_host(log: ClientLog) -> None
 
 
 async def test_spawn_is_one_append_and_waiting_is_one_blocked_read(log: ClientLog) -> None:
-    before = (await log.book(book_name(APP)).info()).tail
+    before = (await log.book(app_book(APP)).info()).tail
     call = await spawn(log, APP, "double", pack([2]), 0)
-    assert (await log.book(book_name(APP)).info()).tail == before + 1
+    assert (await log.book(app_book(APP)).info()).tail == before + 1
     waiting = asyncio.ensure_future(call.result(5))
     async with hosts(log, Runner(double=double)):
         assert await waiting == 4
@@ -215,7 +210,7 @@ async def test_large_arguments_and_results_are_records_of_their_own(log: ClientL
         again = await spawn(log, APP, "length", payload, 0, key="large")
         assert call.id == again.id
         assert await call.result(5) == b"x" * 400_000
-    sizes = [len(each.data) async for each in log.book(book_name(APP)).scan(tag=CALLS)]
+    sizes = [len(each.data) async for each in log.book(app_book(APP)).scan(tag=CALLS)]
     assert max(sizes) < 1_000
 
 
@@ -354,7 +349,7 @@ async def test_schedules_fire_once_over_several_hosts(log: ClientLog) -> None:
         await until(lambda: sum(len(each.started) for each in runners) >= 2)
     spawned = [
         step.due_ms
-        async for each in log.book(book_name(APP)).scan(tag="schedule:ticks")
+        async for each in log.book(app_book(APP)).scan(tag="schedule:ticks")
         if isinstance(step := decode(each.data), Spawned)
     ]
     assert len(set(spawned)) == len(spawned) >= 2
@@ -372,7 +367,7 @@ async def test_a_new_host_begins_at_the_newest_snapshot(log: ClientLog) -> None:
             assert await (await spawn(log, APP, "double", pack([1]), 0)).result(5) == 2
             await until(lambda: host.stats().open_count == 1)
         await host.hold()
-    book = log.book(book_name(APP))
+    book = log.book(app_book(APP))
     info = await book.info()
     found = [each async for each in book.scan(tag=SNAPSHOT)]
     assert len(found) == 2
@@ -385,7 +380,7 @@ async def test_a_new_host_begins_at_the_newest_snapshot(log: ClientLog) -> None:
 async def test_an_unknown_call_is_said_to_be_unknown(log: ClientLog) -> None:
     with pytest.raises(UnknownCall, match="no call 'feedfacefeedface'"):
         await find_call(log, APP, "feedfacefeedface")
-    ghost = Call(log, log.book(book_name(APP)), "feedfacefeedface", function="f", since=1)
+    ghost = Call(log, log.book(app_book(APP)), "feedfacefeedface", function="f", since=1)
     with pytest.raises(UnknownCall):
         await ghost.cancel()
 
@@ -395,7 +390,7 @@ async def test_calls_on_a_cluster_are_spread_and_all_finished(
     shared_cluster: LocalCluster,
 ) -> None:
     async with bokilog.connect(shared_cluster.url) as log:
-        await ensure_book(log, APP)
+        await ensure_app_book(log, APP)
         runners = [Runner(double=double) for _ in range(3)]
         async with hosts(log, *runners, settings=ClaimsSettings()):
             calls = await asyncio.gather(

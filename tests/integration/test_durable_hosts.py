@@ -14,16 +14,18 @@ import pytest
 import bokilog
 from bokilog.client.admin import ClientLog
 from bokilog.codec import pack
-from bokilog.functions.calls.api import Call, find_call, list_calls, spawn
+from bokilog.functions.books import app_book
+from bokilog.functions.calls.call import Call
+from bokilog.functions.calls.finding import find_call, list_calls
 from bokilog.functions.calls.records import (
     CALLS,
     Cancelled,
     DeadLettered,
     Finished,
     Spawned,
-    book_name,
     decode,
 )
+from bokilog.functions.calls.spawning import spawn
 from bokilog.io.free_ports import free_ports
 from bokilog.shapes.local_cluster import LocalCluster
 
@@ -51,7 +53,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
 
 
 async def steps(log: ClientLog) -> list[object]:
-    return [decode(each.data) async for each in log.book(book_name(APP)).scan(tag=CALLS)]
+    return [decode(each.data) async for each in log.book(app_book(APP)).scan(tag=CALLS)]
 
 
 async def work(log: ClientLog, number: int) -> Call:

@@ -124,6 +124,25 @@ async def test_seeds_that_are_not_there_are_passed_over(cluster: LocalCluster) -
     assert time.monotonic() - started_s < SILENCE_S_MAX
 
 
+async def test_an_engine_that_hangs_later_is_left(cluster: LocalCluster) -> None:
+    """What has a key is settled at the next seed, and whoever waits for a record waits there."""
+    async with bokilog.connect(cluster.url) as log:
+        book = log.book("orders")
+        follow = book.follow(tag="t")
+        seqnum = await book.append(b"before", "t")
+        assert (await anext(follow)).seqnum == seqnum
+        waiting = asyncio.ensure_future(anext(follow))
+        cluster.kill("engine-1", signal.SIGSTOP)
+        try:
+            seqnum = await book.append(b"after", "t", key="k")
+            assert (await waiting).seqnum == seqnum
+            found = await book.read(seqnum)
+            assert found is not None and found.data == b"after"
+        finally:
+            cluster.kill("engine-1", signal.SIGCONT)
+        await follow.aclose()
+
+
 async def test_an_engine_that_hangs_at_the_start_is_passed_over(cluster: LocalCluster) -> None:
     """It is stopped, not dead: its socket takes connections, and nobody ever answers."""
     cluster.kill("engine-1", signal.SIGSTOP)

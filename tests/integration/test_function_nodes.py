@@ -106,6 +106,8 @@ def test_calls_come_in_over_http_and_by_the_command_line(tmp_path: Path) -> None
         assert plain["result"] == 8
         written = bokilog("logs", plain["call"])
         assert written.stdout == "doubling 4\n"
+        large = bokilog("call", "small.repeat", "text=ab", "count=200000")  # by reference
+        assert large.stdout == json.dumps("ab" * 200_000) + "\n", large.stderr
         failed = bokilog("call", "small.fails")
         assert failed.returncode == 1
         assert "ValueError: as asked" in failed.stderr and "small_app.py" in failed.stderr

@@ -13,12 +13,12 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from bokilog.client import batching
-from bokilog.client.batching import Unit, unit_digest
+from bokilog.client import batching, room
 from bokilog.client.books import Route
 from bokilog.client.core import Book, ClientCore
 from bokilog.client.port import Frames
 from bokilog.client.session import Session
+from bokilog.client.units import NEVER, Unit, unit_digest
 from bokilog.errors import BokilogError, ConditionFailed, Overloaded
 from bokilog.frame import Tags
 from bokilog.messages import Message, Welcome
@@ -97,7 +97,7 @@ class World:
             key=(append.key, unit_digest(datas, tags)) if append.key else None,
             session=self.session,
             waiter=append,
-            deadline_s=self.now_s + 1 if short else batching.NEVER,
+            deadline_s=self.now_s + 1 if short else NEVER,
         )
         self.core.append(self.book, unit, self.now_s)
 
@@ -155,7 +155,10 @@ STEPS = st.tuples(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(APPENDS | STEPS, min_size=5, max_size=40))
 def test_every_caller_is_told_the_truth_once(steps: list[tuple[str, object]]) -> None:
-    with patch.multiple(batching, FRAME_BYTES_MAX=600, INFLIGHT_RECORDS_MAX=8):
+    with (
+        patch.object(batching, "FRAME_BYTES_MAX", 600),
+        patch.object(room, "INFLIGHT_RECORDS_MAX", 8),
+    ):
         world = run(steps)
     ordered = world.ordered()
     assert len(set(ordered)) == len(ordered), "ordered twice"

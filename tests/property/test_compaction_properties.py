@@ -95,13 +95,13 @@ class World:
         index = self.rig.index
         if Checkpoint(SPACE) not in effects or steps < 2:
             return
-        for _ in index.checkpoint_steps():
+        for _ in index.generations.steps():
             pass
-        index.write_checkpoint()
+        index.generations.write()
         if steps > 2:
             self.rig.do(CheckpointStored(SPACE))
             for peer in (PEER, OTHER):
-                stored = index.stored_position
+                stored = index.generations.stored_position
                 self.rig.get(peer, IndexReport(SPACE, stored, stored, 0, False))
 
     def upkeep(self, *, sync: bool) -> None:

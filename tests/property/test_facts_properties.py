@@ -7,7 +7,8 @@ from bisect import bisect_left
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from bokilog.facts import NO_END, UNKNOWN, Facts, Tail
+from bokilog.facts import UNKNOWN, Facts, Tail
+from bokilog.limits import NO_END
 
 BOOK = 1
 TAGS = (None, "a", "b")

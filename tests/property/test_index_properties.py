@@ -23,8 +23,10 @@ from bokilog.messages import (
 from bokilog.record import Unit
 from bokilog.reference import ReferenceBook
 from bokilog.storage_nodes import books as book_states, key_uses, locations, postings
-from bokilog.storage_nodes.index import FrameOutcome, Index
+from bokilog.storage_nodes.fold import FrameOutcome
+from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
+from bokilog.storage_nodes.unit_verdicts import verdicts_of
 from tests.unit.storage_nodes.folds import SPACE, Fold, U
 
 BOOKS = (5, 6)
@@ -97,7 +99,7 @@ class Machine:
                 assert (verdict is None) == (number not in outcome.void_units and not decided)
                 kind = self.expect(unit, first, verdict)
                 assert (number in outcome.void_units) == (kind != VERDICT_VISIBLE)
-            again = self.fold.index.verdicts_of(outcome.frame, outcome.first_seqnum)
+            again = verdicts_of(self.fold.index, outcome.frame, outcome.first_seqnum)
             assert [tuple(v) for v in again] == [tuple(v) for v in outcome.verdicts]
 
     def expect(self, unit: U, first: int, verdict: list[object] | None) -> int:
@@ -186,7 +188,7 @@ class Machine:
 
     def checkpoint(self, steps: int) -> None:
         if self.steps is None and self.fold.index.freeze():
-            self.steps = self.fold.index.checkpoint_steps()
+            self.steps = self.fold.index.generations.steps()
         if self.steps is not None and not self.built:
             for _ in range(steps):
                 if next(self.steps, "through") == "through":
@@ -199,21 +201,21 @@ class Machine:
 
     def write(self) -> None:
         if self.built:
-            self.fold.index.write_checkpoint()
-            self.fold.index.checkpoint_done()
+            self.fold.index.generations.write()
+            self.fold.index.generations.done()
             self.steps, self.built = None, False
             self.check_stored(Index(SPACE, self.store))
 
     def crash(self, written: bool) -> None:
         """Lose RAM, and what was written without a flush; fold the journal again."""
         if self.built and written:
-            assert self.fold.index._batch is not None
-            self.store.write(self.fold.index._batch)
+            assert self.fold.index.generations._batch is not None
+            self.store.write(self.fold.index.generations._batch)
             self.check()  # written, not flushed, not done: reads see it once
         self.store.crash()
         self.steps, self.built = None, False
         index = Index(SPACE, self.store)
-        assert index.position == self.fold.index.stored_position
+        assert index.position == self.fold.index.generations.stored_position
         self.fold.refold(index)
 
     def check_stored(self, index: Index) -> None:
@@ -225,18 +227,18 @@ class Machine:
         assert index.chained_hash == expected.chained_hash
         assert index.timestamp_ms == expected.timestamp_ms
         assert index.deleted_books == expected.deleted_books
-        assert {n: s.ordered for n, s in index.open_shards.items()} == {
-            n: s.ordered for n, s in expected.open_shards.items()
+        assert {n: s.ordered for n, s in index.shards.opened.items()} == {
+            n: s.ordered for n, s in expected.shards.opened.items()
         }
-        assert index.closed_shards == expected.closed_shards
+        assert index.shards.closed == expected.shards.closed
         for book in BOOKS:
             assert index.book_state(book) == expected.book_state(book)
             assert sorted(map(str, index.trims_of(book))) == sorted(
                 map(str, expected.trims_of(book))
             )
             for key in KEYS:
-                assert index._key_uses.use(book, key) == expected._key_uses.use(book, key)
-            known = expected._books.get(book)
+                assert index.key_uses.use(book, key) == expected.key_uses.use(book, key)
+            known = expected.books.get(book)
             for tag in (None, *TAGS):
                 if known is None or known.ended_prefix(tag or "") is None:
                     assert index.last(book, tag) == expected.last(book, tag)

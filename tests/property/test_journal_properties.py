@@ -271,7 +271,7 @@ class JournalMachine(RuleBasedStateMachine):
     def release(self, choice: int) -> None:
         """A segment goes with its items, as whoever counts them by `resolve` sees it."""
         # One that continues another stays as long as that one: the unit tests tell.
-        continued = {each.following for each in self.journal._known.values()}
+        continued = {each.following for each in self.journal._segments.known.values()}
         infos = [each for each in self.journal.segments() if not each.open]
         infos = [each for each in infos if each.number not in continued]
         if not infos:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from bokilog.cut import CutSpan
 from bokilog.effects import (
@@ -26,9 +27,11 @@ from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import Message, Metalog, Read, ReadReply, Replicate, RequestFailed
 from bokilog.metalog import Cut, Entry, OpenShard, Run
+from bokilog.record import Durability
 from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.fold import Fold
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.peer_folds import LOAD_ENTRIES
@@ -123,6 +126,7 @@ class StorageRig:
         disk_id: str = "d",
         node: NodeId = NODE,
         load_entries: int = LOAD_ENTRIES,
+        durability: Durability = "sync",
         make_cold: Callable[[], Cold | None] = lambda: None,
     ) -> None:
         self.now_s = 0.0
@@ -131,6 +135,7 @@ class StorageRig:
         self.store = MemoryStore()
         self.views: list[View] = []
         self.node = node
+        self._durability = durability
         self._load_entries = load_entries
         self._pending_bytes, self._cache_bytes, self._disk_id = pending_bytes, cache_bytes, disk_id
         self._tokens: list[int] = []
@@ -139,14 +144,14 @@ class StorageRig:
     def _start(self) -> StorageCore:
         replica = Replica(
             node=self.node,
-            space=view().space(SPACE),
+            space=replace(view().space(SPACE), durability=self._durability),
             identity=Identity(self._disk_id, 0),
             journal=self.journal,
-            index=Index(SPACE, self.store),
+            fold=Fold(Index(SPACE, self.store)),
             cache_bytes_max=self._cache_bytes,
             pending_bytes_max=self._pending_bytes,
             load_entries=self._load_entries,
-            new_index=lambda: Index(SPACE, MemoryStore()),
+            new_fold=lambda: Fold(Index(SPACE, MemoryStore())),
             cold=self._make_cold(),
         )
         for _, location, data in self.journal.recover(replica.replay_from):
@@ -223,9 +228,9 @@ class StorageRig:
 
     def finish_checkpoint(self) -> list[Effect]:
         """What was frozen for a checkpoint is written and flushed."""
-        for _ in self.index.checkpoint_steps():
+        for _ in self.index.generations.steps():
             pass
-        self.index.write_checkpoint()
+        self.index.generations.write()
         return self.do(CheckpointStored(SPACE))
 
     def ask(self, request: Read) -> ReadReply | RequestFailed | None:

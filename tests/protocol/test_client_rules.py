@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bokilog.client.batching import Lane, Room, Unit, unit_digest
 from bokilog.client.books import Created, Route, decode as decode_book, encode_created, space_of
 from bokilog.client.cache import Cache
+from bokilog.client.lane import Lane
+from bokilog.client.room import Room
 from bokilog.client.session import Session
+from bokilog.client.units import Unit, unit_digest
 from bokilog.errors import (
     AppendUnknown,
     BokilogError,

@@ -235,7 +235,7 @@ def test_p23_a_verdict_that_died_with_its_replica_is_asked_of_another() -> None:
     sim.do(BatchEnded(0))
     sim.get(CLIENT, append(0, "a", unless={0: [("a", 0)]}))
     sim.get(PRIMARY, run(1, cut(10, (0, 1))))
-    followed = sim.core.reader._spaces[SPACE].chosen
+    followed = sim.core.following.spaces[SPACE].chosen
     other = next(node for node in STORAGE[:2] if node != followed)
     sim.do(LinkDown(followed))
     assert sim.do(BatchEnded(0)) == [
@@ -330,7 +330,7 @@ def test_p32_appends_wait_in_order_while_the_index_lags_and_not_for_a_dead_repli
     would pile up there, and every verdict and every read of the newest would be further away.
     3. Were a replica waited for that is gone, no append would ever go on."""
     sim = Sim(engine(lag_records_max=10)).start(*STORAGE[:2])
-    followed = sim.core.reader._spaces[SPACE].chosen
+    followed = sim.core.following.spaces[SPACE].chosen
     other = next(node for node in STORAGE[:2] if node != followed)
     sim.get(followed, stream(2, since=0)._replace(tail=100))
     sim.get(PRIMARY, MetalogPosition(SPACE, at(3), 111))

@@ -38,7 +38,7 @@ def test_p02_a_restart_in_the_same_term_drops_frames_of_closed_shards() -> None:
     rig = closed()
     rig.checkpoint()
     rig.restart()
-    assert rig.index.closed_shards == {NUMBER}
+    assert rig.index.shards.closed == {NUMBER}
     assert SHARD not in rig.replica._pending.shards
     assert rig.replica._pending.late_count == 2, "also the one that was ordered: it is folded"
 
@@ -56,7 +56,7 @@ def test_p02_what_was_not_stored_is_closed_again_by_the_metalog() -> None:
     rig = closed()
     rig.restart()
     rig.order(opening(), cut(1, 0, 1), CloseShard(2000, NUMBER, 1), opening(NEW), first=0)
-    assert rig.index.closed_shards == {NUMBER}
+    assert rig.index.shards.closed == {NUMBER}
     assert SHARD not in rig.replica._pending.shards
 
 
@@ -65,10 +65,10 @@ def test_p02_a_new_term_names_other_shards_so_none_is_closed() -> None:
     rig.checkpoint()
     end = rig.index.position
     rig.install(view(2, end=at(end.count), tail=2))
-    assert rig.index.closed_shards == set()
+    assert rig.index.shards.closed == set()
     rig.checkpoint()
     rig.restart()
-    assert rig.index.closed_shards == set()
+    assert rig.index.shards.closed == set()
     rig.order(opening(), term=2)
     rig.hold(frame(0, term=2))
     rig.order(Cut(3000, 2, cut(2, 0, 1).spans), term=2)

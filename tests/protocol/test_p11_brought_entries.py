@@ -27,6 +27,7 @@ from bokilog.sequencer.brought import bring
 from bokilog.sequencer.recovery import following, recover_metalog
 from bokilog.storage_nodes import kept_runs, replica as module
 from bokilog.storage_nodes.arrivals import Identity as DiskIdentity
+from bokilog.storage_nodes.fold import Fold
 from bokilog.view import End, Node, View
 from tests.protocol.storage_rig import (
     NODE,
@@ -66,7 +67,7 @@ class FlushRig(StorageRig):
             space=space,
             identity=DiskIdentity("d", 0),
             journal=self.journal,
-            index=old.index,
+            fold=Fold(old.index),
             cache_bytes_max=1 << 20,
             pending_bytes_max=1 << 20,
         )

@@ -15,6 +15,9 @@ from bokilog.messages import CeilingHeld, HoldCeiling, ReplicateRun, RunsHeld
 from bokilog.sequencer import primary as module, replication
 from tests.unit.sequencer.trio import S1, S2, S3, SEQUENCERS, SPACE, Trio, started
 
+BACKUPS = ("backups", SPACE)
+"""The timer of a primary that looks after backups that do not lead."""
+
 
 def carry(trio: Trio, source: NodeId, to: NodeId) -> None:
     """Everything under way on one link arrives."""
@@ -53,10 +56,63 @@ def test_p11_the_primary_does_not_count_before_its_own_sync() -> None:
     trio.sync(S2)
     carry(trio, S2, S1)
     assert max(trio.published) == 3
+    trio.fire(S1, BACKUPS)
     carry(trio, S1, S3)
     trio.sync(S3)
     carry(trio, S3, S1)
     assert max(trio.published) == 4, "two backups are a majority too"
+
+
+def test_p11_a_backup_that_no_majority_needs_is_sent_what_has_gathered() -> None:
+    trio = started()
+    for _ in range(4):
+        trio.order(S1)
+        assert not trio.queues[S1, S3], "nobody waits for it"
+        trio.sync(S1)
+        carry(trio, S1, S2)
+        trio.sync(S2)
+        carry(trio, S2, S1)
+    assert max(trio.published) == 7
+    trio.settle()
+    assert {trio.count(node) for node in SEQUENCERS} == {7}
+
+
+def test_p11_if_the_leading_backup_takes_too_long_another_one_leads() -> None:
+    trio = ordered()
+    trio.sync(S1)
+    trio.fire(S1, BACKUPS)
+    carry(trio, S1, S3)
+    trio.sync(S3)
+    carry(trio, S3, S1)
+    assert max(trio.published) == 4
+    assert trio.queues[S1, S2], "it stands still"
+    trio.order(S1)
+    trio.sync(S1)
+    carry(trio, S1, S3)
+    trio.sync(S3)
+    carry(trio, S3, S1)
+    assert max(trio.published) == 5
+    trio.settle()
+    assert {trio.count(node) for node in SEQUENCERS} == {5}
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_p11_when_the_leading_backup_is_gone_the_other_one_takes_over(more: bool) -> None:
+    """Also if it lacks what that one was sent, and more was ordered since."""
+    trio = ordered()
+    trio.sync(S1)
+    trio.crash(S2)
+    if more:
+        trio.order(S1)
+        trio.sync(S1)
+    trio.settle()
+    assert max(trio.published) == 4 + more
+    trio.order(S1)
+    trio.settle()
+    assert max(trio.published) == 5 + more
+    trio.start(S2)
+    trio.settle()
+    assert {trio.count(node) for node in SEQUENCERS} == {5 + more}
 
 
 def test_p11_one_backup_that_is_away_holds_nothing_up_and_catches_up() -> None:
@@ -163,3 +219,14 @@ def test_p11_a_backup_is_silent_towards_everybody_but_its_primary() -> None:
     assert trio.count(S3) == 3
     assert not any(isinstance(each, RunsHeld) for each in trio.queues[S3, S2])
     assert {node for node in SEQUENCERS if trio.core(node).primaries} == {S1}
+
+
+def test_p11_a_run_that_no_backup_takes_costs_nothing_once_all_were_sent_it() -> None:
+    """A term that has ended without its primary: the run waits for good."""
+    trio = ordered()
+    trio.sync(S1)
+    trio.seal(S2)
+    trio.seal(S3)
+    trio.settle()
+    assert max(trio.published) == 3
+    assert BACKUPS not in trio.processes[S1].timers

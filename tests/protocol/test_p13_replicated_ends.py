@@ -51,13 +51,19 @@ def test_p13_they_stay_dropped_through_a_restart() -> None:
     assert found.end.tail == trio.core(S2).primaries[SPACE].tail
 
 
-def test_p13_what_one_backup_was_told_of_is_the_end_if_it_answers() -> None:
+def with_an_entry_that_one_backup_has() -> Trio:
+    """The primary has crashed; its last entry is on S2 and not on S3."""
     trio = started()
     trio.isolate(S3)
     trio.order(S1)
     trio.settle()
     trio.crash(S1)
     trio.heal()
+    return trio
+
+
+def test_p13_what_one_backup_was_told_of_is_the_end_if_it_answers() -> None:
+    trio = with_an_entry_that_one_backup_has()
     assert (trio.count(S2), trio.count(S3)) == (4, 3)
     view = trio.change(S3, among=(S2, S3))
     assert view.end(SPACE).position == Position(Term(1), 4)
@@ -66,12 +72,7 @@ def test_p13_what_one_backup_was_told_of_is_the_end_if_it_answers() -> None:
 
 
 def test_p13_extended_is_said_once_all_of_it_is_synced() -> None:
-    trio = started()
-    trio.isolate(S3)
-    trio.order(S1)
-    trio.settle()
-    trio.crash(S1)
-    trio.heal()
+    trio = with_an_entry_that_one_backup_has()
     trio.received.pop(DRIVER)
     for node in (S2, S3):
         trio.seal(node)
@@ -99,12 +100,7 @@ def test_p13_only_what_is_durable_is_given_to_others() -> None:
 
 def test_p13_a_second_controllers_shorter_end_drops_nothing() -> None:
     """The one whose end is stored counts on it."""
-    trio = started()
-    trio.isolate(S3)
-    trio.order(S1)
-    trio.settle()
-    trio.crash(S1)
-    trio.heal()
+    trio = with_an_entry_that_one_backup_has()
     for node in (S2, S3):
         trio.seal(node)
     trio.settle()

@@ -303,7 +303,7 @@ def test_p19_a_loaded_fold_counts_as_stored_only_once_it_was_flushed() -> None:
     trio.disks_turn = True
     trio.connect(NODE)
     trio.fill()
-    assert rig.index.stored_position == rig.index.position
+    assert rig.index.generations.stored_position == rig.index.position
     same_fold(rig, trio[PEER])
 
 
@@ -509,3 +509,28 @@ def test_p29_a_frame_that_does_not_verify_is_not_taken() -> None:
     rig.get(peer, StoredFrame(3, good))
     rig.sync()
     assert data_of(rig, 3)
+
+
+def test_p19_a_loaded_fold_names_no_frame_that_a_crash_may_take_yet() -> None:
+    """The peer's fold is stored as it is loaded, and a frame here was folded by others' copies: the
+    place that the old fold knew of it may be another frame's after a crash."""
+    trio = Trio()
+    rig = trio[NODE]
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(rig, "sync", list)  # it stands still
+        trio.append(0, 1)
+        assert rig.seqnums() == [1], "two others have it"
+        trio.away(NODE)
+        trio.append(1, 9)
+        trio.checkpoint(PEER, OTHER)
+        trio.first_kept = 8
+        trio.connect(NODE)
+        assert rig.replica.folds.loading.loaded_count == 1
+        trio.away(NODE)
+        disk.setattr(rig.store, "crash", lambda: None)  # the process dies, and not the machine
+        rig.restart()
+    trio.connect(NODE)
+    trio.fill()
+    trio.append(9, 10)
+    for n in range(10):
+        assert data_of(rig, n + 1)[:1] == b"%d" % n

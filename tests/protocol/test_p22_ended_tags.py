@@ -11,9 +11,10 @@ import random
 
 import pytest
 
-from bokilog.client.batching import Lane, Unit
 from bokilog.client.books import Route
+from bokilog.client.lane import Lane
 from bokilog.client.session import Session
+from bokilog.client.units import Unit
 from bokilog.effects import Effect, Received, Send
 from bokilog.errors import TagsEnded
 from bokilog.frame import FLAG_VERDICT, Columns, Tags, decode_frame, decode_head, encode_header
@@ -129,7 +130,7 @@ def test_p22_the_engine_asks_the_fold_for_the_verdict_until_it_has_it() -> None:
     sim.get(engine_world.CLIENT, engine_world.append(1, "$w", "a"))
     ordered = sim.get(engine_world.PRIMARY, engine_world.run(1, engine_world.cut(10, (0, 2))))
     assert told(ordered) == [FrameOrdered]
-    assert sim.core.producers[engine_world.SPACE].awaited_verdicts() == [
+    assert sim.core.producers[engine_world.SPACE].under_way.awaited.rows() == [
         [1, engine_world.NUMBER, 0, 10]
     ]
     outcomes: list[list[object]] = [[0, VERDICT_VISIBLE, 10, None]]

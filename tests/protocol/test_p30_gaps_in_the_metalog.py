@@ -24,6 +24,7 @@ from bokilog.io.sync import NoSync
 from bokilog.metalog import ITEM_METALOG, ForgetKeys, Run, encode_run
 from bokilog.shapes.recovery import end_of, replay, verify_item
 from bokilog.storage_nodes.arrivals import Identity
+from bokilog.storage_nodes.fold import Fold
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.replica import Replica
@@ -37,7 +38,7 @@ def replica_over(journal: MemoryJournal) -> Replica:
         space=view().space(SPACE),
         identity=Identity("d", 0),
         journal=journal,
-        index=Index(SPACE, MemoryStore()),
+        fold=Fold(Index(SPACE, MemoryStore())),
         cache_bytes_max=1 << 20,
         pending_bytes_max=1 << 20,
         report_written=True,

@@ -23,7 +23,7 @@ from bokilog.client.node import Client
 from bokilog.effects import Checkpoint, CheckpointStored, ReadOnlyChanged, TimerFired
 from bokilog.errors import AppendUnknown, BokilogError, ReadOnly
 from bokilog.ids import LogSpaceId
-from bokilog.io import commits, journal_file
+from bokilog.io import commits, journal_end
 from bokilog.io.clock import SystemClock
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.io.segment_files import SegmentFiles
@@ -117,7 +117,7 @@ async def test_p32_an_embedded_log_on_a_full_disk_has_room_after_a_trim(
 ) -> None:
     """From the sixth segment on the disk has room for nothing but the headroom."""
     disk = Disk(monkeypatch)
-    monkeypatch.setattr(journal_file, "FIRST_SEGMENT_BYTES", 1 << 16)
+    monkeypatch.setattr(journal_end, "FIRST_SEGMENT_BYTES", 1 << 16)
     settings = embedded.EmbeddedSettings(headroom_bytes=1 << 20, checkpoint_s=0.02)
     async with embedded.open(tmp_path, settings=settings) as log:
         book = log.book("orders")
@@ -174,7 +174,7 @@ def test_p19_a_full_storage_node_stores_nothing_ahead_of_frames_that_wait() -> N
     assert Checkpoint(SPACE) not in rig.do(TimerFired("checkpoint"))
     rig.journal.full = None
     assert Checkpoint(SPACE) in rig.sync()
-    rig.index.checkpoint_steps()
+    rig.index.generations.steps()
 
 
 def test_p32_a_checkpoint_that_waits_for_frames_goes_on_when_the_disk_fills_up() -> None:
@@ -187,8 +187,8 @@ def test_p32_a_checkpoint_that_waits_for_frames_goes_on_when_the_disk_fills_up()
     rig.journal.full = FULL
     assert isinstance(rig.journal.commit(), Refused)
     assert Checkpoint(SPACE) in rig.do(ReadOnlyChanged(SPACE, FULL))
-    for _ in rig.index.checkpoint_steps():
+    for _ in rig.index.generations.steps():
         pass
-    rig.index.write_checkpoint()
+    rig.index.generations.write()
     rig.do(CheckpointStored(SPACE))
-    assert rig.index.stored_position == rig.index.position
+    assert rig.index.generations.stored_position == rig.index.position

@@ -8,8 +8,8 @@ LocalIds and seqnums, and its units are void.
 
 from __future__ import annotations
 
-from bokilog.client.batching import Lane
 from bokilog.client.books import Route
+from bokilog.client.lane import Lane
 from bokilog.client.session import Session
 from bokilog.effects import BatchEnded, Effect, Send
 from bokilog.errors import UnitMalformed

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from bokilog.effects import CancelTimer, Effect, LinkUp, ReadOnlyChanged, SetTimer, TimerFired
+from bokilog.effects import (
+    CancelTimer,
+    Effect,
+    LinkUp,
+    ReadOnlyChanged,
+    Send,
+    SetTimer,
+    TimerFired,
+)
 from bokilog.errors import (
     BokilogError,
     CorruptRecord,
     DataLost,
+    ReadOnly,
     RemoteProtocolError,
     Trimmed,
     from_wire,
+    to_wire,
 )
 from bokilog.frame import HEADER_BYTES, Columns, record_sum
 from bokilog.ids import Term
@@ -23,6 +33,7 @@ from bokilog.messages import (
     FetchFrames,
     FollowIndex,
     FollowMetalog,
+    FrameRefused,
     FramesSent,
     IndexReport,
     IndexStream,
@@ -137,7 +148,8 @@ def test_p07_nothing_of_a_failed_sync_counts_and_the_node_turns_read_only() -> N
     rig.journal.broken = "the disk failed"
     assert counts(rig.sync()) == []
     assert counts(rig.do(LinkUp(PRIMARY))) == [[[NUMBER, 1]]], "only what was synced before"
-    assert rig.take(frame(2)) == []
+    refused = FrameRefused(SPACE, 1, to_wire(ReadOnly("the disk failed")))
+    assert rig.take(frame(2)) == [Send(ENGINE, refused)], "nothing is taken"
     assert rig.replica.read_only == "the disk failed"
 
 

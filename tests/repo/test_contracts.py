@@ -26,8 +26,10 @@ SHELLS = {
         *("checkpoints", "cold_store", "index_store", "memory_store", "rocks_store"),
     },
     "bokilog/functions/engine": {"__init__", "__main__", "node", "process_settings", "settings"},
-    "bokilog/functions": {"__init__", "__main__", "host_metrics", "node", "replay"},
-    "bokilog/functions/calls": {"__init__", "api", "node"},
+    "bokilog/functions": {"__init__", "__main__", "books", "host_metrics", "node", "replay"},
+    "bokilog/functions/calls": {
+        *("__init__", "call", "finding", "node", "running", "spawning", "yielded"),
+    },
     "bokilog/functions/gateway": {
         *("__init__", "calls", "events", "log_api", "problems", "requests", "server", "settings"),
     },
@@ -37,12 +39,14 @@ SHELLS = {
         *("app", "caller", "context", "function", "loading", "local", "output"),
         *("generator_thread", "outside", "process_caller", "references", "rehearsal", "run_call"),
         *("spare", "streaming", "template", "tracing", "values", "worker"),
+        *("durable", "outgoing", "signature"),
         # The host's side, without its core.
-        *("connections", "host", "membership", "process_settings", "processes", "settings"),
+        *("connections", "host", "membership", "neighbours", "process_settings", "processes"),
+        *("local_calls", "settings", "shown", "worker_watch"),
     },
     "bokilog/client": {
         *("__init__", "admin", "codecs", "connect", "follow", "logbook", "node", "opening", "sync"),
-        "routing",
+        *("changes", "living", "reads", "routing"),
     },
 }
 

@@ -98,7 +98,7 @@ def test_every_example_runs(name: str, tmp_path: Path, shared_cluster: LocalClus
 @pytest.mark.parametrize(("where", "source"), TESTS, ids=[where for where, _ in TESTS])
 def test_every_test_passes(where: str, source: str, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(source)
-    pytester.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(("where", "part"), COPIES, ids=[where for where, _ in COPIES])

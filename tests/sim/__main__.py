@@ -2,6 +2,7 @@
 
     python -m tests.sim --seeds 1000 --minutes 10 --jobs 2
     python -m tests.sim --seed 49
+    python -m tests.sim --seeds 100 --losses
 
 The last line reads `N seeds, M violations`. The same seed is the same run, in every process and
 whatever `PYTHONHASHSEED` is (tests/sim/test_determinism.py).
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from tests.sim.outcomes import Outcome, outcomes
 from tests.sim.simulation import Report, simulate
+from tests.sim.swarm import draw
 
 VIOLATION_CHARACTERS_MAX = 4_000
 
@@ -29,29 +31,32 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=0.0, help="stop after so long (0: never)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--seed", type=int, help="only this one, with its trace")
+    parser.add_argument(
+        "--losses", action="store_true", help="only worlds in which a person accepts a loss"
+    )
     options = parser.parse_args()
     if options.seed is not None:
-        return _replay(options.seed)
+        return _replay(options.seed, losses=options.losses)
     seeds = range(options.first, options.first + options.seeds)
-    return _many(seeds, options.minutes, options.jobs)
+    return _many(seeds, options.minutes, options.jobs, losses=options.losses)
 
 
-def _replay(seed: int) -> int:
-    report = simulate(seed, traced=True)
+def _replay(seed: int, *, losses: bool) -> int:
+    report = simulate(seed, draw(seed, losses=losses), traced=True)
     for line in report.lines:
         print(line)
     print(f"knobs {report.knobs.described()}")
     print(f"digest {report.digest}")
-    _tell(report)
+    _tell(report, losses=losses)
     print(f"1 seeds, {len(report.violations)} violations")
     return 1 if report.violations else 0
 
 
-def _many(seeds: range, minutes: float, jobs: int) -> int:
+def _many(seeds: range, minutes: float, jobs: int, *, losses: bool) -> int:
     start_s = time.monotonic()
     done = violations = appends = reads = faults = 0
     reached: dict[str, list[int]] = {}
-    for outcome in outcomes(seeds, jobs):
+    for outcome in outcomes(seeds, jobs, losses=losses):
         done += 1
         violations += len(outcome.violations)
         appends += outcome.appends
@@ -59,7 +64,7 @@ def _many(seeds: range, minutes: float, jobs: int) -> int:
         faults += outcome.faults
         for path, often in outcome.reached:
             reached.setdefault(path, []).append(often)
-        _tell(outcome)
+        _tell(outcome, losses=losses)
         passed_s = time.monotonic() - start_s
         if done % 100 == 0:
             print(f"{done} seeds in {passed_s:.0f} s, {violations} violations", flush=True)
@@ -72,16 +77,17 @@ def _many(seeds: range, minutes: float, jobs: int) -> int:
     return 1 if violations else 0
 
 
-def _tell(report: Report | Outcome) -> None:
+def _tell(report: Report | Outcome, *, losses: bool) -> None:
     for violation in report.violations:
         print(f"seed {report.seed}: {violation[:VIOLATION_CHARACTERS_MAX]}")
     if report.violations:
-        print(how_to_replay(report.seed), flush=True)
+        print(how_to_replay(report.seed, losses=losses), flush=True)
 
 
-def how_to_replay(seed: int) -> str:
+def how_to_replay(seed: int, *, losses: bool = False) -> str:
     """For whoever sees it fail."""
-    return f"seed {seed}, commit {commit()}; replay: python -m tests.sim --seed {seed}"
+    world = " --losses" if losses else ""
+    return f"seed {seed}, commit {commit()}; replay: python -m tests.sim --seed {seed}{world}"
 
 
 def commit() -> str:

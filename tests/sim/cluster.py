@@ -48,8 +48,10 @@ from bokilog.effects import (
     StoreIntent,
     StorePromise,
     SwapView,
+    SyncWritten,
     ViewInstalled,
     ViewSwapped,
+    WrittenSynced,
 )
 from bokilog.errors import BokilogError
 from bokilog.frame import ITEM_FRAME, Frame, decode_frame, first_bad_record
@@ -67,6 +69,7 @@ from bokilog.messages import (
     Metalog,
     MetalogBegins,
     MetalogGone,
+    MetalogSynced,
     RunsGone,
     SnapshotPart,
     StoredFrame,
@@ -83,6 +86,7 @@ from bokilog.sequencer.member import MemberCore
 from bokilog.sequencer.next_view import Start, next_view
 from bokilog.sequencer.primary import Primary, Recovered
 from bokilog.sequencer.recovery import ended_in, recover_metalog
+from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.core import StorageCore
@@ -97,7 +101,7 @@ from tests.sim.disk import Disk, SimJournal
 from tests.sim.loop import ProcessLoop, World
 from tests.sim.network import Network, Wire
 from tests.sim.objects import Mover, ObjectStore
-from tests.sim.oracle import WatchedIndex, space_oracles
+from tests.sim.oracle import WatchedFold, space_oracles
 from tests.sim.swarm import Knobs
 from tests.sim.verdicts import Fetch
 
@@ -117,6 +121,7 @@ PATHS: dict[type, str] = {
     SnapshotPart: "a part of a peer's fold is loaded",
     StoredFrame: "a frame is copied behind a loaded fold",
     FramesLacking: "a replica states a loss",
+    MetalogSynced: "a fold may be stored: its metalog is synced",
 }
 """What messages stand for, for the summary."""
 LEASE_S = 0.6
@@ -399,6 +404,10 @@ class Process:
         match effect:
             case Commit(space=space, token=token):
                 self._committers[LogSpaceId(space)].request(token)
+            case SyncWritten(space=space, term=term, count=count):
+                synced = WrittenSynced(space, term, count)
+                journal = self._cluster.disks[self.name].journals[LogSpaceId(space)]
+                journal.sync_written(lambda problem: self.deliver(synced))
             case LoadView():
                 self.load_views()
             case EndTerm(reason=reason):
@@ -438,6 +447,7 @@ class Process:
             read_only=lambda reason: self.deliver(ReadOnlyChanged(space, reason)),
             inline=self._cluster.knobs.inline_sync,
             use_headroom=use_headroom,
+            now=lambda: self._cluster.world.now_s,
         )
 
 
@@ -449,6 +459,7 @@ class Cluster:
         self.knobs = knobs
         self.network = Network(world, knobs)
         self.sequencers = tuple(NodeId(f"sequencer-{i + 1}") for i in range(knobs.sequencer_count))
+        self._first_sequencers = frozenset(self.sequencers)
         storage_count = knobs.storage_count + knobs.spare_count
         self.storage = tuple(NodeId(f"storage-{i + 1}") for i in range(storage_count))
         self.engines = tuple(NodeId(f"engine-{i + 1}") for i in range(knobs.engine_count))
@@ -456,6 +467,11 @@ class Cluster:
         self._powerless: set[NodeId] = set()
         """Nodes whose machine has lost power."""
         self._died: set[NodeId] = set()
+        """Nodes whose process ended, and that are not known to hold what it held."""
+        self._none_holds = False
+        """So many died that no copy of anything in memory need be left, and none was."""
+        self.copies_lost = False
+        """Every copy of some records is: a person has accepted that (P15, P24)."""
         self.oracles = space_oracles(
             *(world, knobs.durabilities, self._whole),
             may_lose=self._may_lose,
@@ -494,7 +510,7 @@ class Cluster:
     # --- processes --------------------------------------------------------------------------------
 
     def start(self, node: NodeId) -> None:
-        if node in self.processes:
+        if node in self.processes or node not in self.nodes:
             return
         self.world.note(f"start {node}")
         if node in self.sequencers:
@@ -524,11 +540,31 @@ class Cluster:
         self.world.note(f"crash {node}{' power' if power else ''}")
         process.end()
         self._died.add(node)
+        self._none_holds = self._none_holds or self._holds_nothing()
         if power:
             self._powerless.add(node)
         disk = self.disks.get(node)
         if disk is not None:
             disk.crash(power=power)
+
+    @property
+    def died(self) -> frozenset[NodeId]:
+        """Storage nodes that may have less in memory than they were counted for."""
+        return frozenset(self._died.intersection(self.storage))
+
+    def has_all_again(self, node: NodeId) -> None:
+        """What it lost with its last process, it has got back from others."""
+        self.world.note(f"{node} has everything again")
+        self._died.discard(node)
+        self._none_holds = False
+
+    def _holds_nothing(self) -> bool:
+        """Whether a write quorum died, and nobody else holds anything of a `memory` log space."""
+        if len(self.died) < self.knobs.write_quorum or "memory" not in self.knobs.durabilities:
+            return False
+        space = LogSpaceId(self.knobs.durabilities.index("memory"))
+        left = [self.replica(node, space) for node in self.storage if node not in self._died]
+        return all(replica is None or replica.index.empty for replica in left)
 
     def may_forget(self, space: int) -> bool:
         """Whether what sequencers held of a log space may have been lost with their machines."""
@@ -538,12 +574,14 @@ class Cluster:
         """Whether classes below `sync` may have lost the end of an order, or everything: machines
         of sequencers have lost power, or all storage nodes were started again (P11, P20)."""
         if everything:
-            return self._died.issuperset(self.storage)
-        return not self._powerless.isdisjoint(self.sequencers)
+            return self._died.issuperset(self.storage) or self._none_holds
+        return not self._powerless.isdisjoint(self._first_sequencers)
 
     def _may_lack(self, durability: Durability) -> bool:
         """Whether every copy of a record may be gone (P24): those that a write quorum held in its
         memory or its operating systems, or with the entries that told of it (P11)."""
+        if self.copies_lost:
+            return True
         if durability == "sync":
             return False
         gone = self._died if durability == "memory" else self._powerless
@@ -561,8 +599,11 @@ class Cluster:
         disk, last = self.disks[node], self.views.latest()
         disk.incarnation += 1
         recovered = {
-            space: self._recovered(
-                disk, space, ceiling=max(disk.ceilings.get(space, 1), last.end(space).tail)
+            space: self.recovered(
+                disk,
+                space,
+                ceiling=max(disk.ceilings.get(space, 1), last.end(space).tail),
+                until=last.term,
             )
             for space in self.spaces
         }
@@ -597,13 +638,19 @@ class Cluster:
         )
         process.installed = view.term
 
-    def _recovered(self, disk: Disk, space: LogSpaceId, *, ceiling: int = 1) -> Recovered:
+    def recovered(
+        self, disk: Disk, space: LogSpaceId, *, ceiling: int = 1, until: int = 0
+    ) -> Recovered:
+        """What a start of a sequencer finds in its journal."""
+        begun = self.views.latest().space(space).begun
         return recover_metalog(
             disk.journals[space],
-            first_end(space),
+            self.views.load(begun).end(space),
             ceiling=ceiling,
             released=True,
             ended=ended_in(self.views, space),
+            until=until,
+            begun=begun,
         )
 
     def _start_member(self, node: NodeId, loop: ProcessLoop) -> None:
@@ -611,7 +658,7 @@ class Cluster:
         disk, knobs = self.disks[node], self.knobs
         disk.incarnation += 1
         incarnation = self.views.register_incarnation()
-        recovered = {space: self._recovered(disk, space) for space in self.spaces}
+        recovered = {space: self.recovered(disk, space) for space in self.spaces}
         reached = min(known.end.position.term for known in recovered.values())
         sequencer = SequencerCore(
             node=node,
@@ -689,6 +736,18 @@ class Cluster:
         """What a view says of ends is what terms of the one history begin with."""
         for end in view.ends:
             self.oracles[end.space].view_stored(view.term, end.position.count, end.tail)
+            for node in view.space(end.space).replicas:
+                stored = self.stored_count(node, end.space)
+                if stored > end.position.count:
+                    self.world.violation(
+                        f"term {view.term} ends log space {end.space} at {end.position}, and"
+                        f" {node} has stored a fold of {stored} entries"
+                    )
+
+    def stored_count(self, node: NodeId, space: LogSpaceId) -> int:
+        """Entries up to which a storage node has stored its fold."""
+        meta = self.disks[node].stores[space].get(keys.META)
+        return keys.decode_meta(meta).position.count if meta is not None else 0
 
     def _start_storage(self, node: NodeId, loop: ProcessLoop) -> None:
         disk, latest, knobs = self.disks[node], self.views.latest(), self.knobs
@@ -712,9 +771,13 @@ class Cluster:
                 return
             assert isinstance(effect, Checkpoint), f"a storage node cannot carry out {effect}"
             space = LogSpaceId(effect.space)
+            self.watch.stores(node, space, replicas[space].index.generations.frozen_count)
             _Checkpoint(self, process, replicas[space], space).step()
 
         def rebuild(space: LogSpaceId, view: View) -> tuple[Replica, list[View]]:
+            store = replicas[space].index.store  # another one since it started over (P20)
+            assert isinstance(store, MemoryStore)
+            disk.stores[space] = store
             replicas[space], views = self._rebuild(node, space, view, colds[space])
             return replicas[space], views
 
@@ -761,8 +824,8 @@ class Cluster:
             space=space,
             identity=Identity(disk.disk_id, lives[space.durability]),
             journal=disk.journals[space.id],
-            index=self._index(node, space.id, disk.stores[space.id]),
-            new_index=lambda: self._index(node, space.id, MemoryStore()),
+            fold=self._fold(node, space.id, disk.stores[space.id]),
+            new_fold=lambda: self._fold(node, space.id, MemoryStore()),
             cache_bytes_max=knobs.node_cache_bytes,
             pending_bytes_max=knobs.pending_bytes,
             load_entries=knobs.load_entries,
@@ -775,9 +838,9 @@ class Cluster:
             self.world.note(f"{node} lost {missing} records of log space {space.id}")
         return replica
 
-    def _index(self, node: NodeId, space: LogSpaceId, store: IndexStore) -> WatchedIndex:
-        postings_max, oracle = self.knobs.postings_max, self.oracles[space]
-        return WatchedIndex(space, store, postings_max=postings_max, node=node, oracle=oracle)
+    def _fold(self, node: NodeId, space: LogSpaceId, store: IndexStore) -> WatchedFold:
+        index = Index(space, store, postings_max=self.knobs.postings_max)
+        return WatchedFold(index, node=node, oracle=self.oracles[space])
 
     def _rebuild(
         self, node: NodeId, space: LogSpaceId, view: View, cold: Cold
@@ -897,12 +960,13 @@ class Cluster:
 
 
 class Watch:
-    """What is relied on at the moment it is (P6, P9, P11, P26), whatever the cores believe.
+    """What is relied on at the moment it is (P6, P9, P11, P19, P26), whatever the cores believe.
 
-    A record is ordered only while W machines would keep it through a loss of power, an entry
-    published only while a majority of sequencers would; and nobody counts with what it does not
-    hold. A machine whose disk was replaced without the primary's knowledge has the benefit of the
-    doubt. A tail covers all that anybody had published when it was asked for.
+    A record is ordered only while W machines would keep it through a loss of power; an entry is
+    published only while a majority of sequencers would, or, of a class that may forget, stored in a
+    fold; and nobody counts with what it does not hold. A machine whose disk was replaced without
+    the primary's knowledge has the benefit of the doubt. A tail covers all that anybody had
+    published when it was asked for.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -969,14 +1033,43 @@ class Watch:
                 f" {keepers} only"
             )
 
+    def disk_exchanged(self) -> None:
+        """A sequencer's disk is another one, and who counts on it has not heard: what was ordered
+        by then has the benefit of the doubt."""
+        self._published |= self._ordered
+
+    def history_ended(self) -> None:
+        """What was published may be lost: a person has accepted that, and nobody goes on who knew
+        of it (P15)."""
+        self._furthest.clear()
+        self._asked.clear()
+
+    def stores(self, node: NodeId, space: LogSpaceId, count: int) -> None:
+        """A storage node is about to store a fold of so many entries."""
+        views = self._cluster.views
+        begun = views.load(views.latest().space(space).begun).end(space)
+        if self._cluster.knobs.durabilities[space] == "sync" or count <= begun.position.count:
+            return  # what comes before the metalog is in folds only (P15)
+        sequencers = self._cluster.sequencers
+        keepers = [
+            each
+            for each in sequencers
+            if self._cluster.disks[each].journals[space].outlives_power(count)
+        ]
+        if len(keepers) <= len(sequencers) // 2:
+            self._cluster.world.violation(
+                f"{node} stores a fold of {count} entries of log space {space}, which would be kept"
+                f" by {keepers} only"
+            )
+
     def tail_asked(self, node: NodeId, source: Address, message: TailRequest) -> None:
-        """A tail request arrives at a sequencer."""
+        """A tail request arrives at a sequencer; an engine that starts again numbers from one."""
         furthest = self._furthest.get(message.space, START)
-        self._asked.setdefault((node, source, message.request), furthest)
+        self._asked.setdefault((node, source, message.space, message.request), furthest)
 
     def tail_told(self, node: NodeId, to: Address, message: Tail) -> None:
         """A sequencer answers one; asked twice, it may answer the first time."""
-        known = self._asked.pop((node, to, message.request), START)
+        known = self._asked.pop((node, to, message.space, message.request), START)
         behind = message.position.count < known.count
         if self._cluster.may_forget(message.space):
             behind = message.position < known
@@ -1042,7 +1135,7 @@ class _Checkpoint:
         self._process = process
         self._index = replica.index
         self._space = space
-        self._steps = replica.index.checkpoint_steps()
+        self._steps = replica.index.generations.steps()
 
     def step(self) -> None:
         loop, sync_s = self._process.loop, self._cluster.knobs.sync_s
@@ -1051,11 +1144,11 @@ class _Checkpoint:
             return
         disk = self._cluster.disks[self._process.name]
         if disk.journals[self._space].inner.full is not None:
-            self._steps = self._index.checkpoint_steps()
+            self._steps = self._index.generations.steps()
             loop.call_later(2.0, self.step)
             return
         loop.call_later(2 * sync_s, self._write)
 
     def _write(self) -> None:
-        self._index.write_checkpoint()
+        self._index.generations.write()
         self._process.deliver(CheckpointStored(self._space))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bokilog.client.batching import Unit, unit_digest
 from bokilog.client.books import Route
 from bokilog.client.core import ClientCore
-from bokilog.client.requests import NEVER, Reply, Request
+from bokilog.client.requests import Reply, Request
 from bokilog.client.session import Session
+from bokilog.client.units import NEVER, Unit, unit_digest
 from bokilog.frame import Tags
 from bokilog.ids import NodeId
 from bokilog.messages import Message, Read, ReadReply, Welcome

@@ -16,6 +16,7 @@ was not synced are nobody's fault, and all may do so at once.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -77,6 +78,8 @@ class SimJournal:
         """Told of every run."""
         self.durable: dict[Item, int] = {}
         """What no loss of power takes any more, with where it ends."""
+        self._until = 0
+        """Where the last item that was written ends."""
         self._staged: list[tuple[Item, int]] = []
         self._written: list[tuple[Item, int]] = []
         self._world = world
@@ -116,6 +119,8 @@ class SimJournal:
         written = self.inner.commit(use_headroom=use_headroom)
         if isinstance(written, Written):
             self._written += self._staged
+            if self._staged:
+                self._until = self._staged[-1][1]
             if not self.synced and self.inner._unsynced is not None:
                 segment, offsets = self.inner._unsynced
                 self._groups.append((segment, offsets, self._staged))
@@ -147,6 +152,17 @@ class SimJournal:
 
         self._world.later(self._sync_delay_s() if self.synced else self._knobs.sync_s / 10, done)
 
+    def sync_written(self, on_done: Callable[[str], None]) -> None:
+        """Every group that is written now, and none of those that follow."""
+        life, groups = self._life, list(self._groups)
+
+        def done() -> None:
+            if life == self._life:
+                self._groups = [group for group in self._groups if group not in groups]
+                on_done("")
+
+        self._world.later(self._sync_delay_s(), done)
+
     @property
     def syncing(self) -> bool:
         return self._syncing
@@ -165,9 +181,10 @@ class SimJournal:
         return self.inner.segments()
 
     def release(self, segment: int) -> None:
-        moves = self._knobs.cold_hot_bytes and self._whose == STORAGE_NODE
-        if self._knobs.releases and (self.synced or moves):
-            self._groups = [group for group in self._groups if group[0] != segment]
+        if self._knobs.releases:
+            # What follows it is on the disk before it goes, whatever is left to the system else.
+            following = min(each.number for each in self.segments() if each.number > segment)
+            self._groups = [group for group in self._groups if group[0] > following]
             self._world.reach(f"{self._whose} lets go of a segment")
             self.inner.release(segment)
 
@@ -211,6 +228,27 @@ class SimJournal:
                 return False
             start = end
         return True
+
+    def sync_all(self) -> None:
+        """Somebody syncs the whole journal while no process has it open."""
+        self._groups = []
+
+    def frame_names(self) -> set[Item]:
+        """Of every frame that is written here."""
+        items = [item for each in self.inner._segments.values() for item in each.items.values()]
+        return {_frame_item(data)[0] for kind, data in items if kind == ITEM_FRAME}
+
+    def copy(self, other: SimJournal) -> None:
+        """All that another journal holds, synced."""
+        self.inner = copy.deepcopy(other.inner)
+        self.durable, self._until = dict(other.durable), other._until
+        self._groups, self._staged, self._written = [], [], []
+
+    def outlives_power(self, count: int) -> bool:
+        """Whether a metalog that is never synced by itself holds so many entries all the same."""
+        lost = self._groups[0][2][0][0][2] if self._groups else self._until
+        assert isinstance(lost, int)
+        return min(lost, self._until) >= count
 
     def crash(self, *, power: bool) -> None:
         """The process died; with `power`, the machine too."""
@@ -329,6 +367,13 @@ class Disk:
             self.stores[space].crash()
         for space in self._forgets:
             self._empty_space(space)
+
+    def replaced(self) -> Disk:
+        """Another disk, an empty one; this one is what it was."""
+        other = Disk(self._world, self._knobs, self._node, tuple(self._durabilities.values()))
+        other._wiped_count = self._wiped_count + 1
+        other.incarnation, other.boots = self.incarnation, self.boots
+        return other
 
     def wipe(self) -> None:
         """Another disk, an empty one, takes its place."""

@@ -122,6 +122,8 @@ class History:
         self.followings: list[Following] = []
         self.tokens: list[tuple[str, Track]] = []
         """Given out by clients for others, with what they stand for."""
+        self.old_tokens: list[str] = []
+        """The same of histories that ended (P15)."""
         self.keyed: list[tuple[str, str, bytes, str | None]] = []
         """(LogBook, key, data, tag) of appends with a key, to be tried again."""
         self.unanswered = 0

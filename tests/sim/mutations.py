@@ -10,24 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import bokilog.conditions as conditions
 import bokilog.sequencer.controller as controller
 import bokilog.sequencer.next_run as next_run
 import bokilog.sequencer.next_view as next_view
 import bokilog.sequencer.progress as progress
-import bokilog.storage_nodes.index as index
-from bokilog.client.batching import Lane
+import bokilog.shapes.what_is_left as what_is_left
+import bokilog.storage_nodes.fold as fold
+import bokilog.storage_nodes.unit_verdicts as unit_verdicts
+import tests.sim.cluster as cluster
+from bokilog.client.lane import Lane
 from bokilog.client.session import Session
 from bokilog.cold import ColdState
 from bokilog.conditions import KeyUse, Unit
 from bokilog.effects import Checkpoint, Send, ViewInstalled
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.index_follower import IndexFollower
-from bokilog.functions.engine.producer import SpaceProducer
 from bokilog.functions.engine.reader import Reader as EngineReader
 from bokilog.functions.engine.taken import Taken
+from bokilog.functions.engine.under_way import UnderWay
+from bokilog.ids import Position, Term
 from bokilog.journal import SyncResult
 from bokilog.limits import SEQNUM_MAX
 from bokilog.messages import (
@@ -43,18 +47,23 @@ from bokilog.sequencer.cut_clock import CutClock
 from bokilog.sequencer.next_run import NextRun
 from bokilog.sequencer.primary import Primary
 from bokilog.sequencer.progress import Progress
+from bokilog.sequencer.recovery import recover_metalog
 from bokilog.sequencer.replication import Replication
 from bokilog.sequencer.roles import Roles
 from bokilog.sequencer.seal import Sealing
+from bokilog.sequencer.survival import Survival
+from bokilog.shapes.what_is_left import Left
 from bokilog.storage_nodes.answers import Answers
 from bokilog.storage_nodes.aux_data import AuxData
 from bokilog.storage_nodes.books import Book, Books
 from bokilog.storage_nodes.cold import Cold
+from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.peer_folds import PeerFolds
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.replica import Replica
 from bokilog.storage_nodes.storing import Storing
 from bokilog.storage_nodes.streams import Streams
+from bokilog.view import End, LogSpace
 from tests.sim.cluster import _StoreCalls
 from tests.sim.disk import SimJournal
 from tests.sim.objects import ObjectStore
@@ -203,18 +212,18 @@ def _shard_reused() -> list[Patch]:
 
 def _resent_as_new() -> list[Patch]:
     """Now and then a frame gets LocalIds twice."""
-    original = SpaceProducer._issue
+    original = UnderWay.issue
 
-    def issue(self: SpaceProducer, taken: Taken, effects: Any) -> None:
+    def issue(self: UnderWay, taken: Taken, effects: Any) -> None:
         original(self, taken, effects)
         if self.count % 7 == 0:
-            message = AppendFrame(self.space, taken.number, taken.columns, taken.payload)
-            self.frames += 1
-            self.bytes += taken.size_bytes
+            message = AppendFrame(self._space, taken.number, taken.columns, taken.payload)
+            self._admission.frames += 1
+            self._admission.bytes += taken.size_bytes
             again = Taken(None, message, taken.size_bytes)
             original(self, again, effects)
 
-    return [(SpaceProducer, "_issue", issue)]
+    return [(UnderWay, "issue", issue)]
 
 
 def _keyless_sent_again() -> list[Patch]:
@@ -244,6 +253,11 @@ def _checkpoint_ahead_of_frames() -> list[Patch]:
     return [(Storing, "begin", begin)]
 
 
+def _checkpoint_ahead_of_the_metalog() -> list[Patch]:
+    """The fold is stored although no sequencer has synced the entries that it is of."""
+    return [(Storing, "_write", lambda self: [Checkpoint(self._membership.space.id)])]
+
+
 def _closed_shards_count() -> list[Patch]:
     """What follows the close of a shard is ordered still."""
 
@@ -264,7 +278,7 @@ def _decide_with(
     def decide(unit: Unit, book: Any) -> list[object]:
         return change(unit, original(unit, book))
 
-    return lambda: [(index, "decide", decide)]
+    return lambda: [(unit_verdicts, "decide", decide)]
 
 
 def _per_record(unit: Unit, verdict: list[object]) -> list[object]:
@@ -287,7 +301,7 @@ def _skipped(unit: Unit, verdict: list[object]) -> list[object]:
 
 def _tag_state_lost() -> list[Patch]:
     """A tag whose records are all trimmed counts as one that never had any."""
-    original = index._View.last
+    original = unit_verdicts._View.last
 
     def last(self: Any, tag: str | None) -> int:
         seqnum = original(self, tag)
@@ -295,7 +309,7 @@ def _tag_state_lost() -> list[Patch]:
             return 0
         return seqnum
 
-    return [(index._View, "last", last)]
+    return [(unit_verdicts._View, "last", last)]
 
 
 def _holds_ignored() -> list[Patch]:
@@ -314,7 +328,7 @@ def _trim_past_the_tail() -> list[Patch]:
 def _keys_forgotten_early() -> list[Patch]:
     """A key lives for a millisecond of the log's time."""
     return [
-        (index, "expiry_ms", lambda timestamp_ms, horizon_s: timestamp_ms + 1),
+        (unit_verdicts, "expiry_ms", lambda timestamp_ms, horizon_s: timestamp_ms + 1),
         (next_run, "FORGET_KEYS_MS", 20),
     ]
 
@@ -331,14 +345,14 @@ def _void_marks_dropped() -> list[Patch]:
 
 def _trimmed_records_served() -> list[Patch]:
     """Reads do not look at trims of tags."""
-    original = index.Index.seqnums
+    original = Index.seqnums
 
     def seqnums(self: Any, book: int, tag: str | None, start: int, until: int, **more: Any) -> Any:
         if tag is None:
             return original(self, book, tag, start, until, **more)
-        return self._postings.seqnums(book, tag, start, min(until, self.tail), **more)
+        return self.postings.seqnums(book, tag, start, min(until, self.tail), **more)
 
-    return [(index.Index, "seqnums", seqnums)]
+    return [(Index, "seqnums", seqnums)]
 
 
 # --- reads ----------------------------------------------------------------------------------------
@@ -513,7 +527,7 @@ def _aux_of_a_neighbour() -> list[Patch]:
 
 
 def _deleted_takes_appends() -> list[Patch]:
-    return [(index.Index, "_delete_book", lambda self, book: None)]
+    return [(fold, "_delete_book", lambda index, book: None)]
 
 
 def _ceilings_ignored() -> list[Patch]:
@@ -527,18 +541,18 @@ def _ceilings_ignored() -> list[Patch]:
 
 
 def _late_seqnum_at() -> list[Patch]:
-    original = index.Index.seqnum_at
+    original = Index.seqnum_at
 
     def seqnum_at(self: Any, timestamp_ms: int) -> int:
         return min(original(self, timestamp_ms) + 2, int(self.tail))
 
-    return [(index.Index, "seqnum_at", seqnum_at)]
+    return [(Index, "seqnum_at", seqnum_at)]
 
 
 def _keyed_unit_is_one_record() -> list[Patch]:
     """Of a unit with a key only the first record is remembered."""
     use = KeyUse
-    return [(index, "KeyUse", lambda first, count, *more: use(first, 1, *more))]
+    return [(unit_verdicts, "KeyUse", lambda first, count, *more: use(first, 1, *more))]
 
 
 def _empty_replicas_say_nothing() -> list[Patch]:
@@ -551,9 +565,105 @@ def _empty_replicas_say_nothing() -> list[Patch]:
     return [(PeerFolds, "report", report)]
 
 
+def _unfolded_frames_are_nothing() -> list[Patch]:
+    """Replicas of a log space in memory that hold frames, and have folded none yet, say that they
+    are empty."""
+    return [(PeerFolds, "_holds_records", property(lambda self: self._rebuilt))]
+
+
+def _one_empty_replica_is_enough() -> list[Patch]:
+    """A log space in memory starts over as soon as one of its replicas holds nothing."""
+
+    def nothing_left(self: Survival) -> bool:
+        return self._applies and any(self._empty.get(node, False) for node in self._replicas)
+
+    return [(Survival, "nothing_left", property(nothing_left))]
+
+
 def _lost_frames_not_missed() -> list[Patch]:
     """A fold goes on as it was stored, whatever its journal has lost with the power."""
     return [(Replica, "recovered_frames", lambda self: 0)]
+
+
+def _ends_not_met_at_a_start() -> list[Patch]:
+    """A sequencer that goes on alone takes what its journal holds for its metalog, also what the
+    set that it was one of had left out."""
+
+    def recover(*arguments: Any, **named: Any) -> Any:
+        return recover_metalog(*arguments, **named | {"until": 0})
+
+    return [(cluster, "recover_metalog", recover)]
+
+
+def _lost_entries_by_the_newest_term() -> list[Patch]:
+    """An engine looks only at the newest term that it has heard of for what was lost before it."""
+
+    def install(self: IndexFollower, term: Term, end: End) -> bool:
+        self._view_term, self._view_end = term, end.position.count
+        known = self.horizon.position
+        return known.term < term and known.count > end.position.count
+
+    return [(IndexFollower, "install", install)]
+
+
+_POWER_OF_FEWER: Final = _more(
+    ("sync", "flush"),
+    sequencer_count=3,
+    heartbeat_s=0.01,
+    duration_s=1.5,
+    shrinks=True,
+    faults={"kill_sequencer": 20.0},
+    power_share=0.5,
+    down_s=0.02,
+    checkpoint_s=0.1,
+)
+
+
+# --- losses that a person accepts -----------------------------------------------------------------
+
+
+def _losing(**changes: Any) -> Knobs:
+    """Two of three sequencers lose their disks for good, after the third was away for a while."""
+    return _world(
+        sequencer_count=3,
+        heartbeat_s=0.01,
+        loses=changes.pop("loses", "sequencers"),
+        releases=True,
+        metalog_segment_bytes=1 << 12,
+        duration_s=1.5,
+        pause_s=0.01,
+        down_s=changes.pop("down_s", 0.02),
+        checkpoint_s=0.03,
+        weights=_APPENDS,
+        **changes,
+    )
+
+
+def _folds_past_moved_aside() -> list[Patch]:
+    """Whatever the sequencers that are left do not have in their metalog is given up, also where
+    every replica has stored it: then no fold is left to go on from."""
+
+    def goes_on(self: Left, space: LogSpace) -> None:
+        return None
+
+    def astray(position: Position, *, until: int, ended: object) -> bool:
+        return position.count > 0
+
+    return [(Left, "anew_at", goes_on), (what_is_left, "is_astray", astray)]
+
+
+def _runs_of_before_count() -> list[Patch]:
+    """A metalog that begins anew goes on with what a journal holds of the one before."""
+
+    def recover(*arguments: Any, **named: Any) -> Any:
+        return recover_metalog(*arguments, **named | {"begun": 0})
+
+    return [(cluster, "recover_metalog", recover)]
+
+
+def _seqnums_of_a_loss_given_again() -> list[Patch]:
+    """The next term begins right where what is left ends."""
+    return [(what_is_left, "SEQNUMS_LEFT_OUT", 0)]
 
 
 # --- cold segments --------------------------------------------------------------------------------
@@ -695,6 +805,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         knobs=replace(
             _powerless(), checkpoint_s=0.01, postings_max=5, sync_s=0.003, sync_slow_share=0.5
         ),
+    ),
+    Mutation(
+        name="checkpoint ahead of its metalog",
+        rule="P11",
+        patches=_checkpoint_ahead_of_the_metalog,
+        knobs=_world(durabilities=("sync", "flush"), books=2, weights=_APPENDS, checkpoint_s=0.05),
     ),
     Mutation(
         name="a closed shard counts",
@@ -842,7 +958,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="P14",
         patches=_seal_forgotten,
         knobs=_changing(),
-        seeds=_from(14),
+        seeds=_from(36, 14),
     ),
     Mutation(
         name="a restarted process resumes as primary",
@@ -918,6 +1034,73 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="P20",
         patches=_empty_replicas_say_nothing,
         knobs=_more(("sync", "memory"), faults={"blackout": 3.0}, settle_s=4.0, down_s=0.05),
+    ),
+    Mutation(
+        name="frames that no fold has met are nothing",
+        rule="P20",
+        seeds=(172,),  # the first cut of all is under way as the primary dies: one in 200
+        patches=_unfolded_frames_are_nothing,
+        knobs=_more(
+            ("sync", "memory"),
+            sequencer_count=3,
+            heartbeat_s=0.02,
+            latency_s=0.01,
+            duration_s=0.7,
+            pause_s=0.03,
+            down_s=0.05,
+            power_share=0.0,
+            followers=0,
+            client_count=2,
+            faults={"kill_sequencer": 2.5},
+        ),
+    ),
+    Mutation(
+        name="one empty replica is enough to start over",
+        rule="P20",
+        seeds=_from(4, 2, 1),
+        patches=_one_empty_replica_is_enough,
+        knobs=_more(
+            ("sync", "memory"),
+            duration_s=1.0,
+            faults={"in_turn": 4.0},
+            down_s=0.05,
+            checkpoint_s=0.05,
+        ),
+    ),
+    Mutation(
+        name="a lone sequencer takes what others left out",
+        seeds=(318,),  # it must have been behind a partition, and not be behind
+        rule="P13",
+        patches=_ends_not_met_at_a_start,
+        knobs=_POWER_OF_FEWER,
+    ),
+    Mutation(
+        name="what was lost is looked for in the newest term only",
+        seeds=(16,),  # a storage node must tell of the next term before its view is there
+        rule="P11",
+        patches=_lost_entries_by_the_newest_term,
+        knobs=_POWER_OF_FEWER,
+    ),
+    Mutation(
+        name="folds past a metalog that is left are moved aside",
+        seeds=_from(6, 5, 2),
+        rule="P15",
+        patches=_folds_past_moved_aside,
+        knobs=_losing(),
+    ),
+    Mutation(
+        name="runs from before a loss count",
+        seeds=_from(5, 7, 9),
+        rule="P15",
+        patches=_runs_of_before_count,
+        knobs=_losing(loses="write quorum", faults={"kill_storage": 6.0, "clog": 2.0}, down_s=0.6),
+    ),
+    Mutation(
+        name="seqnums of a loss are given again",
+        seeds=_from(1, 0),
+        rule="P15",
+        patches=_seqnums_of_a_loss_given_again,
+        knobs=_losing(),
     ),
     Mutation(
         name="lost frames are not missed",

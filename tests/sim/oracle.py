@@ -53,8 +53,8 @@ from bokilog.metalog import (
 )
 from bokilog.record import Durability, Unit
 from bokilog.reference import ReferenceBook
-from bokilog.storage_nodes.index import FrameOutcome, Index
-from bokilog.storage_nodes.index_store import IndexStore
+from bokilog.storage_nodes.fold import Fold, FrameOutcome
+from bokilog.storage_nodes.index import Index
 from tests.sim.loop import World
 
 Verdict = list[object]
@@ -175,6 +175,10 @@ class Fork(NamedTuple):
     """By `StartOver`: none of the records before count any more."""
     refolded: bool = False
     """By `Lost`: the same entries came again, without records that no replica has any more."""
+    unharmed: bool = False
+    """A copy of every record had to be left: only who holds none may start over."""
+    accepted: bool = False
+    """A person has given up the rest (P15): whoever begins after that is told nothing of it."""
 
 
 class Branch:
@@ -239,6 +243,11 @@ class SpaceOracle(Branch):
         """A frame's undamaged copy: an index does not look at payload, and may fold bad bytes."""
         self.starts: dict[Term, tuple[int, int]] = {}
         """Where each term began: (count, tail), as the views say."""
+        self.byteless: list[tuple[int, int]] = []
+        """Seqnums of which no disk has bytes any more, as was found when a loss was accepted."""
+        self._given_up: set[Term] = set()
+        self._accepted = Term(0)
+        """The term that begins with what is left of a loss."""
         self.gaps: dict[int, dict[int, int]] = {}
         """By count of entries, what cuts order and no replica has: first seqnum to records."""
         self._world = world
@@ -274,22 +283,54 @@ class SpaceOracle(Branch):
 
     # --- what is lost -----------------------------------------------------------------------------
 
+    def loss_accepted(self, term: Term, *, given_up: bool) -> None:
+        """A person gives up what the view of that term does not keep (P15).
+
+        Args:
+            term: of the view.
+            given_up: whether it says that seqnums before it may have been of what is lost.
+        """
+        self._accepted = term
+        if given_up:
+            self._given_up.add(term)
+
+    def given_up(self) -> Iterator[tuple[int, int]]:
+        """Spans of seqnums that are `DataLost` since a loss was accepted."""
+        for fork in self.forks:
+            if fork.term in self._given_up:
+                yield self.tail_at(min(fork.kept, self.count)), self.starts[fork.term][1]
+
+    def keep_bytes(self, names: set[tuple[object, ...]]) -> None:
+        """Of all frames that were folded only these are left."""
+        for record, (_, _, frames, _) in zip(self.entries, self.raw, strict=True):
+            for frame, (first_seqnum, _, _) in zip(frames, record.outcomes, strict=True):
+                if (frame.shard, frame.first) not in names:
+                    self.byteless.append((first_seqnum, first_seqnum + frame.records))
+
+    def is_byteless(self, seqnum: int) -> bool:
+        return any(start <= seqnum < until for start, until in self.byteless)
+
     def view_stored(self, term: Term, count: int, tail: int) -> None:
         """A view says where the terms before `term` ended."""
         self.starts[term] = count, tail
-        if count < self.count:
-            self._leave(Fork(term, count, self.tail, False), everything=False)
+        if term == self._accepted or count < self.count:
+            accepted = term == self._accepted
+            fork = Fork(term, count, self.tail, False, accepted=accepted)
+            self._leave(fork, everything=False)
             if tail < max(each.tail for each in self.lost):
                 self._broken(f"term {term} gives seqnums from {tail} on again")
 
     def start_over(self, position: Position, tail: int) -> None:
         """Some index begins anew there, empty (P20); the entry that says so follows."""
-        if any(fork.started_over and fork.kept == position.count for fork in self.forks):
+        known = (fork for fork in self.forks if fork.started_over)
+        if any((fork.term, fork.kept) == position for fork in known):
             return
         if position.count < self.count:
             self._broken(f"a fold starts over at {position}, {self.count} entries were folded")
             return
-        self._leave(Fork(position.term, position.count, tail, True), everything=True)
+        unharmed = not self._may_lack(self.durability)
+        fork = Fork(position.term, position.count, tail, True, unharmed=unharmed)
+        self._leave(fork, everything=True)
         nobodys = OpenShard(self.timestamp_ms, 0, "", ())
         term = self.entries[-1].term if self.entries else Term(0)
         while self.count < position.count:  # ordered, and lost before anybody folded it
@@ -299,9 +340,10 @@ class SpaceOracle(Branch):
 
     def _leave(self, fork: Fork, *, everything: bool) -> None:
         """The order as it was is lost."""
-        self._world.note(f"log space {self.space} loses {fork} of {self.count} entries")
+        what = str(fork).replace(", accepted=False", "")
+        self._world.note(f"log space {self.space} loses {what} of {self.count} entries")
         lossless = self.durability == "sync" or not self._may_lose(everything)
-        if lossless and (self.units or not everything):
+        if lossless and not fork.accepted and (self.units or not everything):
             self._broken(f"{fork} loses what {self.count} entries say, and nothing has failed")
         self._fold_again(fork)
 
@@ -362,9 +404,10 @@ class SpaceOracle(Branch):
         if home is not self:
             home.gaps.setdefault(position.count, dict(gaps))
             return
-        if not self._may_lack(self.durability):
+        known = self.gaps.get(position.count)
+        if known != dict(gaps) and not self._may_lack(self.durability):
             self._broken(f"{node} at {position} folds around {gaps}, of which a copy is left")
-        if position.count <= self.count and self.gaps.get(position.count, {}) != dict(gaps):
+        if position.count <= self.count and (known or {}) != dict(gaps):
             self._world.note(f"log space {self.space} loses {gaps} of entry {position.count}")
             self._fold_again(Fork(position.term, position.count - 1, self.tail, False, True))
         self.gaps[position.count] = dict(gaps)
@@ -605,15 +648,13 @@ def _tags(column: str | list[str] | None) -> tuple[str, ...]:
     return () if column is None else (column,) if isinstance(column, str) else tuple(column)
 
 
-class WatchedIndex(Index):
-    """An index whose every step the oracle sees."""
+class WatchedFold(Fold):
+    """A fold whose every step the oracle sees."""
 
     __slots__ = ("_node", "_oracle")
 
-    def __init__(
-        self, space: int, store: IndexStore, *, postings_max: int, node: str, oracle: SpaceOracle
-    ) -> None:
-        super().__init__(space, store, postings_max=postings_max)
+    def __init__(self, index: Index, *, node: str, oracle: SpaceOracle) -> None:
+        super().__init__(index)
         self._node = node
         self._oracle = oracle
 
@@ -622,12 +663,12 @@ class WatchedIndex(Index):
         if gaps:
             self._oracle.skipped(self._node, position, gaps)
         applied = [frame for _, frame, _ in frames]
-        self._oracle.cut(self._node, position, cut, applied, outcomes, self.chained_hash)
+        self._oracle.cut(self._node, position, cut, applied, outcomes, self.index.chained_hash)
         return outcomes
 
     def apply(self, position: Position, entry: Entry) -> list[object] | BokilogError:
         answer = super().apply(position, entry)
-        self._oracle.other(self._node, position, entry, answer, self.chained_hash)
+        self._oracle.other(self._node, position, entry, answer, self.index.chained_hash)
         return answer
 
     def start_over(self, position: Position, *, tail: int) -> None:

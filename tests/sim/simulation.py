@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from bokilog.errors import BokilogError, CorruptRecord
+from bokilog.errors import BokilogError, CorruptRecord, HistoryChanged
 from bokilog.functions.engine.core import EngineCore
 from bokilog.ids import NodeId
 from bokilog.sequencer.core import SequencerCore
@@ -22,8 +22,18 @@ from tests.sim.cluster import Cluster
 from tests.sim.disk import Atlas
 from tests.sim.history import History, Track
 from tests.sim.loop import World
+from tests.sim.losses import Losses
+from tests.sim.operator import Operator
 from tests.sim.swarm import Knobs, draw
-from tests.sim.verdicts import Judge, broken_rules, first, served, unlike_the_order
+from tests.sim.turns import Turns
+from tests.sim.verdicts import (
+    Judge,
+    absent_though_lost,
+    broken_rules,
+    first,
+    served,
+    unlike_the_order,
+)
 from tests.sim.workload import Calls, SimClient
 
 LOOK_S = 0.05
@@ -101,6 +111,12 @@ class Simulation:
         client = SimClient(self.cluster, self.knobs, self.history, number, self._lives)
         self.clients[number] = client
         client.start()
+
+    def new_clients(self) -> None:
+        """Nobody goes on who has seen anything."""
+        for number in sorted(self.clients):
+            self.clients[number].die()
+            self.start_client(number)
 
     # --- the second phase -------------------------------------------------------------------------
 
@@ -180,6 +196,7 @@ class Simulation:
 
     async def _audit(self, auditor: SimClient) -> None:
         await auditor._up()
+        await self._show_old_tokens(auditor)
         session = auditor._log.client.default_session
         track = Track(auditor.life)
         for name in self.knobs.book_names:
@@ -194,6 +211,19 @@ class Simulation:
                 self.world.violation(f"no append goes through: {done}\n{self.stuck()}")
             await calls._page(linearizable=True)
         auditor.stopping = True
+
+    async def _show_old_tokens(self, auditor: SimClient) -> None:
+        """Whoever has seen what a person has given up is told so (P15)."""
+        for token in self.history.old_tokens[-3:]:
+            try:
+                session = auditor._log.session(token)
+                found = await auditor._log.book(auditor.book_name(), session=session).read_prev()
+            except HistoryChanged:
+                continue
+            except BokilogError as error:
+                self.world.violation(f"a token of a history that ended: {error!r}")
+            else:
+                self.world.violation(f"a token of a history that ended reads {found}")
 
     def stuck(self) -> str:
         """What everybody says of itself, for people."""
@@ -220,6 +250,8 @@ class Simulation:
                     self.world.violation(text)
                 fetch = self.cluster.cold_bytes(node)
                 for reason in first(unlike_the_order(node, replica, oracle, fetch)):
+                    self.world.violation(reason)
+                for reason in first(absent_though_lost(node, replica, oracle)):
                     self.world.violation(reason)
 
     def _report(self) -> Report:
@@ -253,6 +285,13 @@ class Nemesis:
         self._over = False
         self._gone: NodeId | None = None
         """A storage node that is not started again."""
+        self._losses = Losses(
+            self._cluster,
+            simulation.history,
+            stop=self._stop_all,
+            start_later=self._start_later,
+            new_clients=simulation.new_clients,
+        )
         self._strikes: dict[str, Callable[[], None]] = {
             "kill_storage": lambda: self._kill(self._cluster.storage),
             "lose_storage": self._lose_storage,
@@ -275,7 +314,9 @@ class Nemesis:
             "blackout": self._black_out,
             "store_away": self._store_away,
             "flip_object": self._flip_object,
+            "in_turn": lambda: self._turns.begin(),
         }
+        self._turns = Turns(self._cluster, self._start_later)
         durabilities = self._knobs.durabilities
         others = frozenset(self._cluster.storage) - self._atlas.victims
         self._never_restarted = others if "memory" in durabilities else frozenset[str]()
@@ -283,14 +324,16 @@ class Nemesis:
         be of it."""
         self._never_powerless = others if "flush" in durabilities else frozenset[str]()
         """The same of machines, with what they have not synced."""
-        if self._knobs.cold_hot_bytes and durabilities != ("sync",):
-            # A metalog that loses its end has journals folded from their start, which is cold.
-            self._never_powerless |= set(self._cluster.sequencers)
 
     def start(self) -> None:
         for name, often in sorted(self._knobs.faults.items()):
             if often > 0:
                 self._next(name, often)
+        if self._knobs.shrinks:
+            at_s = self._knobs.duration_s * self._chance.uniform(0.2, 0.8)
+            self._world.later(at_s, self._shrink)
+        if self._knobs.loses:
+            self._losses.start()
 
     def _next(self, name: str, often: float) -> None:
         self._world.later(self._chance.expovariate(often), lambda: self._strike(name, often))
@@ -307,7 +350,8 @@ class Nemesis:
 
     def heal(self) -> None:
         """No fault is left; a node that may stay away does so for now."""
-        self._over = True
+        self._over = self._turns.over = self._losses.over = True
+        self._losses.away.clear()
         cluster = self._cluster
         cluster.network.heal()
         cluster.objects.come_back()
@@ -325,13 +369,15 @@ class Nemesis:
                     cluster.crash(node, power=False)
         # A disk that was lost is whole again once its node has caught up: no other may go before.
         lost = self._simulation.history.damaged or self.struck.get("wipe")
-        lost = lost or len(self._knobs.durabilities) > 1
+        lost = lost or len(self._knobs.durabilities) > 1 or bool(self._knobs.loses)
         replicas = cluster.replicas()
         candidates = [node for node in replicas if not lost or node in self._atlas.victims]
         spare = len(replicas) - self._knobs.write_quorum
         away = self._chance.sample(candidates, min(spare, len(candidates)))
         if self._chance.random() >= self._knobs.away_share:
             away = []
+        if self._knobs.loses:
+            away = []  # the furthest fold may be on one disk, and all have to say what they lack
         if "memory" in self._knobs.durabilities:
             away = []  # whether it still holds what the others lost only itself can say (P20)
         if self._gone is not None and self._gone not in cluster.processes:
@@ -351,7 +397,7 @@ class Nemesis:
     def _start(self, node: NodeId) -> None:
         """A node whose journal is damaged does not start: its disk is replaced by an empty one."""
         cluster = self._cluster
-        if node in cluster.processes:
+        if node in cluster.processes or node in self._losses.away:
             return
         disk = cluster.disks.get(node)
         if disk is not None and disk.damaged:
@@ -377,6 +423,26 @@ class Nemesis:
                 self._cluster.crash(node, power=False)
         for node in self._cluster.storage:
             self._start_later(node)
+
+    def _shrink(self) -> None:
+        """The cluster is stopped, or its power fails; it goes on with one sequencer."""
+        if self._over:
+            return
+        cluster = self._cluster
+        self._stop_all()
+        if Operator(cluster).shrink(1):
+            self._world.reach("the cluster goes on with one sequencer")
+        else:
+            self._world.later(0.3 * self._knobs.duration_s, self._shrink)
+        for node in cluster.nodes:
+            if node != self._gone:
+                self._start_later(node)
+
+    def _stop_all(self) -> None:
+        """The whole cluster is stopped, or power fails."""
+        for node in self._cluster.nodes:
+            power = self._chance.random() < self._knobs.power_share
+            self._cluster.crash(node, power=power and node not in self._never_powerless)
 
     def _lose_storage(self) -> None:
         """A replica is gone until everything heals; another one only once that one was replaced."""

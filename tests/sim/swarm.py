@@ -35,6 +35,12 @@ class Knobs:
     """Further storage nodes, one of which takes the place of a replica that is gone for longer than
     `replace_after_s`."""
     replace_after_s: float = 0.0
+    shrinks: bool = False
+    """At some time the cluster is stopped, and goes on with one sequencer."""
+    loses: str = ""
+    """What is lost for good at some time, all at once, so that a person has to accept it (P15): the
+    disks of a majority of `sequencers`, of a `write quorum` of storage nodes, of `all storage`
+    nodes, or of a majority of sequencers and a write quorum, of `both`."""
     write_quorum: int = 2
     engine_count: int = 2
     client_count: int = 3
@@ -195,10 +201,17 @@ COLD_SHARE = 0.3
 """Of all runs."""
 LEARNING_SHARE = 0.25
 """Of runs with several sequencers."""
+SHRINK_SHARE = 0.1
+"""Of them, too."""
+TURNS_SHARE = 0.3
+"""Of runs with a `memory` log space."""
+LOSS_SHARE = 0.04
+"""Of those of them that have no spares and are not made smaller."""
+LOSSES = ("sequencers", "sequencers", "sequencers", "write quorum", "all storage", "both")
 
 
-def draw(seed: int) -> Knobs:
-    """The knobs of a seed."""
+def draw(seed: int, *, losses: bool = False) -> Knobs:
+    """The knobs of a seed; `losses`: of a world in which a person accepts a loss."""
     chance = random.Random(f"{seed} swarm")
     knobs = Knobs(
         duration_s=chance.choice((0.5, 1.0, 2.0)),
@@ -257,9 +270,13 @@ def draw(seed: int) -> Knobs:
         }
     if knobs.sequencer_count > 1 and knobs.durabilities == ("sync",):
         _draw_spares(knobs, random.Random(f"{seed} spares"))
+    if "memory" in knobs.durabilities:
+        _draw_turns(knobs, random.Random(f"{seed} turns"))
     _draw_cold(knobs, random.Random(f"{seed} cold"))
     if knobs.sequencer_count > 1:
         _draw_learning(knobs, random.Random(f"{seed} learning"))
+        _draw_operator(knobs, random.Random(f"{seed} operator"))
+    _draw_losses(knobs, random.Random(f"{seed} loss"), certain=losses)
     return knobs
 
 
@@ -303,6 +320,45 @@ def _draw_learning(knobs: Knobs, chance: random.Random) -> None:
     knobs.faults["kill_sequencer"] = chance.choice((1.0, 2.0))
     knobs.faults["kill_engine"] = chance.choice((1.0, 2.0))
     knobs.faults["clog"] = chance.choice((0.5, 3.0))
+
+
+def _draw_operator(knobs: Knobs, chance: random.Random) -> None:
+    """Somebody stops the cluster, changes it, and starts it again."""
+    if chance.random() < SHRINK_SHARE:
+        knobs.shrinks = True
+        knobs.duration_s += 0.5
+
+
+def _draw_losses(knobs: Knobs, chance: random.Random, *, certain: bool) -> None:
+    """What is lost is lost at once, and by nothing else: no other disk may go before what is left
+    is on several again."""
+    wanted = chance.random() < LOSS_SHARE and knobs.sequencer_count > 1
+    if not certain and (not wanted or knobs.shrinks or knobs.spare_count):
+        return
+    knobs.loses = chance.choice(LOSSES)
+    knobs.sequencer_count, knobs.shrinks = 3, False
+    knobs.spare_count, knobs.replace_after_s = 0, 0.0
+    for name in ("wipe", "flip", "failed_sync", "lose_storage", "flip_object", "in_turn"):
+        knobs.faults[name] = 0.0
+    if knobs.loses != "sequencers":
+        knobs.cold_hot_bytes = 0
+    knobs.duration_s += 1.0
+    knobs.checkpoint_s = chance.choice((0.03, 0.1, 0.3, 1.0))
+    if chance.random() < 0.6:
+        knobs.releases = True
+        knobs.metalog_segment_bytes = 1 << 12
+        knobs.segment_bytes = min(knobs.segment_bytes, 1 << 14)
+
+
+def _draw_turns(knobs: Knobs, chance: random.Random) -> None:
+    """Replicas of a `memory` log space are started again one after the other."""
+    if chance.random() >= TURNS_SHARE:
+        return
+    knobs.faults["in_turn"] = chance.choice((1.0, 4.0))
+    knobs.faults["blackout"] *= chance.choice((0.0, 0.0, 1.0))
+    knobs.faults["kill_sequencer"] *= chance.choice((0.0, 1.0, 4.0))
+    knobs.down_s = chance.choice((0.02, 0.05, 0.2))
+    knobs.duration_s += 1.0
 
 
 def _draw_spares(knobs: Knobs, chance: random.Random) -> None:

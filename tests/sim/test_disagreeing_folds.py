@@ -17,7 +17,8 @@ import pytest
 from bokilog.frame import Frame
 from bokilog.ids import SYSTEM_BOOK
 from bokilog.journal import Location
-from bokilog.storage_nodes.index import FrameOutcome, Index, Row
+from bokilog.storage_nodes.fold import Fold, FrameOutcome
+from bokilog.storage_nodes.locations import Row
 from bokilog.storage_nodes.replica import Replica
 from tests.sim.mutations import MUTATIONS
 from tests.sim.oracle import SpaceOracle
@@ -32,29 +33,30 @@ UNTRIMMED = {"trim": 0.0, "trim_tag": 0.0}
 def planted(*, compared: bool) -> Iterator[list[int]]:
     """Where it was planted; `compared`: whether replicas look at each other's hashes."""
     found: list[int] = []
-    original = Index._apply_frame
+    original = Fold._apply_frame
 
     def apply_frame(
-        self: Index, first_seqnum: int, frame: Frame, location: Location
+        self: Fold, first_seqnum: int, frame: Frame, location: Location
     ) -> FrameOutcome:
-        mine = getattr(self, "_node", "") == NODE and self.space == 0
+        index = self.index
+        mine = getattr(self, "_node", "") == NODE and index.space == 0
         ours = frame.columns.books != SYSTEM_BOOK and not frame.columns.needs_verdict
         if not mine or not ours or found or first_seqnum < FROM:
             return original(self, first_seqnum, frame, location)
         found.append(first_seqnum)
-        self._locations.add(Row(first_seqnum, frame.records, location, self.timestamp_ms, ()))
-        self.segments.ordered(
+        index.locations.add(Row(first_seqnum, frame.records, location, index.timestamp_ms, ()))
+        index.segments.ordered(
             location[0],
             frame.columns.books,
             first_seqnum + frame.records - 1,
             first_seqnum=first_seqnum,
             size_bytes=location[2],
         )
-        self.chained_hash ^= 1  # as it would differ if the frame were another one
+        index.chained_hash ^= 1  # as it would differ if the frame were another one
         return FrameOutcome(first_seqnum, frame, [], ())
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Index, "_apply_frame", apply_frame)
+        patched.setattr(Fold, "_apply_frame", apply_frame)
         patched.setattr(SpaceOracle, "_compare", lambda *_: None)  # it would tell at once
         if not compared:
             patched.setattr(Replica, "peer_folded", lambda *_: [])

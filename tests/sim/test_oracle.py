@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bokilog.ids import Term
 from bokilog.record import Durability
-from bokilog.storage_nodes.index import FrameOutcome
+from bokilog.storage_nodes.fold import FrameOutcome
 from tests.protocol.storage_rig import BOOK, SPACE, at, cut, frame, opening
 from tests.sim.loop import World
 from tests.sim.oracle import SpaceOracle

@@ -118,7 +118,8 @@ class Judge:
     def __init__(self, history: History, oracles: Oracles) -> None:
         self._history = history
         self._oracles = oracles
-        self._books = incarnations(oracles[SYSTEM_SPACE])
+        self._books_by_branch = [incarnations(each) for each in oracles[SYSTEM_SPACE].branches]
+        self._books = _merged(self._books_by_branch)
         self._spaces = {oracle.durability: LogSpaceId(space) for space, oracle in oracles.items()}
 
     # --- which LogBook, in which history ----------------------------------------------------------
@@ -143,6 +144,8 @@ class Judge:
         fork = oracle.forks[branch] if branch < len(oracle.lost) else None
         if fork is not None and seen.term >= fork.term and not fork.refolded:
             return 1, 0  # whoever has seen what came after it is told nothing of it any more
+        if fork is not None and fork.accepted and operation.began.folded[space][0] > branch:
+            return 1, 0  # nobody is any more who may tell of what a person has given up
         low = of.met(seen)
         known = oracle.reached(operation.ended.folded[space], branch)
         high = max(low, known, of.met(operation.ended.session[space]))
@@ -153,8 +156,16 @@ class Judge:
     def _sights(self, operation: Operation) -> Iterator[Sight]:
         """Everything that an answer may be of."""
         system = self._oracles[SYSTEM_SPACE]
-        low, high = self._bounds(operation, system, 0)
-        for each in self._incarnations(operation.book):
+        for number, books in enumerate(self._books_by_branch):
+            low, high = self._bounds(operation, system, number)
+            if low <= high:
+                yield from self._sights_by(operation, books.get(operation.book, []), low, high)
+
+    def _sights_by(
+        self, operation: Operation, books: list[Incarnation], low: int, high: int
+    ) -> Iterator[Sight]:
+        """The same, as the system LogBook knows LogBooks of that name at these positions."""
+        for each in books:
             if each.born > high:
                 continue
             oracle = self._oracle(each)
@@ -162,23 +173,12 @@ class Judge:
                 first, last = self._bounds(operation, oracle, branch)
                 if first <= last:
                     yield Sight(of, of.timeline(each.number), first, last, each.number)
-        if self._none_between(operation.book, low, high):
+        if _none_between(books, low, high):
             for oracle in self._oracles.values():
                 for branch, of in enumerate(oracle.branches):
                     first, last = self._bounds(operation, oracle, branch)
                     if first <= last:
                         yield Sight(of, Timeline(), first, last, NOBODYS)
-
-    def _none_between(self, book: str, low: int, high: int) -> bool:
-        """Whether there was no LogBook of that name at some position."""
-        at = low
-        for each in self._incarnations(book):
-            if at < each.born:
-                return True
-            if each.died is None:
-                return False
-            at = max(at, each.died)
-        return at <= high
 
     # --- appends ----------------------------------------------------------------------------------
 
@@ -263,8 +263,9 @@ class Judge:
             oracle = self._oracle(each)
             told = operation.ended.session[oracle.space]
             for fork, was in zip(oracle.forks, oracle.lost, strict=True):
-                unseen = told.term < fork.term and told.count > was.count
-                if fork.started_over and _number(first, 0) < fork.lost_until:
+                unseen = told.term < fork.term and told.count > max(was.count, fork.kept)
+                over = fork.started_over and not fork.unharmed
+                if over and _number(first, 0) < fork.lost_until:
                     return None  # it was in memory, and lost before anybody had folded it
                 if not fork.refolded and unseen and _number(first, 0) >= fork.lost_until:
                     return None  # the same of the end of an order
@@ -386,6 +387,9 @@ class Judge:
                 oracle = self._oracle(each)
                 starts = [fork.lost_until for fork in oracle.forks if fork.started_over]
                 gaps = [gap for each in oracle.gaps.values() for gap in each.items()]
+                spans = [*oracle.given_up(), *oracle.byteless]
+                if any(start <= error.seqnum < until for start, until in spans):
+                    return None
                 if any(error.seqnum < start for start in starts) or any(
                     start <= error.seqnum < start + count for start, count in gaps
                 ):
@@ -511,6 +515,8 @@ class Judge:
                 return None
             if oracle.lost:
                 return None  # the deletion may have been lost with the end of its order
+        if self._oracles[SYSTEM_SPACE].lost:
+            return None  # the same of the record
         return "no log space has been told"
 
     # --- follows ----------------------------------------------------------------------------------
@@ -529,7 +535,10 @@ class Judge:
             if not found:
                 return f"{record} is nowhere in the order"
             each = found[-1]
-            before = last.get(each.number, following.start - 1 if not last else 0)
+            begins = following.start - 1 if not last else 0
+            if record.seqnum <= begins and each is not self._incarnations(following.book)[0]:
+                begins = 0  # it began in an earlier LogBook of that name, and found nothing there
+            before = last.get(each.number, begins)
             if record.seqnum <= before:
                 return f"{record.seqnum} follows {before}"
             if following.tag is not None and following.tag not in record.tags:
@@ -537,9 +546,19 @@ class Judge:
             timeline = self._oracle(each).timeline(each.number)
             final = self._final(each)
             for skipped in timeline.visible(following.tag, before + 1, record.seqnum, final):
+                if following.over and self._was_trimmed(each, skipped):
+                    continue
                 return f"{skipped} was left out between {before} and {record.seqnum}"
             last[each.number] = record.seqnum
         return None
+
+    def _was_trimmed(self, incarnation: Incarnation, record: Seen) -> bool:
+        """Whether it was, in a history of which a person has given up the end."""
+        oracle = self._oracle(incarnation)
+        return any(
+            fork.accepted and was.timeline(incarnation.number).gone(record, was.count)
+            for fork, was in zip(oracle.forks, oracle.lost, strict=True)
+        )
 
     def _final(self, incarnation: Incarnation) -> int:
         """The last position at which something could be left out."""
@@ -565,6 +584,27 @@ class Judge:
         for missing in timeline.visible(following.tag, start, NO_END, oracle.count):
             return f"{following.client} {following.book} {following.tag} has yet to see {missing}"
         return None
+
+
+def _merged(branches: list[dict[str, list[Incarnation]]]) -> dict[str, list[Incarnation]]:
+    """LogBooks of all histories of the system LogBook, as the last one has them that knows them."""
+    found: dict[str, dict[int, Incarnation]] = {}
+    for books in branches:
+        for name, each in books.items():
+            found.setdefault(name, {}).update({made.number: made for made in each})
+    return {name: [each[number] for number in sorted(each)] for name, each in found.items()}
+
+
+def _none_between(books: list[Incarnation], low: int, high: int) -> bool:
+    """Whether there was none of these LogBooks at some position."""
+    at = low
+    for each in books:
+        if at < each.born:
+            return True
+        if each.died is None:
+            return False
+        at = max(at, each.died)
+    return at <= high
 
 
 def _goes_to_the_next(oracle: SpaceOracle, unit: OrderedUnit) -> bool:
@@ -697,7 +737,7 @@ def unlike_the_order(
     """(1), (2), (14), (15): what a replica serves at the end is what the order says, and so does
     the reference."""
     at = replica.index.position.count
-    if at != oracle.count or replica.index.tail != oracle.tail:
+    if at != oracle.count or not oracle.is_tail(replica.index.tail, at, at):
         stands = f"{node} stands at {at}, tail {replica.index.tail}"
         yield f"{stands}: not {oracle.count}, {oracle.tail}"
         return
@@ -709,7 +749,15 @@ def unlike_the_order(
         if reference is not None:
             kept = [record.seqnum for record in reference.visible(None, 0, NO_END)]
             assert kept == list(expected), "the timeline is not the reference"
-        found = served(replica, book, fetch)
+        if oracle.byteless:
+            expected = {
+                seqnum: seen
+                for seqnum, seen in expected.items()
+                if not oracle.is_byteless(seqnum) or not _says_lost(replica, book, seqnum)
+            }
+            found = served_singly(replica, book, fetch, expected)
+        else:
+            found = served(replica, book, fetch)
         if not isinstance(found, dict):
             yield f"{node} reads LogBook {book}: {found!r}"
             continue
@@ -751,6 +799,47 @@ def served(replica: Replica, book: int, fetch: Fetch) -> Served | BokilogError |
         start = reply.next_seqnum
         if not reply.more:
             return found
+
+
+def _exact(replica: Replica, book: int, seqnum: int) -> Read:
+    return Read(
+        *(1, replica.space.id, book, None, seqnum, seqnum + 1, 1, 1 << 20, False),
+        *(Position(replica.index.position.term, 0), 0, False, -1, -1),
+    )
+
+
+def _says_lost(replica: Replica, book: int, seqnum: int) -> bool:
+    """Whether a read of one record says that it is lost, and that it is this one."""
+    position = replica.index.position
+    reply = replica._reader.read(_exact(replica, book, seqnum), position)
+    return isinstance(reply, DataLost) and reply.seqnum == seqnum
+
+
+def served_singly(
+    replica: Replica, book: int, fetch: Fetch, seqnums: Iterable[int]
+) -> Served | BokilogError | ColdMiss:
+    """These records of a LogBook, each by itself: between them are some without bytes."""
+    found: Served = {}
+    for seqnum in seqnums:
+        reply = replica._reader.read(_exact(replica, book, seqnum), replica.index.position)
+        if isinstance(reply, BokilogError | ColdMiss):
+            return reply
+        for place, each in enumerate(reply.seqnums):
+            tags = reply.tags[place]
+            names = () if tags is None else (tags,) if isinstance(tags, str) else tuple(tags)
+            found[each] = bytes(reply.payload[place]), names, reply.timestamps_ms[place]
+    return found
+
+
+def absent_though_lost(node: str, replica: Replica, oracle: SpaceOracle) -> Iterator[str]:
+    """What a person has given up is said to be lost, not to be absent (P15, P33)."""
+    if oracle.durability == "memory":
+        return
+    for start, until in oracle.given_up():
+        for seqnum in {(start + until) // 2, until - 1} if start < until else ():
+            reply = replica._reader.read(_exact(replica, NO_END, seqnum), replica.index.position)
+            if not isinstance(reply, DataLost) or reply.seqnum != seqnum:
+                yield f"{node} says of {seqnum}, which is lost: {reply!r}"
 
 
 def first(reasons: Iterable[str], limit: int = 5) -> list[str]:

@@ -37,8 +37,10 @@ from bokilog.effects import (
     Received,
     Send,
     SetTimer,
+    SyncWritten,
     TimerFired,
     ViewInstalled,
+    WrittenSynced,
 )
 from bokilog.frame import decode_frame
 from bokilog.functions.engine.core import EngineCore
@@ -52,6 +54,7 @@ from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.storage_nodes.arrivals import Identity
 from bokilog.storage_nodes.core import StorageCore
+from bokilog.storage_nodes.fold import Fold
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.index_store import clear
 from bokilog.storage_nodes.memory_store import MemoryStore
@@ -74,6 +77,8 @@ class Disk:
     journal: MemoryJournal = field(default_factory=lambda: MemoryJournal(segment_bytes=1 << 16))
     store: MemoryStore = field(default_factory=MemoryStore)
     ceiling: int = 1
+    synced: int = 0
+    """Runs of its metalog that no loss of power takes."""
 
 
 @dataclass
@@ -198,12 +203,12 @@ class World:
 
     def lose_metalog(self, *, kept: float) -> None:
         """The sequencer's machine dies, and of the metalog all but a part was not on its disk yet,
-        as a class below `sync` allows (P11)."""
+        as a class below `sync` allows, but for what somebody wanted synced (P11)."""
         self.crash(SEQUENCER)
         disk = self.disks[SEQUENCER]
         runs = [bytes(data) for _, _, data in disk.journal.recover()]
         disk.journal = MemoryJournal(segment_bytes=1 << 16)
-        for data in runs[: int(len(runs) * kept)]:
+        for data in runs[: max(disk.synced, int(len(runs) * kept))]:
             disk.journal.append(ITEM_METALOG, [data])
             disk.journal.commit()
             disk.journal.sync_now()
@@ -246,7 +251,7 @@ class World:
             space=self.views[-1].space(SPACE),
             identity=Identity(node, 0),
             journal=disk.journal,
-            index=Index(SPACE, disk.store, postings_max=50),
+            fold=Fold(Index(SPACE, disk.store, postings_max=50)),
             cache_bytes_max=1 << 20,
             pending_bytes_max=1 << 20,
         )
@@ -367,6 +372,11 @@ class World:
             case RaiseCeiling(space=space, seqnum=seqnum):
                 self.disks[node].ceiling = seqnum
                 self.soon(lambda: self.deliver(node, CeilingRaised(space, seqnum)))
+            case SyncWritten(space=space, term=term, count=count):
+                disk = self.disks[node]
+                disk.synced = len(list(disk.journal.recover()))
+                synced = WrittenSynced(space, term, count)
+                self.soon(lambda: self.deliver(node, synced))
             case EndTerm():
                 self.soon(lambda: self.restart(node))
             case Disconnect():
@@ -405,9 +415,9 @@ class World:
         if self._life(node) != life:
             return
         index = self.processes[node].core.replicas[SPACE].index  # type: ignore[attr-defined]
-        for _ in index.checkpoint_steps():
+        for _ in index.generations.steps():
             pass
-        index.write_checkpoint()
+        index.generations.write()
         self.deliver(node, CheckpointStored(SPACE))
 
     def _life(self, node: NodeId) -> int | None:

@@ -321,7 +321,8 @@ def _records(found: list[Record]) -> str:
 
 
 def _roughly(seconds: float) -> str:
-    for limit_s, text in ((0.05, "at once"), (0.5, "after a moment"), (1.5, "within 1.5 s")):
+    known = ((0.05, "at once"), (0.5, "after a moment"), (1.5, "within 1.5 s"), (2, "within 2 s"))
+    for limit_s, text in known:
         if seconds <= limit_s:
             return text
     return f"after about {round(seconds)} s"

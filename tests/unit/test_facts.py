@@ -2,7 +2,8 @@
 
 import pytest
 
-from bokilog.facts import NO_END, UNKNOWN, Facts, Known, Tail
+from bokilog.facts import UNKNOWN, Facts, Known, Tail
+from bokilog.limits import NO_END
 
 BOOK = 7
 

@@ -96,6 +96,10 @@ KIND_OF = {
     "FramesLacking": 72,
     "FoldMarks": 73,
     "MetalogBegins": 74,
+    "SyncMetalog": 75,
+    "MetalogSynced": 76,
+    "SyncRuns": 77,
+    "RunsSynced": 78,
     "Heartbeat": 80,
     "Seal": 81,
     "Sealed": 82,
@@ -247,6 +251,14 @@ GOLDEN = {
         "930103ce01000000",
         "",
     ),
+    "SyncRuns": (
+        "93010328",
+        "",
+    ),
+    "RunsSynced": (
+        "93010328",
+        "",
+    ),
     "ConfirmTerm": (
         "93010311",
         "",
@@ -257,6 +269,14 @@ GOLDEN = {
     ),
     "MetalogGone": (
         "920128",
+        "",
+    ),
+    "SyncMetalog": (
+        "93010328",
+        "",
+    ),
+    "MetalogSynced": (
+        "93010328",
         "",
     ),
     "MetalogBegins": (
@@ -455,7 +475,7 @@ GOLDEN_RUN = (
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for kind in (0, 3, 75, 79, 255):
+    for kind in (0, 3, 79, 89, 255):
         with pytest.raises(RemoteProtocolError, match=f"kind {kind} is unknown"):
             decode(kind, pack([]), [])
 

@@ -108,6 +108,11 @@ async def count(n: int) -> AsyncIterator[int]:
 
 
 @app.function
+async def repeat(text: str, count: int) -> str:
+    return text * count
+
+
+@app.function
 async def fails() -> None:
     print("about to fail", file=sys.stderr)
     raise ValueError("as asked")

@@ -27,6 +27,13 @@ def test_no_books_are_said(log: RecordingLog, run: Run) -> None:
     assert run("books", "--json") == (0, "", "")
 
 
+def test_names_do_not_steer_the_terminal(log: RecordingLog, run: Run) -> None:
+    log.result = [replace(INFO, book="[red]\x1b[31m\n")]
+    assert "[red]\\x1b[31m\\n  sync" in run("books")[1]
+    log.result = replace(INFO, book="\x1b[31m\n")
+    assert "  \\x1b[31m\\n\n" in run("info", "x")[1]
+
+
 def test_info_shows_every_property(log: RecordingLog, run: Run) -> None:
     log.result = INFO
     _, output, _ = run("info", "orders")

@@ -12,15 +12,15 @@ import pytest
 import bokilog
 from bokilog.call_errors import FunctionFailed
 from bokilog.errors import to_wire
-from bokilog.functions.calls.api import ensure_book, spawn
+from bokilog.functions.books import app_book, ensure_app_book
 from bokilog.functions.calls.records import (
     Claimed,
     DeadLettered,
-    book_name,
     call_tag,
     encode,
     tags_of,
 )
+from bokilog.functions.calls.spawning import spawn
 
 Run = Callable[..., tuple[int, str, str]]
 ERROR = FunctionFailed("charge", "ValueError", "no money")
@@ -32,8 +32,8 @@ def url(tmp_path: Path) -> str:
 
     async def fill() -> None:
         async with bokilog.open(tmp_path / "log") as log:
-            await ensure_book(log, "shop")
-            book = log.book(book_name("shop"))
+            await ensure_app_book(log, "shop")
+            book = log.book(app_book("shop"))
             await spawn(log, "shop", "price", b"", 0)
             running = await spawn(log, "shop", "mail", b"", 0)
             dead = await spawn(log, "shop", "charge", b"", 0, key="order-1")

@@ -71,13 +71,13 @@ def test_up_in_the_foreground_ends_in_order_by_a_signal(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_up_detached_returns_once_all_is_ready_and_down_ends_it(tmp_path: Path, run: Run) -> None:
-    directory = str(tmp_path / "d")
-    with bokilog(*up(tmp_path / "d", "--detach")) as process:
+    directory = str(tmp_path / "my d")
+    with bokilog(*up(tmp_path / "my d", "--detach")) as process:
         output, errors = process.communicate(timeout=15)
     assert (process.returncode, errors) == (0, "")
-    assert f"stop it with: bokilog down --dir {directory}" in output
+    assert f"stop it with: bokilog down --dir '{directory}'" in output
     try:
-        second = bokilog(*up(tmp_path / "d"))
+        second = bokilog(*up(tmp_path / "my d"))
         _, errors = second.communicate(timeout=15)
         assert second.returncode == 1
         assert errors.startswith("error: DirectoryInUse: ")
@@ -86,7 +86,21 @@ def test_up_detached_returns_once_all_is_ready_and_down_ends_it(tmp_path: Path, 
     assert code == 0
     assert output.splitlines()[-1].startswith("down after")
     assert run("down", "--dir", directory)[1] == "nothing is running\n"
-    assert "ready" in (tmp_path / "d" / "logs" / "supervisor.log").read_text()
+    assert "ready" in (tmp_path / "my d" / "logs" / "supervisor.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--detach",)])
+def test_a_directory_that_cannot_be_made_is_one_line(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").touch()
+    with bokilog(*up(tmp_path / "file" / "d", *options)) as process:
+        _, errors = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert re.fullmatch(
+        r"error: (NotReady: not ready: )?Not a directory: '?/\S+/file/d\S*\n", errors
+    )
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The command line: its table of commands, its exit codes, its one line of an error."""
 
 import importlib.util
+import io
 import subprocess
 import sys
 from importlib import import_module
@@ -73,6 +74,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         (InvalidTag("", "is empty"), 2, "error: InvalidTag: tag '' is empty"),
         (NodeUnreachable("x", "no"), 1, "error: NodeUnreachable: cannot reach x: no"),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: Permission denied: /x"),
+        (FileNotFoundError(2, "No such file"), 1, "error: No such file"),
         (KeyboardInterrupt(), 130, ""),
         (click.UsageError("no such thing"), 2, "Error: no such thing"),
     ],
@@ -87,6 +89,21 @@ def test_a_failure_is_one_line_and_an_exit_code(
     failing.append(error)
     assert main(["books"]) == code
     assert capsys.readouterr().err.strip() == line
+
+
+def test_a_folder_that_is_gone_is_named(
+    failing: list[BaseException],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    failing.append(FileNotFoundError(2, "No such file"))
+    assert main(["books"]) == 1
+    assert capsys.readouterr().err == "error: No such file: the current folder is gone\n"
 
 
 def test_an_output_that_nobody_reads_any_more_is_no_error(tmp_path: Path) -> None:
@@ -106,6 +123,57 @@ def test_an_output_that_nobody_reads_any_more_is_no_error(tmp_path: Path) -> Non
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(10) == 141
+
+
+def test_an_interrupted_question_ends_its_line(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(click.Abort())
+    assert main(["books"]) == 130
+    assert capsys.readouterr().err == "\n"
+    failing[0] = KeyboardInterrupt()  # for which click has ended the line
+    assert main(["books"]) == 130
+    assert capsys.readouterr().err == "\n"
+
+
+def test_closed_streams_are_no_error(
+    monkeypatch: pytest.MonkeyPatch, failing: list[BaseException]
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python has it for `>&-`
+    failing.append(InvalidTag("", "is empty"))
+    code = main(["books"])
+    sys.stdout.close()
+    sys.stderr.close()
+    assert code == 2
+
+
+def test_no_character_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: dict[str, io.BytesIO] = {}
+    for name in ("ascii", "latin-1"):
+        there[name] = io.BytesIO()
+        stream = io.TextIOWrapper(there[name], encoding=name)
+        monkeypatch.setattr(sys, "stdout", stream)
+        main(["--version"])
+        print("\u00fc\u65e5\udcff", file=stream, flush=True)
+    assert there["ascii"].getvalue().endswith("\u00fc\u65e5\\udcff\n".encode())
+    assert there["latin-1"].getvalue().endswith(b"\xfc\\u65e5\\udcff\n")
+
+
+@pytest.mark.parametrize(("said", "color"), [("1", False), ("", None)])
+def test_no_color_is_heard(monkeypatch: pytest.MonkeyPatch, said: str, color: bool | None) -> None:
+    heard: list[bool | None] = []
+
+    class Hearing(click.Command):
+        def invoke(self, ctx: click.Context) -> None:
+            heard.append(ctx.color)
+
+    monkeypatch.setattr(
+        cli_main.LazyGroup, "get_command", lambda self, ctx, name: Hearing("books", params=[])
+    )
+    monkeypatch.setenv("NO_COLOR", said)
+    assert main(["books"]) == 0
+    assert heard == [color]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

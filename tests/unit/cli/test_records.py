@@ -40,6 +40,21 @@ def test_append_takes_the_bytes_of_standard_input(
     assert log.calls[1][1] == (b"\xff\x00line\n", ())
 
 
+def test_a_closed_standard_input_is_a_usage_error(
+    log: RecordingLog, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, errors = run("append", "orders", "-")
+    assert (code, log.calls) == (2, [])
+    assert "standard input, which is closed" in errors
+
+
+def test_tags_do_not_steer_the_terminal() -> None:
+    line = record_as_line(Record(3, b"\x1b[2J\n", ("a\x1b[31m", "\u65e5\u672c\n"), 0, None))
+    assert "#a\\x1b[31m #\u65e5\u672c\\n" in line
+    assert line.endswith("\\x1b[2J\\n")
+
+
 def test_append_takes_conditions_and_a_key(log: RecordingLog, run: Run) -> None:
     log.result = 17
     run("append", "orders", "x", "--unless", "a=b=3", "--unless", "0", "--key", "k")

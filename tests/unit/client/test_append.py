@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bokilog.client import batching
+from bokilog.client import room
 from bokilog.client.books import BOOKS_TAG, Deleted, encode_deleted, name_tag
 from bokilog.client.logbook import ClientLogBook
 from bokilog.errors import (
@@ -21,11 +21,11 @@ from bokilog.errors import (
     ReadOnly,
     RecordTooLarge,
 )
-from bokilog.limits import FRAME_BYTES_MAX, INFLIGHT_RECORDS_MAX
+from bokilog.limits import FRAME_BYTES_MAX
 from bokilog.messages import AppendFrame, FrameOrdered, Leaving, Message, Read
 from bokilog.record import Buffer, Entry, Unit
 from tests.unit.client.fake_engine import FakeEngine
-from tests.unit.client.opened import existing, opened
+from tests.unit.client.opened import existing, opened, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -225,6 +225,17 @@ async def test_a_lost_connection_leaves_keyless_appends_unknown_and_sends_keyed_
         assert [r.data async for r in book.scan()] == [b"first", b"plain", b"keyed", b"waiting"]
 
 
+async def test_why_a_logbook_could_not_be_created_is_told() -> None:
+    async with opened() as (engine, log):
+        engine.refusing = ReadOnly("the disk is full")
+        task = asyncio.create_task(log.book("orders").append(b"first", timeout_s=60))
+        core = log.client.core
+        await until(lambda: core._lanes and core._lanes[0].refusal)
+        core.tick(asyncio.get_running_loop().time() + 61)
+        with pytest.raises(ReadOnly, match="the disk is full"):
+            await task
+
+
 async def test_what_was_not_sent_leaves_after_a_reconnect_in_the_order_of_issue() -> None:
     engine = FakeEngine()
     async with existing(engine) as (_, book):
@@ -326,7 +337,7 @@ async def test_a_lost_frame_is_unknown_unless_its_units_have_keys() -> None:
 async def test_appends_beyond_what_may_be_in_flight_wait_in_order_for_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batching, "INFLIGHT_RECORDS_MAX", 20)
+    monkeypatch.setattr(room, "INFLIGHT_RECORDS_MAX", 20)
     engine = FakeEngine()
     async with existing(engine) as (_, book):
         engine.answering = False
@@ -438,5 +449,22 @@ async def test_closing_lets_appends_finish_and_refuses_new_ones() -> None:
         assert engine.closed
 
 
-async def test_a_record_costs_enough_to_bound_the_records_of_a_frame() -> None:
-    assert batching.RECORD_COST_BYTES * INFLIGHT_RECORDS_MAX >= FRAME_BYTES_MAX
+async def test_what_follows_appends_told_together_leaves_at_the_end_of_that_turn() -> None:
+    async with existing() as (engine, book):
+
+        async def twice(data: bytes) -> None:
+            await book.append(data)
+            await book.append(data)
+
+        engine.silent = lambda message: True
+        tasks = [asyncio.create_task(twice(data)) for data in (b"a", b"b")]
+        await turn()
+        assert payloads(engine) == [[b"a", b"b"]]
+        [frame] = engine.frames()
+        position = engine.spaces[0].position
+        engine.tell(FrameOrdered(0, frame.number, 100, position, 1))
+        await turn(1)
+        assert payloads(engine) == [[b"a", b"b"]] * 2
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

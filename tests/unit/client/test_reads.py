@@ -7,17 +7,29 @@ from contextlib import aclosing
 
 import pytest
 
+from bokilog.client import reads as asked
 from bokilog.client.requests import WAIT_MS_MAX
+from bokilog.client.spans import first_of, page_of
 from bokilog.errors import (
     HistoryChanged,
     InvalidToken,
     NotReady,
     ReadTimeout,
+    RemoteProtocolError,
     Trimmed,
     UnknownLogBook,
     to_wire,
 )
-from bokilog.messages import AppendFrame, Message, Propose, Read, ReadReply, RequestFailed
+from bokilog.messages import (
+    Answer,
+    AppendFrame,
+    Message,
+    Propose,
+    Read,
+    ReadReply,
+    RequestFailed,
+    SeqnumAt,
+)
 from bokilog.metalog import DeleteBook
 from bokilog.record import CaughtUp, Record
 from tests.unit.client.fake_engine import FakeEngine
@@ -142,6 +154,64 @@ async def test_the_budget_of_a_wait_survives_a_reconnect() -> None:
         await asyncio.sleep(0.01)
         assert reads(engine)[-1].wait_ms == WAIT_MS_MAX
         forever.cancel()
+
+
+async def test_a_wait_goes_on_although_an_engine_has_ended_it_early() -> None:
+    class Impatient(FakeEngine):
+        waits = 2
+
+        def handle(self, message: Message) -> list[Message]:
+            if isinstance(message, Read) and message.wait_ms and self.waits:
+                self.waits -= 1
+                message = message._replace(wait_ms=0)
+            return super().handle(message)
+
+    engine = Impatient()
+    async with existing(engine) as (_, book):
+        waiting = asyncio.create_task(book.read_next(tag="t", wait_s=60))
+        await until(lambda: len(reads(engine)) == 3)
+        await book.append(b"x", "t")
+        found = await waiting
+        assert found is not None and found.data == b"x"
+
+
+async def test_a_wait_for_a_seqnum_ends_when_the_tail_has_passed_it() -> None:
+    """Nothing can come there any more."""
+    async with existing() as (engine, book):
+        seqnum = await book.append(b"x", "t")
+        span = page_of("u", 1, seqnum, limit=1, max_bytes=1, reverse=False)
+        reply, records = await asked.read_page(book._asker(), span, wait_s=60)
+        assert reply is not None and reply.tail > seqnum and records == []
+        assert len(reads(engine)) == 1
+
+
+async def test_a_page_is_known_to_cache_and_session_when_its_caller_has_it() -> None:
+    engine = FakeEngine()
+    async with existing(engine) as (_, book):
+        first, second = [await book.append(b"%d" % index) for index in range(2)]
+        async with opened(engine) as (_, other):
+            await other.book("orders").trim(first)
+        engine.attach(book._client)
+        client, _, session, route, _ = book._asker()
+        assert route is not None and session.trim_until(route.number) == 0
+        _, records = await asked.read_page(book._asker(), first_of(None, second))
+        assert session.trim_until(route.number) == first
+        assert records == [client.core.cache.record(route.number, second, 0)]
+
+
+@pytest.mark.parametrize("values", [[], ["3"], [3, 4]], ids=repr)
+async def test_an_answer_about_times_that_is_none_is_the_engines_fault(
+    values: list[object],
+) -> None:
+    class Odd(FakeEngine):
+        def handle(self, message: Message) -> list[Message]:
+            if isinstance(message, SeqnumAt):
+                return [Answer(message.request, self.spaces[0].position, values)]
+            return super().handle(message)
+
+    async with existing(Odd()) as (_, book):
+        with pytest.raises(RemoteProtocolError, match="seqnum_at was answered"):
+            await book.seqnum_at(0)
 
 
 async def test_reads_wait_for_a_log_book_to_be_created_and_written() -> None:
@@ -328,15 +398,20 @@ async def test_trims_holds_and_info() -> None:
         assert await book.seqnum_at(engine.now_ms + 1) == await book.tail()
 
 
+async def delete_by_half(engine: FakeEngine) -> None:
+    """As if whoever deleted the LogBook had died before its log space knew."""
+    async with opened(engine) as (_, other):
+        await other.delete_book("orders")
+        engine.spaces[0].deleted.clear()
+    engine.received.clear()
+
+
 async def test_a_deletion_whose_entry_is_missing_is_proposed_again_by_who_reads_it() -> None:
     """P5: whoever misses the `DeleteBook` entry appends it again."""
     engine = FakeEngine()
     async with existing(engine) as (_, book):
         number = (await book.info()).number
-        async with opened(engine) as (_, other):
-            await other.delete_book("orders")
-            engine.spaces[0].deleted.clear()  # as if whoever deleted it had died in between
-        engine.received.clear()
+        await delete_by_half(engine)
         async with opened(engine) as (_, third):
             assert await third.book("orders").read_next() is None
             await asyncio.sleep(0.01)
@@ -352,10 +427,7 @@ async def test_p5_a_name_is_used_again_only_once_its_deletion_is_told() -> None:
     engine = FakeEngine()
     async with existing(engine) as (_, book):
         number = (await book.info()).number
-        async with opened(engine) as (_, other):
-            await other.delete_book("orders")
-            engine.spaces[0].deleted.clear()  # as if whoever deleted it had died in between
-        engine.received.clear()
+        await delete_by_half(engine)
         async with opened(engine) as (_, third):
             await third.create_book("orders")
         told = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bokilog.client import requests
-from bokilog.client.requests import NEVER, Query, Reply, Request, Requests, wait_ms
+from bokilog.client.requests import Query, Reply, Request, Requests, wait_ms
 from bokilog.client.session import Session
+from bokilog.client.units import NEVER
 from bokilog.errors import (
     AppendUnknown,
     BokilogError,

@@ -1111,3 +1111,129 @@ def test_a_memory_journal_can_be_full_and_can_break() -> None:
     journal.sync_in_thread(results.append)
     assert results == [SyncResult(0)]
     assert not journal.syncing
+
+
+# --- what is written, on demand -------------------------------------------------------------------
+
+
+def sync_written(journal: JournalFile) -> str:
+    """What came of it."""
+    said: list[str] = []
+    done = threading.Event()
+
+    def on_done(problem: str) -> None:
+        said.append(problem)
+        done.set()
+
+    journal.sync_written(on_done)
+    assert done.wait(5)
+    return said[0]
+
+
+class Syncs:
+    """Stands in for the disk's own sync, whatever the policy: which files were synced."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.paths: list[str] = []
+        self.fails = False
+        monkeypatch.setattr(DataSync, "sync", lambda policy, fd: self(fd))
+
+    def __call__(self, fd: int) -> None:
+        self.paths.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        if self.fails:
+            raise OSError(errno.EIO, "the disk is broken")
+
+
+def lazy(path: Path) -> JournalFile:
+    """One that leaves its groups to the operating system, with small segments."""
+    journal = JournalFile(path, sync=NoSync(), verify=lambda *item: True, segment_bytes=1 << 13)
+    list(journal.recover())
+    return journal
+
+
+def write_group(journal: JournalFile, byte_count: int = 3000) -> None:
+    journal.append(1, [b"x" * byte_count])
+    assert isinstance(journal.commit(), Written)
+    journal.sync_now()
+
+
+needs_proc = pytest.mark.skipif(
+    not os.path.isdir("/proc/self/fd"), reason="asks the kernel's names"
+)
+
+
+@needs_proc
+def test_p11_all_segments_that_may_be_unsynced_are_synced_and_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs, journal = Syncs(monkeypatch), lazy(tmp_path)
+    for _ in range(4):
+        write_group(journal)
+    names = sorted(each.name for each in tmp_path.glob("*.seg"))
+    assert len(names) > 2
+    assert sync_written(journal) == ""
+    assert syncs.paths == names
+    syncs.paths.clear()
+    write_group(journal, 10)
+    assert sync_written(journal) == ""
+    assert syncs.paths == names[-1:], "only where something was written since"
+    journal.close()
+
+
+@needs_proc
+def test_p11_a_segment_that_was_let_go_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs, journal = Syncs(monkeypatch), lazy(tmp_path)
+    for _ in range(4):
+        write_group(journal)
+    first = journal.segments()[0].number
+    journal.release(first)
+    assert sync_written(journal) == ""
+    assert f"{first:08d}.seg" not in syncs.paths
+    journal.close()
+
+
+@needs_proc
+def test_p07_after_a_failure_nothing_more_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next sync of the same file may say that all is well, and it is not."""
+    syncs, journal = Syncs(monkeypatch), lazy(tmp_path)
+    write_group(journal)
+    syncs.fails = True
+    assert "the disk is broken" in sync_written(journal)
+    syncs.fails = False
+    assert "the disk is broken" in sync_written(journal)
+    assert "the disk is broken" in str(journal.read_only)
+    with pytest.raises(ReadOnly):
+        journal.append(1, [b"y"])
+    journal.close(clean=False)
+
+
+def test_a_journal_in_memory_is_as_synced_as_it_will_ever_be() -> None:
+    said: list[str] = []
+    journal = MemoryJournal()
+    journal.sync_written(said.append)
+    journal.broken = "gone"
+    journal.sync_written(said.append)
+    assert said == ["", "gone"]
+
+
+def test_p16_a_segment_goes_once_what_follows_it_is_on_the_disk(tmp_path: Path) -> None:
+    journal = JournalFile(
+        tmp_path,
+        sync=NoSync(),
+        verify=lambda *item: True,
+        segment_bytes=1 << 13,
+        keeps_something=True,
+    )
+    list(journal.recover())
+    for _ in range(4):
+        write_group(journal)
+    first = journal.segments()[0].number
+    journal.release(first)
+    assert sync_written(journal) == "", "and so what was asked for before is done"
+    assert journal.stats().recycled_count == 1
+    assert journal.stats().failed_background_count == 0
+    journal.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bokilog.io import logs
-from bokilog.io.logs import FileHandler, LineFormatter, last_lines
+from bokilog.io.logs import FileHandler, LineFormatter, last_lines, last_words
 
 
 @pytest.fixture
@@ -71,3 +71,20 @@ def test_the_last_lines_of_a_file_are_for_people(tmp_path: Path) -> None:
     assert last_lines(file) == []
     file.write_bytes(b"".join(b"line %d \xff\n" % number for number in range(5_000)))
     assert last_lines(file, 2) == ["line 4998 \ufffd", "line 4999 \ufffd"]
+
+
+def test_last_words_are_the_whole_last_entry(tmp_path: Path) -> None:
+    file = tmp_path / "host-1.log"
+    assert last_words(file, "host-1") == []
+    failed = [
+        "2026-11-22T16:51:00.093Z ERROR host-1 app=shop:app cannot be loaded:",
+        "Traceback (most recent call last):",
+        "ModuleNotFoundError: No module named 'shop'",
+    ]
+    before = "2026-11-22T16:51:00.086Z INFO host-1 template 1: it was killed"
+    file.write_text("\n".join([before, *failed, "", ""]))
+    assert last_words(file, "host-1") == failed
+    assert last_words(file, "host-1", 3) == failed[1:]  # the blank one counts as a line
+
+    file.write_text("\n".join([before, "host-1: app='shop' is not MODULE:NAME", ""]))
+    assert last_words(file, "host-1") == ["host-1: app='shop' is not MODULE:NAME"]

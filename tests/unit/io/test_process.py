@@ -118,7 +118,10 @@ def test_what_an_operator_can_mend_is_one_line_and_exit_code_2(node: Node) -> No
     with node.start("in use") as process:
         _, errors = process.communicate(timeout=10)
     assert process.returncode == 2
-    assert errors == "engine-1: data directory '/data' is in use by another process\n"
+    assert (
+        errors
+        == "engine-1: data directory '/data' is in use already, by another process or by this one\n"
+    )
     assert "ERROR engine-1 data directory '/data' is in use" in node.log
     assert "Traceback" not in node.log
 

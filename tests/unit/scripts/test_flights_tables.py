@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -38,15 +39,28 @@ def printed(report: Report) -> str:
 
 def test_report_for_people_has_the_answer_and_what_it_took() -> None:
     text = printed(REPORT)
-    for part in ("31.5  1.4k", "-   85k", "ZZ        unknown", "9.7 kB", "1.50 s", "2.25 s"):
+    for part in ("31.5 1.4k", "-  85k", "ZZ        unknown", "9.7 kB", "1.50 s", "2.25 s"):
         assert part in text
     assert "1 claim was repeated" in text
 
 
 def test_bands_nobody_flew_in_take_no_room() -> None:
     text = printed(REPORT)
-    assert "wind 5-10" in text
-    assert "wind 20+" not in text
+    assert " 5-10" in text
+    assert "20+" not in text
+
+
+def test_all_bands_fit_into_80_columns() -> None:
+    rows = tuple(
+        WeatherRow(visibility, wind, 852_000, 91, 40_703, 46.312)
+        for visibility in ("unknown", "6-10")
+        for wind in ("<5", "5-10", "10-15", "15-20", "20+", "unknown")
+    )
+    out = io.StringIO()
+    answer = replace(REPORT.answer, by_weather=rows)
+    print_report(Console(file=out, width=80), replace(REPORT, answer=answer))
+    assert out.getvalue().count("46.3 852k") == len(rows)
+    assert "\u2026" not in out.getvalue()
 
 
 def test_report_for_programs_is_json_with_exact_numbers() -> None:

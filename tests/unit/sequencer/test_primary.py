@@ -556,6 +556,23 @@ def test_once_every_replica_has_restarted_memory_starts_over() -> None:
         assert entries_sent(rig.follow(node, START), node) == everything
 
 
+def test_p20_a_replica_that_follows_again_gets_nothing_from_before_the_start_over() -> None:
+    """An engine has sent it frames of a cut from before once more: it would fold that cut, be empty
+    no longer, and not start over (seed 1852)."""
+    before = waiting_for_replicas()
+    before.primary.index_reported(A, report(BASE))
+    before.turn()
+    recovered = before.primary._ordered.recovered(TAIL, WALL_MS)
+    rig = Rig(durability="memory", recovered=recovered, journal=before.journal)
+    rig.primary.ceiling_raised(TAIL + CEILING_STEP)
+    rig.open(1)
+    for node in NODES:
+        rig.primary.index_reported(node, report())
+    rig.turn()
+    (first, *_) = entries_sent(rig.follow(A, BASE), A)
+    assert first == (Position(TERM, 13), StartOver(WALL_MS, TAIL))
+
+
 def test_a_replica_that_still_holds_something_keeps_what_was_ordered() -> None:
     rig = waiting_for_replicas()
     rig.primary.index_reported(A, report())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from bokilog.cut import CutSpan
@@ -21,7 +23,7 @@ from bokilog.metalog import (
 )
 from bokilog.sequencer import runs as module
 from bokilog.sequencer.recovery import recover_metalog
-from bokilog.view import first_end
+from bokilog.view import End, first_end
 from tests.unit.sequencer.rig import BASE, SPACE, end
 
 FIRST = first_end(SPACE)
@@ -155,3 +157,27 @@ def test_p13_the_cut_may_lie_in_a_sealed_chunk(monkeypatch: pytest.MonkeyPatch) 
     found = recover_metalog(journal, FIRST, ceiling=1)
     assert list(found.runs.locations(0, 99)) == [*locations[:4], locations[10]]
     assert len(found.runs) == 5
+
+
+def ends(**counts: int) -> Callable[[Term], End | None]:
+    """Where terms before `t2`, `t3` and so on ended: all of them in term 1."""
+    known = {f"t{term}": term for term in range(10)}
+    found = {known[name]: end(Position(Term(1), count), tail=50) for name, count in counts.items()}
+    return lambda term: found.get(term)
+
+
+def test_p13_a_lone_start_drops_what_its_set_left_out_before_it_was_alone() -> None:
+    """Nothing came since that would have cut it back; written behind it, a later start would find
+    entries that do not follow."""
+    journal, _ = journal_of(cut(1, 0, 1, 40), cut(1, 1, 41, 2), cut(1, 2, 43, 7))
+    ended = ends(t2=2, t3=2)
+    assert recover_metalog(journal, FIRST, ceiling=1, ended=ended).end.position.count == 3
+    found = recover_metalog(journal, FIRST, ceiling=1, ended=ended, until=3)
+    assert found.end == end(Position(Term(1), 2), tail=50)
+    assert len(list(found.runs.locations(0, 9))) == 2
+
+
+def test_p11_a_lone_start_that_holds_less_than_an_end_ends_there() -> None:
+    journal, _ = journal_of(cut(1, 0, 1, 40))
+    found = recover_metalog(journal, FIRST, ceiling=1, ended=ends(t2=2), until=2)
+    assert found.end.position == Position(Term(1), 1)

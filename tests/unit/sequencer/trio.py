@@ -29,8 +29,10 @@ from bokilog.effects import (
     Send,
     SetTimer,
     StorePromise,
+    SyncWritten,
     TimerFired,
     ViewInstalled,
+    WrittenSynced,
 )
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Term
 from bokilog.io.journal_memory import MemoryJournal
@@ -60,6 +62,8 @@ STORAGE = NodeId("storage-1")
 ENGINE = "engine-1"
 DRIVER = "driver"
 WALL_MS = 1_700_000_000_000
+SETTLED_WITHIN = 10_000
+"""Rounds of messages, syncs and timers."""
 
 
 @dataclass
@@ -81,7 +85,9 @@ class Process:
     commits: list[int] = field(default_factory=list)
     promises: list[Term] = field(default_factory=list)
     ceilings: list[int] = field(default_factory=list)
-    timers: set[Hashable] = field(default_factory=set)
+    syncs: list[SyncWritten] = field(default_factory=list)
+    timers: dict[Hashable, float] = field(default_factory=dict)
+    """When each is due."""
     ended: str = ""
     """It asked for the end of its process."""
 
@@ -222,10 +228,12 @@ class Trio:
                 process.promises.append(term)
             case RaiseCeiling(seqnum=seqnum):
                 process.ceilings.append(seqnum)
+            case SyncWritten():
+                process.syncs.append(effect)
             case LoadView():
                 self.load_views(node)
-            case SetTimer(timer=timer):
-                process.timers.add(timer)
+            case SetTimer(timer=timer, delay_s=delay_s):
+                process.timers[timer] = self.now_s + delay_s
             case EndTerm(reason=reason):
                 process.ended = reason
             case _:
@@ -262,31 +270,45 @@ class Trio:
         for seqnum in ceilings:
             disk.ceiling = max(disk.ceiling, seqnum)
             self.handle(node, CeilingRaised(SPACE, seqnum))
+        syncs, process.syncs = process.syncs, []
+        for sync in syncs:
+            self.handle(node, WrittenSynced(*sync))
         commits, process.commits = process.commits, []
         if commits:
             disk.journal.commit()
             disk.journal.sync_now()
         for token in commits:
             self.handle(node, Persisted(token))
-        return bool(promises or ceilings or commits)
+        return bool(promises or ceilings or syncs or commits)
 
     def fire(self, node: NodeId, timer: Hashable) -> None:
-        process = self.processes[node]
-        if timer in process.timers:
-            process.timers.discard(timer)
+        """The time has come for it."""
+        due_s = self.processes[node].timers.pop(timer, None)
+        if due_s is not None:
+            self.now_s = max(self.now_s, due_s)
             self.handle(node, TimerFired(timer))
 
     def settle(self) -> None:
-        """Until no message is under way, no disk is waited for and nobody feeds."""
-        busy = True
-        while busy:
+        """Until no message is under way, no disk is waited for and nobody feeds; time passes once
+        there is nothing else to do."""
+        for _ in range(SETTLED_WITHIN):
             delivered = [self.deliver(*link) for link in list(self.queues)]
-            busy = any(delivered)
-            for node, process in list(self.processes.items()):
-                busy = self.sync(node) or busy
-                for timer in [each for each in process.timers if each != "follow"]:
-                    self.fire(node, timer)
-                    busy = True
+            synced = [self.sync(node) for node in list(self.processes)]
+            if not any(delivered) and not any(synced) and not self._fire_due():
+                return
+        timers = {node: [*process.timers] for node, process in self.processes.items()}
+        raise AssertionError(f"three sequencers do not come to rest; timers: {timers}")
+
+    def _fire_due(self) -> bool:
+        due = [
+            (node, timer)
+            for node, process in self.processes.items()
+            for timer in process.timers
+            if timer != "follow"
+        ]
+        for node, timer in due:
+            self.fire(node, timer)
+        return bool(due)
 
     # --- a log in use -----------------------------------------------------------------------------
 

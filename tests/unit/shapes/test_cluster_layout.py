@@ -176,8 +176,10 @@ def test_a_moved_directory_is_named(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_cluster_says_how_to_start_one(tmp_path: Path) -> None:
-    with pytest.raises(InvalidSettings, match="bokilog up --dir"):
+    with pytest.raises(InvalidSettings, match=f"`bokilog up --dir {tmp_path}`"):
         read_layout(tmp_path)
+    with pytest.raises(InvalidSettings, match=r"`bokilog up --dir '.*/not here'`"):
+        read_layout(tmp_path / "not here")
 
 
 @pytest.fixture
@@ -260,3 +262,9 @@ def test_the_next_start_may_have_another_app_or_none(tmp_path: Path) -> None:
     without = lay_out(tmp_path, app="")
     assert all(node.role != "host" for node in without.nodes) and without.http_url == ""
     assert "host-1" in {node.id for node in lay_out(tmp_path, app="other:app").nodes}
+
+
+def test_what_names_no_app_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="app='shop' is not MODULE:NAME, as in shop:app"):
+        lay_out(tmp_path / "d", app="shop")
+    assert not (tmp_path / "d").exists()

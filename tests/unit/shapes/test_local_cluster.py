@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from bokilog.shapes.supervisor import (
     describe_exit,
     node_command,
 )
-from bokilog.shapes.supervisor_state import STATE, birth, is_alive, read_state
+from bokilog.shapes.supervisor_state import STATE, SupervisorFacts, birth, is_alive, read_state
 
 # Says that it is ready, as io/process.py does, then lives until its standard input ends.
 READY = """printf '{"node": "%s", "pid": %s, "ready": true, "started_at_ms": 1}' "$0" $$ >"$1/.$0"
@@ -97,6 +98,49 @@ def test_a_dead_process_is_started_again(make: Stand, said: list[str]) -> None:
     assert any(line.startswith("storage-1 was killed by SIGKILL after") for line in said)
 
 
+def test_a_full_disk_ends_nothing_that_runs(
+    make: Stand, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(run_dir: Path, facts: SupervisorFacts, *, written: str | None) -> str:
+        raise OSError(28, "No space left on device")
+
+    with make() as cluster:
+        before = cluster.pid("engine-1")
+        with monkeypatch.context() as patched:
+            patched.setattr(supervisor, "write_state", full)
+            cluster.kill("storage-1")
+            cluster.wait_ready("storage-1", restarts=1)
+        assert cluster.pid("engine-1") == before
+    assert sum("cannot be written down" in line for line in said) == 1
+    state = read_state(cluster.layout.run_dir)
+    assert state is not None and state.state == "stopped"
+
+
+def test_a_process_that_cannot_be_started_now_is_tried_again(
+    make: Stand, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make() as cluster:
+        command = cluster._supervisor._command
+        monkeypatch.setattr(cluster._supervisor, "_command", lambda *_: ["/not/there"])
+        cluster.kill("storage-1")
+        deadline_s = time.monotonic() + 20
+        while not any("not be started" in line for line in said) and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        monkeypatch.setattr(cluster._supervisor, "_command", command)
+        cluster.wait_ready("storage-1", restarts=1)
+    (told,) = [line for line in said if "not be started" in line]
+    assert "storage-1 could not be started: [Errno 2]" in told
+
+
+def test_a_deleted_run_folder_is_made_again(make: Stand) -> None:
+    with make() as cluster:
+        shutil.rmtree(cluster.layout.run_dir)
+        cluster.kill("storage-1")
+        cluster.wait_ready("storage-1", restarts=1)
+        state = read_state(cluster.layout.run_dir)
+        assert state is not None and state.alive
+
+
 def test_a_process_that_keeps_dying_ends_the_start_with_its_last_words(make: Stand) -> None:
     cluster = make(storage_1="echo it hurts >&2; exit 3")
     with pytest.raises(NotReady, match=r"storage-1 ended with exit code 3; .*\n +it hurts") as died:
@@ -106,10 +150,17 @@ def test_a_process_that_keeps_dying_ends_the_start_with_its_last_words(make: Sta
 
 
 def test_a_mistake_of_the_operator_ends_the_start_at_once(make: Stand) -> None:
-    cluster = make(engine_1="echo booting; echo address in use >&2; exit 2")
-    with pytest.raises(NotReady, match=r"exit code 2; [^\n]*\n    address in use$"):
+    cluster = make(engine_1="echo booting; echo engine-1: address in use >&2; exit 2")
+    with pytest.raises(NotReady, match=r"exit code 2; [^\n]*\n    engine-1: address in use$"):
         cluster.start()
     assert cluster.restarts("engine-1") == 0
+
+
+def test_an_app_that_cannot_be_loaded_ends_the_start_with_its_traceback(make: Stand) -> None:
+    begins = "2026-11-22T16:51:00.093Z ERROR engine-1 app=shop:app cannot be loaded:"
+    cluster = make(engine_1=f"echo booting; printf '{begins}\nNo shop\n\n' >&2; exit 2")
+    with pytest.raises(NotReady, match=rf"exit code 2; [^\n]*\n    {begins}\n    No shop$"):
+        cluster.start()
 
 
 def test_one_that_keeps_dying_later_is_given_up_and_the_others_run_on(
@@ -317,6 +368,13 @@ def test_who_was_told_to_stop_starts_again_at_once() -> None:
     assert restarts.delay_s(0.1, in_order=True) == 0.0
     assert restarts.delay_s(0.1) is not None  # counting starts over
     assert restarts.count == 6
+
+
+def test_what_somebody_may_mend_is_tried_for_ever() -> None:
+    restarts = Restarts()
+    delays = [restarts.delay_s(0.1, mendable=True) for _ in range(20)]
+    assert delays[-1] == supervisor.BACK_OFF_S_MAX
+    assert None not in delays
 
 
 def test_five_early_deaths_in_a_row_are_enough() -> None:

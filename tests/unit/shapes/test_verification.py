@@ -20,7 +20,8 @@ from bokilog.journal import (
     decode_group,
 )
 from bokilog.shapes.cluster_layout import lay_out
-from bokilog.shapes.verification import Report, Verification
+from bokilog.shapes.verification import Verification
+from bokilog.shapes.verify_report import Report
 from bokilog.verify import Finding
 
 RECORDS = 12
@@ -217,7 +218,7 @@ def test_p03_a_directory_in_use_cannot_be_checked(
             return main(["verify", str(copy)])
 
     assert asyncio.run(use()) == 2
-    assert "is in use by another process" in capsys.readouterr().err
+    assert "is in use already" in capsys.readouterr().err
 
 
 def test_a_directory_of_something_else_cannot_be_checked(

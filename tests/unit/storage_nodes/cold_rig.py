@@ -88,7 +88,7 @@ class ColdRig(StorageRig):
             self.report(peer)
 
     def report(self, peer: NodeId) -> None:
-        position = self.index.stored_position
+        position = self.index.generations.stored_position
         self.get(peer, IndexReport(SPACE, position, position, 0, False))
 
     def look(self, passed_s: float = 1.0) -> list[Effect]:

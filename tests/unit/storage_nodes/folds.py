@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bokilog.cut import CutSpan
@@ -11,6 +11,7 @@ from bokilog.errors import BokilogError
 from bokilog.frame import Columns, Frame, Tags
 from bokilog.ids import LogSpaceId, Position, Shard, Term
 from bokilog.journal import Location
+from bokilog.limits import NO_END
 from bokilog.metalog import (
     Cut,
     DeleteBook,
@@ -23,13 +24,17 @@ from bokilog.metalog import (
     Release,
     Trim,
 )
-from bokilog.storage_nodes.index import FrameOutcome, Index
+from bokilog.storage_nodes import fold
+from bokilog.storage_nodes.fold import FrameOutcome
+from bokilog.storage_nodes.index import Index
+from bokilog.storage_nodes.memory_store import MemoryStore
 
 SPACE = LogSpaceId(3)
 TERM = Term(1)
 SHARD = 7
 ME = Proposer(SHARD, 1)
 BOOK = 5
+FAR = NO_END
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,12 @@ class Fold:
         cut = Cut(self.now_ms, first_seqnum, (span,))
         position = self._next()
         self.history.append((position, cut, placed))
-        return self.index.apply_cut(position, cut, placed)
+        return fold.Fold(self.index).apply_cut(position, cut, placed)
 
     def apply(self, entry: Entry) -> list[object] | BokilogError:
         position = self._next()
         self.history.append((position, entry, []))
-        return self.index.apply(position, entry)
+        return fold.Fold(self.index).apply(position, entry)
 
     def trim(
         self, until: int, tag: str | None = None, book: int = BOOK
@@ -137,15 +142,34 @@ class Fold:
     def refold(self, index: Index) -> None:
         """After a crash: `index` was loaded from the store and folds what the journal has."""
         self.index = index
+        refolded = fold.Fold(index)
         for position, entry, frames in self.history:
             if position.count > index.position.count:
                 if isinstance(entry, Cut):
-                    index.apply_cut(position, entry, frames)
+                    refolded.apply_cut(position, entry, frames)
                 else:
-                    index.apply(position, entry)
+                    refolded.apply(position, entry)
 
     def visible(self, tag: str | None = None, book: int = BOOK) -> list[int]:
-        return self.index.seqnums(book, tag, 0, 2**53, limit=10**6)
+        return self.index.seqnums(book, tag, 0, FAR, limit=10**6)
 
     def _next(self) -> Position:
         return Position(self.index.position.term or TERM, self.index.position.count + 1)
+
+
+def restarted(fold: Fold, store: MemoryStore) -> Index:
+    """As after a crash, before the journal is folded again."""
+    store.crash()
+    return Index(SPACE, store)
+
+
+def through(steps: Iterator[None]) -> None:
+    for _ in steps:
+        pass
+
+
+def finish(index: Index) -> None:
+    """The rest of a checkpoint that was frozen."""
+    through(index.generations.steps())
+    index.generations.write()
+    index.generations.done()

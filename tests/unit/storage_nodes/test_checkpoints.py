@@ -61,11 +61,13 @@ async def test_p19_a_stop_during_a_checkpoint_finishes_it_and_stores_what_came_s
     folds(rig, 1, 2)
     stop = asyncio.create_task(checkpoints.store_last([rig.replica]))
     await asyncio.sleep(0)
-    assert rig.index.frozen and not stop.done()
+    assert rig.index.generations.frozen and not stop.done()
     store.go.set()
     await stop
     store.crash()
-    assert Index(SPACE, store).position == rig.index.position == rig.index.stored_position
+    assert (
+        Index(SPACE, store).position == rig.index.position == rig.index.generations.stored_position
+    )
 
 
 @pytest.mark.asyncio

@@ -25,7 +25,7 @@ def _segment(until: int) -> SegmentInfo:
 
 
 def _records_lacking(fold: Fold) -> int:
-    lacking = fold.index.lacking
+    lacking = fold.index.locations.lacking
     return 0 if lacking is None else lacking.records
 
 
@@ -38,7 +38,7 @@ def test_p11_a_fold_asks_peers_for_the_frames_that_its_journal_lost_with_the_pow
     assert firsts == [2000, 2001, 2003]
     assert mark_missing(fold.index, [_segment(2)]) == 3
     assert _lacking(fold) == [2001, 2003]
-    lacking = fold.index.lacking
+    lacking = fold.index.locations.lacking
     assert lacking is not None and (lacking.start, lacking.until) == (2001, fold.index.tail)
     assert (lacking.records, lacking.total_records) == (3, 3)
 

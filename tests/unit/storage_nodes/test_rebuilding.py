@@ -15,7 +15,7 @@ from bokilog.errors import NotReady
 from bokilog.ids import START, NodeId, Position, Term
 from bokilog.io.directory import claim
 from bokilog.io.file_views import FileViews
-from bokilog.messages import Replicate
+from bokilog.messages import MetalogSynced, Replicate
 from bokilog.storage_nodes.checkpoints import Checkpoints
 from bokilog.storage_nodes.core import StorageCore
 from bokilog.storage_nodes.node import _Storage
@@ -88,6 +88,9 @@ class Node:
         return self.core.replicas[SPACE].index.position
 
     def store_fold(self) -> None:
+        """As if its entries were synced; an end that lies before them all the same is damage, or
+        the fold was stored by a version that did not ask."""
+        self.do(Received(PRIMARY, MetalogSynced(SPACE, self.position.term, self.position.count)))
         asyncio.run(Checkpoints().store_last([self.core.replicas[SPACE]]))
 
 

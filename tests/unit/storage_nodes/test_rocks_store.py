@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ while True:
         entry_number(fold, number)
         number += 1
     fold.index.checkpoint()
-    print(fold.index.stored_position.count, fold.index.chained_hash, flush=True)
+    print(fold.index.generations.stored_position.count, fold.index.chained_hash, flush=True)
 """
 
 
@@ -118,7 +119,9 @@ def test_p19_a_kill_at_any_point_leaves_exactly_one_position(tmp_path: Path) -> 
             child.stdout.close()
         store = RocksStore(directory)
         index = Index(SPACE, store)
-        assert index.stored_position.count >= int(said[-1][0]), "a flushed position was lost"
+        assert index.generations.stored_position.count >= int(said[-1][0]), (
+            "a flushed position was lost"
+        )
         expected = Fold(Index(SPACE, MemoryStore()))
         number = 0
         while expected.index.position.count < index.position.count:
@@ -131,3 +134,56 @@ def test_p19_a_kill_at_any_point_leaves_exactly_one_position(tmp_path: Path) -> 
             assert index.last(5, tag) == expected.index.last(5, tag)
         assert index.book_state(5) == expected.index.book_state(5)
         store.close()
+
+
+# Its child ends as any Python program does, with a store that its parent has open.
+FORKING = """
+import os, sys
+from bokilog.errors import NotSupported
+from bokilog.storage_nodes.rocks_store import RocksStore
+
+store = RocksStore(sys.argv[1])
+batch = store.batch()
+batch.put(b"a", b"1")
+store.write(batch)
+store.flush()  # by a thread of the library
+store.seek_next(b"a", b"a")
+child = os.fork()
+if child == 0:
+    try:
+        RocksStore(sys.argv[1] + "-of-the-child")
+    except NotSupported as error:
+        print(error)
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+store.close()
+store = RocksStore(sys.argv[1])
+print(store.get(b"a"))
+store.close()
+"""
+
+
+def test_a_forked_process_ends_and_leaves_the_store_alone(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    refused, *others = done.stdout.splitlines()
+    assert "forked from one that had a log on disk open" in refused
+    assert (others, done.stderr) == (["7", "b'1'"], "")
+
+
+def test_a_store_whose_directory_is_gone_closes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "index"
+    store = RocksStore(directory)
+    batch = store.batch()
+    batch.put(b"a", b"1")
+    store.write(batch)
+    shutil.rmtree(directory)
+    store.close()
+    assert "does not close: IO error" in caplog.text

@@ -35,7 +35,7 @@ class Scrubbed:
 
     def store(self) -> None:
         self.rig.checkpoint()
-        stored = self.rig.index.stored_position
+        stored = self.rig.index.generations.stored_position
         for peer in (PEER, OTHER):
             self.rig.get(peer, IndexReport(SPACE, stored, stored, 0, False))
 

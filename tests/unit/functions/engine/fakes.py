@@ -29,6 +29,7 @@ from bokilog.frame import FLAG_VERDICT, Frame, Tags
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import NodeId, Position, Shard, Term
+from bokilog.limits import NO_END
 from bokilog.messages import (
     VERDICT_VISIBLE,
     AppendFrame,
@@ -55,7 +56,6 @@ from bokilog.metalog import Cut, Entry, OpenShard, Run
 from tests.unit.functions.engine.world import (
     BOOK,
     ENGINE,
-    NO_END,
     NUMBER,
     SPACE,
     STORAGE,

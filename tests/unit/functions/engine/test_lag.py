@@ -37,7 +37,7 @@ def lagging(*, up: int = 2) -> tuple[Sim, NodeId, list[NodeId]]:
 
 
 def chosen(sim: Sim) -> NodeId | None:
-    node = sim.core.producers[SPACE].summary() | sim.core.reader.summary(SPACE)
+    node = sim.core.producers[SPACE].summary() | sim.core.following.spaces[SPACE].summary()
     found = node["index_replica"]
     return None if found is None else NodeId(str(found))
 
@@ -87,7 +87,7 @@ def test_what_is_under_way_is_ordered_while_the_index_lags() -> None:
     assert refusals(sim.get(CLIENT, append(1, "a"))) == []
     published(sim, 3, 200)
     assert sim.core.stats().unordered_frames == 1
-    assert sim.core.producers[SPACE].lags
+    assert sim.core.producers[SPACE].admission.lags
 
 
 def test_a_replica_that_lags_is_left_for_another_after_a_while() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bokilog.effects import BatchEnded, Send
+from bokilog.effects import BatchEnded, Effect, Send
 from bokilog.messages import FollowIndex, FrameLost, IndexStream, Read, ReadReply
+from bokilog.view import View
 from tests.unit.functions.engine.world import (
     BOOK,
     CLIENT,
@@ -77,3 +78,80 @@ def test_p11_a_frame_whose_order_was_lost_waits_for_no_verdict() -> None:
     told = sends(sim.install(view(2, end=at(2), tail=1000)), CLIENT)
     lost = FrameLost(SPACE, 1, "the entry that ordered it was lost")
     assert told == [Send(CLIENT, lost)], "the first one is before the end"
+
+
+# --- a later term is heard of before its view is here ---------------------------------------------
+
+
+def flush_view(term: int, *, end: int) -> View:
+    return view(term, end=at(end), tail=1000, durability="flush")
+
+
+def knowing_flush() -> Sim:
+    """The same of a log space of class `flush`."""
+    sim = Sim().start()
+    sim.install(flush_view(2, end=0))
+    (asked,) = sim.get(CLIENT, read(tag="t"))
+    sim.do(BatchEnded(0))
+    sim.get(S1, IndexStream(SPACE, at(9, 2), at(10, 2), 100, [], [], [], [], [BOOK], []))
+    assert isinstance(asked, Send) and isinstance(asked.message, Read)
+    found = reply(asked.message.request, [20], position=at(10, 2), tail=100, next_seqnum=100)
+    sim.get(S1, found)
+    assert is_answered(sim.get(CLIENT, read(tag="t")))
+    return sim
+
+
+def is_answered(effects: list[Effect]) -> bool:
+    (effect,) = effects
+    assert isinstance(effect, Send)
+    return effect.to == CLIENT
+
+
+def streamed(sim: Sim, count: int, term: int, tail: int, *, following: bool = False) -> None:
+    books = [BOOK] if following else []
+    position = at(count, term)
+    sim.get(S1, IndexStream(SPACE, position, position, tail, [], [], [], [], books, []))
+    sim.do(BatchEnded(0))
+
+
+def test_p11_nothing_is_served_between_a_later_term_and_its_view() -> None:
+    """What is known may be of entries that the term before has lost (simulator, seed 16)."""
+    sim = knowing_flush()
+    streamed(sim, 8, 3, 1000)
+    assert not is_answered(sim.get(CLIENT, read(5, tag="t")))
+    sim.install(flush_view(3, end=8))
+    assert not is_answered(sim.get(CLIENT, read(6, tag="t"))), "it was known up to 10"
+
+
+def test_p11_what_a_later_term_has_kept_is_served_once_its_view_is_here() -> None:
+    sim = knowing_flush()
+    streamed(sim, 10, 3, 100)
+    assert not is_answered(sim.get(CLIENT, read(5, tag="t")))
+    sim.install(flush_view(3, end=10))
+    assert is_answered(sim.get(CLIENT, read(6, tag="t")))
+
+
+def test_p11_a_session_that_has_met_a_later_term_is_not_answered_from_before_it() -> None:
+    sim = knowing_flush()
+    assert not is_answered(sim.get(CLIENT, read(5, tag="t", position=at(8, 3))))
+    assert is_answered(sim.get(CLIENT, read(6, tag="t", position=at(9, 2))))
+
+
+def test_p11_a_fold_that_stands_past_the_end_tells_nothing_that_counts() -> None:
+    """Its storage node has not heard of the end yet, and names LogBooks as before."""
+    sim = knowing_flush()
+    sim.install(flush_view(3, end=8))
+    sim.do(BatchEnded(0))
+    (passed,) = sim.get(CLIENT, read(5, tag="t"))
+    assert isinstance(passed, Send) and isinstance(passed.message, Read)
+    streamed(sim, 10, 2, 100, following=True)
+    request = passed.message.request
+    sim.get(S1, reply(request, [20], position=at(10, 2), tail=100, next_seqnum=100))
+    assert not is_answered(sim.get(CLIENT, read(6, tag="t")))
+    streamed(sim, 8, 2, 15)
+    streamed(sim, 9, 3, 1000, following=True)
+    (passed,) = sim.get(CLIENT, read(7, tag="t"))
+    assert isinstance(passed, Send) and isinstance(passed.message, Read)
+    request = passed.message.request
+    sim.get(S1, reply(request, [], position=at(9, 3), tail=1000, next_seqnum=1000))
+    assert is_answered(sim.get(CLIENT, read(8, tag="t")))

@@ -6,6 +6,7 @@ Whether it has, no engine is told; a fold knows, once it has folded an entry of 
 from __future__ import annotations
 
 from dataclasses import replace
+from mmap import mmap
 
 from bokilog.effects import BatchEnded, Effect, Send
 from bokilog.functions.engine.core import EngineCore
@@ -52,7 +53,7 @@ class Rig(Sim):
     shares them with its workers."""
 
     def __init__(self) -> None:
-        memory = memoryview(bytearray(BYTES_MIN))
+        memory = mmap(-1, BYTES_MIN)
         writer = SharedWriter(memory, 1)
         super().__init__(EngineCore(EngineSettings(), ENGINE, NUMBER, shared=writer))
         self.shared = SharedReader(memory)
@@ -70,7 +71,7 @@ class Rig(Sim):
 
     @property
     def followed(self) -> object:
-        return self.core.reader._spaces[SPACE].chosen
+        return self.core.following.spaces[SPACE].chosen
 
     def told(self, since: Position, until: Position, tail: int, *following: int) -> list[Effect]:
         return self.get(self.followed, stream(since, until, tail, *following))

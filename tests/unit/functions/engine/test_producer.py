@@ -469,11 +469,11 @@ def test_p16_where_an_index_is_behind_another_is_asked() -> None:
     sim = late(*STORAGE[:2])
     sim.get(CLIENT, append(0, "a"))
     sim.do(BatchEnded(0))
-    chosen = sim.core.reader.summary(SPACE)["index_replica"]
+    chosen = sim.core.following.spaces[SPACE].summary()["index_replica"]
     assert sim.do(TimerFired(TIMER)) == [RETRY], "it has not answered yet"
     sim.get(chosen, stream(39, term=2))
     sim.do(TimerFired(TIMER))
-    other = sim.core.reader.summary(SPACE)["index_replica"]
+    other = sim.core.following.spaces[SPACE].summary()["index_replica"]
     assert {chosen, other} == set(STORAGE[:2])
     told = sends(sim.get(other, stream(40, term=2)))
     assert told == [(to, shard(3), 0, 1) for to in BULK[:2]]
@@ -607,7 +607,7 @@ def test_p23_a_verdict_is_asked_for_again_at_the_next_replica() -> None:
     sim.do(BatchEnded(0))
     conditional(sim)
     sim.get(PRIMARY, run(1, cut(10, (0, 2))))
-    chosen = sim.core.reader._spaces[SPACE].chosen
+    chosen = sim.core.following.spaces[SPACE].chosen
     other = next(node for node in STORAGE[:2] if node != chosen)
     sim.do(LinkDown(chosen))
     assert sim.do(BatchEnded(0)) == [

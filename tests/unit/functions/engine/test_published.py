@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mmap import mmap
+
 import pytest
 
 from bokilog.facts import Facts
@@ -17,7 +19,7 @@ class Rig:
     """A cache, what is published of it, and a reader."""
 
     def __init__(self) -> None:
-        memory = memoryview(bytearray(BYTES_MIN))
+        memory = mmap(-1, BYTES_MIN)
         self.cache = RecordCache(1 << 20)
         self.facts = Facts(1 << 20)
         self.published = Published(SharedWriter(memory, 1), self.cache, self.facts)

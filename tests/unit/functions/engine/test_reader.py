@@ -42,6 +42,7 @@ from tests.unit.functions.engine.world import (
     read,
     reply,
     run,
+    sends,
 )
 
 S1 = STORAGE[0]
@@ -83,7 +84,7 @@ def following(*replicas: NodeId, tail: int = 100) -> Sim:
     sim = Sim().start(*replicas or (S1,))
     request = request_of(sim.get(CLIENT, read(tag="t")))
     sim.do(BatchEnded(0))
-    chosen = sim.core.reader._spaces[SPACE].chosen
+    chosen = sim.core.following.spaces[SPACE].chosen
     sim.get(chosen, reply(request, [20, 40, 60], position=at(10), tail=tail, next_seqnum=tail))
     sim.get(chosen, stream(10, since=10, tail=tail, following=[BOOK]))
     return sim
@@ -113,10 +114,10 @@ def test_a_read_of_something_unknown_goes_to_the_index_replica_and_comes_back() 
 
 def test_the_book_of_a_read_is_followed_from_the_end_of_the_tick() -> None:
     sim = Sim().start()
-    assert sim.do(BatchEnded(0)) == [Send(S1, FollowIndex(SPACE, NUMBER, [], []))]
+    assert sends(sim.do(BatchEnded(0))) == [Send(S1, FollowIndex(SPACE, NUMBER, [], []))]
     sim.get(CLIENT, read(1, tag="t"))
     sim.get(CLIENT, read(2, tag="u", book=8))
-    assert sim.do(BatchEnded(0)) == [Send(S1, FollowIndex(SPACE, NUMBER, [BOOK, 8], []))]
+    assert sends(sim.do(BatchEnded(0))) == [Send(S1, FollowIndex(SPACE, NUMBER, [BOOK, 8], []))]
     sim.get(CLIENT, read(3, tag="v"))
     assert sim.do(BatchEnded(0)) == []
 
@@ -125,7 +126,7 @@ def test_the_book_read_longest_ago_is_dropped_when_too_many_are_followed() -> No
     sim = Sim(engine(followed_books_max=2)).start()
     for book in (7, 8, 7, 9):
         sim.get(CLIENT, read(tag="t", book=book))
-    assert sim.do(BatchEnded(0)) == [Send(S1, FollowIndex(SPACE, NUMBER, [7, 9], []))]
+    assert sends(sim.do(BatchEnded(0))) == [Send(S1, FollowIndex(SPACE, NUMBER, [7, 9], []))]
 
 
 def test_a_book_dropped_and_wanted_again_is_followed_from_its_last_naming_on() -> None:
@@ -134,7 +135,7 @@ def test_a_book_dropped_and_wanted_again_is_followed_from_its_last_naming_on() -
     for book in (BOOK, 8, BOOK):
         sim.get(CLIENT, read(tag="t", book=book))
         sim.do(BatchEnded(0))
-    following = sim.core.reader._spaces[SPACE].following
+    following = sim.core.following.spaces[SPACE].following
     sim.get(S1, stream(10, since=10, tail=30, following=[BOOK]))
     sim.get(S1, stream(10, since=10, tail=30, following=[8]))
     assert following == set()
@@ -149,7 +150,7 @@ def test_a_naming_from_before_a_book_was_dropped_means_nothing_once_it_is_wanted
     for book in (BOOK, 8):
         sim.get(CLIENT, read(tag="t", book=book))
         sim.do(BatchEnded(0))
-    following = sim.core.reader._spaces[SPACE].following
+    following = sim.core.following.spaces[SPACE].following
     sim.get(CLIENT, read(tag="t", book=BOOK))  # wanted again, and the replica is not told yet
     sim.get(S1, stream(10, since=10, tail=30, following=[BOOK]))
     assert following == set()
@@ -414,7 +415,7 @@ def test_a_fetch_that_fails_is_passed_on_to_learn_why() -> None:
 
 def test_fetches_are_spread_over_the_replicas_by_seqnum() -> None:
     sim = following(*STORAGE)
-    chosen = sim.core.reader._spaces[SPACE].chosen
+    chosen = sim.core.following.spaces[SPACE].chosen
     news = [entry(5000 * place, "t") for place in (1, 2, 3)]
     sim.get(chosen, stream(12, since=10, tail=20_000, entries=news))
     asked = {
@@ -474,7 +475,7 @@ def test_a_tags_trim_comes_with_the_reply_that_first_tells_of_the_tag() -> None:
 def test_a_deleted_book_is_forgotten_and_not_followed_any_more() -> None:
     sim = following()
     sim.get(S1, stream(11, since=10, tail=101, deleted=[BOOK]))
-    assert sim.do(BatchEnded(0)) == [Send(S1, FollowIndex(SPACE, NUMBER, [], []))]
+    assert sends(sim.do(BatchEnded(0))) == [Send(S1, FollowIndex(SPACE, NUMBER, [], []))]
     asked = read(1, tag="t")
     passed_on = sim.get(CLIENT, asked)
     assert passed_on == [own(request_of(passed_on), asked)]
@@ -527,7 +528,7 @@ def test_p28_a_wait_that_is_over_is_answered_with_what_there_is() -> None:
 
 def test_a_wait_whose_stream_breaks_goes_on_at_the_next_replica_with_what_is_left_of_it() -> None:
     sim = following(*STORAGE[:2])
-    chosen = sim.core.reader._spaces[SPACE].chosen
+    chosen = sim.core.following.spaces[SPACE].chosen
     other = next(node for node in STORAGE[:2] if node != chosen)
     asked = read(1, tag="t", start=61, wait_ms=500)
     (timer,) = sim.get(CLIENT, asked)
@@ -541,7 +542,7 @@ def test_a_wait_whose_stream_breaks_goes_on_at_the_next_replica_with_what_is_lef
 def test_a_wait_that_the_storage_node_holds_is_asked_again_with_what_is_left_of_it() -> None:
     sim = Sim().start(*STORAGE[:2])
     asked = read(1, tag="t", wait_ms=500)
-    chosen = sim.core.reader._spaces[SPACE].chosen
+    chosen = sim.core.following.spaces[SPACE].chosen
     other = next(node for node in STORAGE[:2] if node != chosen)
     assert sim.get(CLIENT, asked) == [own(1, asked, chosen)]
     sim.now_s = 0.4
@@ -573,7 +574,7 @@ def test_engines_are_spread_over_the_replicas() -> None:
         sim = Sim()
         sim.core = type(sim.core)(sim.core.settings, NodeId(f"engine-{number}"), NUMBER)
         sim.start(*STORAGE)
-        chosen.add(sim.core.reader._spaces[SPACE].chosen)
+        chosen.add(sim.core.following.spaces[SPACE].chosen)
     assert chosen == set(STORAGE)
 
 
@@ -583,13 +584,13 @@ def test_reads_wait_while_no_storage_node_is_connected() -> None:
     asked = read(1, tag="t")
     assert sim.get(CLIENT, asked) == []
     assert sim.up(S1) == [own(1, asked)]
-    assert sim.do(BatchEnded(0)) == [Send(S1, FollowIndex(SPACE, NUMBER, [BOOK], []))]
+    assert sends(sim.do(BatchEnded(0))) == [Send(S1, FollowIndex(SPACE, NUMBER, [BOOK], []))]
 
 
 def test_another_replica_streams_on_from_its_own_position() -> None:
     """It names the LogBook at once; what it folded before that is not taken for complete."""
     sim = following(*STORAGE[:2])
-    chosen = sim.core.reader._spaces[SPACE].chosen
+    chosen = sim.core.following.spaces[SPACE].chosen
     other = next(node for node in STORAGE[:2] if node != chosen)
     sim.do(LinkDown(chosen))
     news = stream(12, since=10, tail=102, entries=[entry(101, "t")], following=[BOOK])

@@ -202,7 +202,7 @@ def test_proposals_are_repeated_when_the_primary_or_the_index_replica_changes() 
     sim.get(CLIENT, Propose(5, SPACE, TRIM))
     sim.do(LinkDown(PRIMARY))
     assert own_proposal(1) in sim.up(PRIMARY)
-    chosen = sim.core.reader._spaces[SPACE].chosen
+    chosen = sim.core.following.spaces[SPACE].chosen
     assert sim.do(LinkDown(chosen)) == [own_proposal(1)]
     assert own_proposal(1) in sim.install(view(2, end=at(1), replicas=STORAGE[:2]))
     assert sim.do(TimerFired("requests")) == [own_proposal(1), RETRY]

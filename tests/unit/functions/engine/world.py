@@ -20,8 +20,10 @@ from bokilog.frame import Columns, Tags, record_sum
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
+from bokilog.limits import NO_END
 from bokilog.messages import AppendFrame, Message, Metalog, Read, ReadReply, Replicate
 from bokilog.metalog import Cut, Entry, OpenShard, Run
+from bokilog.record import Durability
 from bokilog.view import End, LogSpace, View
 
 SPACE = LogSpaceId(1)
@@ -31,7 +33,6 @@ CLIENT = 1
 ENGINE, PRIMARY = NodeId("engine-1"), NodeId("sequencer-1")
 STORAGE = tuple(NodeId(f"storage-{number}") for number in (1, 2, 3))
 BULK = tuple(("bulk", node) for node in STORAGE)
-NO_END = 1 << 53
 
 
 def view(
@@ -41,9 +42,10 @@ def view(
     tail: int = 1,
     primary: NodeId = PRIMARY,
     replicas: tuple[NodeId, ...] = STORAGE[:1],
+    durability: Durability = "sync",
 ) -> View:
     space = LogSpace(
-        id=SPACE, durability="sync", primary=primary, replicas=replicas, write_quorum=1
+        id=SPACE, durability=durability, primary=primary, replicas=replicas, write_quorum=1
     )
     ended = End(space=SPACE, position=end, tail=tail, timestamp_ms=0)
     return View(

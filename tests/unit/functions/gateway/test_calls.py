@@ -20,6 +20,7 @@ from bokilog.errors import BokilogError, Overloaded
 from bokilog.functions.calls.node import DurableCalls
 from bokilog.functions.gateway.requests import CALL, SESSION
 from bokilog.functions.runtime.messages import Encoding, Start
+from bokilog.functions.runtime.runner import END_OF_STREAM
 from tests.unit.functions.gateway.conftest import Serve, Served
 
 pytestmark = pytest.mark.asyncio
@@ -174,6 +175,70 @@ async def test_a_key_gives_the_result_of_the_first_call(serve: Serve) -> None:
             await durable.aclose()
 
 
+async def test_a_session_that_is_none_is_the_callers_mistake(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served:
+        headers = {"Bokilog-Session": "garbage"}
+        async with served.http.post("/f/echo", json={}, headers=headers) as answer:
+            assert (answer.status, (await answer.json())["title"]) == (400, "InvalidToken")
+        assert served.runner.started == []
+
+
+async def test_a_result_is_the_only_event_of_what_is_no_generator(serve: Serve) -> None:
+    async with serve({"echo": echo}) as served:
+        durable = await run_durable(served)
+        try:
+            headers = {"Accept": "text/event-stream"}
+            async with served.http.post("/f/echo", json={"x": 1}, headers=headers) as answer:
+                events = (await answer.text()).split("\n\n")
+            assert [each.partition("\n")[0] for each in events if each] == [
+                "event: call",
+                'data: {"x": 1}',
+                "event: done",
+            ]
+        finally:
+            await durable.aclose()
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"), [((Encoding.JSON, b"null"), ["data: null"]), (END_OF_STREAM, [])]
+)
+async def test_none_is_a_result_and_the_end_of_a_generator_is_none(
+    serve: Serve, end: tuple[int, bytes], shown: list[str]
+) -> None:
+    async def over(start: Start) -> tuple[int, bytes]:
+        return end
+
+    async with serve({"f": over}) as served:
+        durable = await run_durable(served)
+        try:
+            headers = {"Accept": "text/event-stream", "Content-Type": "application/msgpack"}
+            body = pack([[], {}])
+            async with served.http.post("/f/f", data=body, headers=headers) as answer:
+                events = (await answer.text()).split("\n\n")
+        finally:
+            await durable.aclose()
+    told = [each.partition("\n")[0] for each in events if each]
+    assert told == ["event: call", *shown, "event: done"]
+
+
+async def test_a_python_object_is_no_event_but_a_problem(serve: Serve) -> None:
+    async def pickled(start: Start) -> tuple[int, bytes]:
+        return Encoding.PICKLE, b"..."
+
+    async with serve({"f": pickled}) as served:
+        durable = await run_durable(served)
+        try:
+            headers = {"Accept": "text/event-stream"}
+            async with served.http.post("/f/f", headers=headers) as answer:
+                lines = (await answer.text()).splitlines()
+        finally:
+            await durable.aclose()
+    assert "event: problem" in lines
+    assert "event: done" not in lines
+    told = json.loads(lines[lines.index("event: problem") + 1].removeprefix("data: "))
+    assert told["title"] == "NotSupported", "and not what msgpack says of a pickle"
+
+
 async def test_a_call_can_be_cancelled(serve: Serve) -> None:
     async with serve({"never": never}) as served:
         headers = {"Prefer": "respond-async"}
@@ -241,18 +306,18 @@ async def test_functions_are_listed_but_not_those_of_the_app_itself(serve: Serve
 
 
 async def test_a_stream_goes_on_at_another_gateway(serve: Serve) -> None:
-    from bokilog.functions.calls.api import spawn
+    from bokilog.functions.books import app_book
     from bokilog.functions.calls.records import (
         Finished,
         ItemYielded,
-        book_name,
         encode,
         tags_of,
     )
+    from bokilog.functions.calls.spawning import spawn
 
     async with serve({"count": never}) as served:
         call = await spawn(served.log, "shop", "count", b"{}", Encoding.JSON, stream=True)
-        book = served.log.book(book_name("shop"))
+        book = served.log.book(app_book("shop"))
 
         async def yield_one(place: int) -> None:
             item = ItemYielded(call.id, 0, place, Encoding.JSON, json.dumps(place).encode())

@@ -156,6 +156,13 @@ async def test_logbooks_are_made_told_trimmed_and_deleted(serve: Serve) -> None:
         ("POST", "/books/b/trim", b'{"until": "now"}', 400, "until is not a seqnum"),
         ("PUT", "/books/b", b'{"durability": "paper"}', 400, "'paper' is none of"),
         ("PUT", "/books/b", b'{"retention_s": "long"}', 400, "retention_s is not a number"),
+        ("PUT", "/books/b?durability=flush", None, 400, "'durability' is not known in this query"),
+        ("GET", "/books/b/records?limt=3", None, 400, "'limt' is not known in this query"),
+        ("POST", "/books/b/records?tag=a", b'{"data": "x"}', 400, "'tag' is not known"),
+        ("GET", "/books/b/tail?consistency=maybe", None, 400, "neither session nor linearizable"),
+        ("POST", "/f/price?item=coat", b"{}", 400, "'item' is not known in this query: nothing is"),
+        ("PATCH", "/books/b", None, 405, "/books/b takes DELETE, GET, PUT, and not PATCH"),
+        ("GET", "/f/price", None, 405, "/f/price takes POST, and not GET"),
     ],
 )
 async def test_a_wrong_request_is_told_what_is_wrong(

@@ -103,7 +103,7 @@ def test_names_and_options_are_as_declared() -> None:
 
 def test_a_context_is_no_part_of_the_remote_signature() -> None:
     assert with_context.values.signature == "(text: str) -> bytes"
-    assert with_context.context_name == "ctx"
+    assert with_context.signature.context_name == "ctx"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from bokilog.errors import InvalidSettings
 from bokilog.functions.runtime.effects import AppNotLoaded, Effect, WorkerEnded
-from bokilog.functions.runtime.host import Host, Watcher
+from bokilog.functions.runtime.host import Host
 from bokilog.functions.runtime.process_settings import HostSettings
+from bokilog.functions.runtime.shown import Watcher
 from tests.integration.hosting import Seen
 
 

@@ -53,7 +53,7 @@ def test_an_app_is_found_in_packages_and_by_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("named", "problem"),
     [
-        ("mine:other", "mine.other is not there, not a bokilog.App (it has app)"),
+        ("mine:other", "module mine has no app 'other' (it has app)"),
         ("mine:text", "mine.text is str, not a bokilog.App (it has app)"),
         ("nothing:app", "No module named 'nothing'"),
         ("nothing.py:app", "there is no file"),

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import bokilog
-from bokilog.functions.runtime.host import Host
 from bokilog.functions.runtime.membership import (
     SILENT_S,
     HostRecord,
@@ -21,8 +20,6 @@ from bokilog.functions.runtime.membership import (
     reachable,
     recent_of,
 )
-from bokilog.functions.runtime.process_settings import HostSettings
-from tests.integration.hosting import Seen
 
 ONE = HostRecord("host-1", ["unix:/nowhere/host.sock", "tcp:10.0.0.1:7400"], ["f"], True)
 
@@ -120,69 +117,3 @@ async def test_two_hosts_of_one_name_are_told_and_one_outlives_the_others_end() 
                 await asyncio.sleep(0)
         await one.membership.leave(timeout_s=5)
         assert len(one.alike) == len(other.alike) == 1
-
-
-class Dialled:
-    """The connections of a host, as far as membership is concerned."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, bool] = {}
-
-    @property
-    def peers(self) -> dict[str, bool]:
-        return dict(self.answers)
-
-    def dial(self, name: str, address: str) -> None:
-        self.answers.setdefault(name, False)
-
-    def hang_up(self, name: str) -> None:
-        del self.answers[name]
-
-
-def a_host() -> tuple[Host, Dialled, Seen]:
-    seen = Seen()
-    settings = HostSettings(
-        node_id="host-1",
-        app="shop:app",
-        app_dir=Path(),
-        addresses=("unix:/nowhere",),
-        log_url="bokilog://127.0.0.1:1",
-    )
-    host, dialled = Host(settings, watcher=seen), Dialled()
-    host._connections = dialled  # type: ignore[assignment]
-    return host, dialled, seen
-
-
-@pytest.mark.asyncio
-async def test_a_host_that_was_silent_for_long_is_dialled_no_more() -> None:
-    host, dialled, _ = a_host()
-    host._hosts_changed({"host-2": ONE._replace(name="host-2")})
-    assert dialled.peers == {"host-2": False}
-    host._hosts_changed({})
-    assert dialled.peers == {}
-
-
-@pytest.mark.asyncio
-async def test_a_host_that_ends_finishes_the_calls_that_it_got_from_others() -> None:
-    host, dialled, _ = a_host()
-    told: list[bool] = []
-    host.peers_changed = lambda: told.append(True)
-    host._hosts_changed({"host-2": ONE._replace(name="host-2")})
-    dialled.answers["host-2"] = True
-    host._hosts_changed({})
-    assert dialled.peers == {"host-2": True}, "it says that it ends, and still answers"
-    dialled.answers["host-2"] = False
-    host._peers_changed()
-    assert dialled.peers == {}
-    assert told == [True]
-
-
-@pytest.mark.asyncio
-async def test_another_app_of_the_same_name_is_told_once() -> None:
-    host, _, seen = a_host()
-    other = ONE._replace(name="host-2", functions=["f", "g"])
-    for _ in range(2):
-        host._hosts_changed({"host-2": other})
-    assert len(seen.warnings) == 1
-    assert "host-2 has another version of" in seen.warnings[0]
-    assert "has f, g besides" in seen.warnings[0]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bokilog.call_errors import CallCancelled, CallTimeout
-from bokilog.functions.runtime.agenda import Agenda
+from bokilog.functions.runtime.agenda import Agenda, Key
 from bokilog.functions.runtime.effects import Address, CallOver, Effect
-from bokilog.functions.runtime.fleet import Key
 from bokilog.functions.runtime.messages import Done
 from bokilog.functions.runtime.open_calls import OpenCalls, as_start
 from bokilog.functions.runtime.options import FunctionOptions

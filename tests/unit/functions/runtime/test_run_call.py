@@ -14,13 +14,15 @@ import pytest
 
 import bokilog
 from bokilog import App, Context
+from bokilog.codec import pack
 from bokilog.errors import BokilogError
 from bokilog.functions.runtime import references, streaming
 from bokilog.functions.runtime.caller import HostCalls, failed
 from bokilog.functions.runtime.generator_thread import AHEAD
 from bokilog.functions.runtime.local import LocalApp
-from bokilog.functions.runtime.messages import DEPTH_MAX, STREAM_WINDOW, Encoding, Start
+from bokilog.functions.runtime.messages import DEPTH_MAX, STREAM_WINDOW, Encoding, Flag, Start
 from bokilog.functions.runtime.run_call import Runs
+from bokilog.functions.runtime.runner import END_OF_STREAM
 from bokilog.functions.runtime.streaming import Window
 
 app = App("runs")
@@ -35,6 +37,20 @@ async def add(x: int, y: int = 1) -> int:
 @app.function
 def add_in_thread(x: int, y: int = 1) -> tuple[int, bool]:
     return x + y, threading.current_thread() is threading.main_thread()
+
+
+@app.function
+async def nothing() -> None: ...
+
+
+@app.function
+def nothing_in_thread() -> None: ...
+
+
+@app.function
+async def yield_nothing() -> AsyncIterator[int]:
+    for _ in ():
+        yield 1
 
 
 @app.function
@@ -641,17 +657,21 @@ def test_values_that_no_record_holds_are_refused(monkeypatch: pytest.MonkeyPatch
     locally(claim)
 
 
+def runs_of(local: LocalApp, answers: list[Any]) -> Runs:
+    return Runs(
+        app.functions,
+        local.caller.place,
+        send=answers.append,
+        executor=ThreadPoolExecutor(1),
+        before_done=lambda _: None,
+    )
+
+
 def test_errors_about_the_call_are_not_blamed_on_the_function() -> None:
     async def claim(local: LocalApp) -> None:
-        start = Start(1, "nothing", Encoding.JSON, 0, 0, 0, 0, "id", "", "", b"")
+        start = Start(1, "unknown", Encoding.JSON, 0, 0, 0, 0, "id", "", "", b"")
         answers: list[Any] = []
-        runs = Runs(
-            app.functions,
-            local.caller.place,
-            send=answers.append,
-            executor=ThreadPoolExecutor(1),
-            before_done=lambda _: None,
-        )
+        runs = runs_of(local, answers)
         runs.on_start(start)
         runs.on_start(start._replace(call=2, function="add"))
         runs.on_start(start._replace(call=3, function="add", payload=b'{"x": 1}'))
@@ -685,5 +705,26 @@ def test_every_error_of_a_call_is_one_of_ours_or_the_functions() -> None:
     async def claim(local: LocalApp) -> None:
         with pytest.raises(BokilogError):
             await add.remote(x="1")  # type: ignore[arg-type]
+
+    locally(claim)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "payload"), [(Encoding.MSGPACK, pack([[], {}])), (Encoding.JSON, b"[]")]
+)
+def test_a_result_of_none_is_not_the_end_of_a_generator(encoding: Encoding, payload: bytes) -> None:
+    async def claim(local: LocalApp) -> None:
+        start = Start(1, "nothing", encoding, 0, 0, 0, int(Flag.STREAM), "id", "", "", payload)
+        answers: list[Any] = []
+        runs = runs_of(local, answers)
+        runs.on_start(start)
+        runs.on_start(start._replace(call=2, function="nothing_in_thread"))
+        runs.on_start(start._replace(call=3, function="yield_nothing"))
+        runs.on_start(start._replace(call=4, flags=0))
+        await runs.idle.wait()
+        results = {done.call: (done.encoding, done.payload) for done in answers}
+        null = Encoding.JSON, b"null"
+        usual = null if encoding is Encoding.JSON else (Encoding.MSGPACK, pack(None))
+        assert results == {1: null, 2: null, 3: END_OF_STREAM, 4: usual}
 
     locally(claim)

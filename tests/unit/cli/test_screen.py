@@ -1,3 +1,5 @@
+"""What is shown of calls while they run."""
+
 from __future__ import annotations
 
 import io
@@ -6,39 +8,9 @@ import pytest
 from rich.console import Console
 
 from bokilog.call_errors import FunctionFailed
-from bokilog.cli.functions import parse_arguments
-from bokilog.cli.main import main
 from bokilog.cli.screen import LINES_PER_S_MAX, Screen
-from bokilog.errors import InvalidSettings, to_wire
+from bokilog.errors import to_wire
 from bokilog.functions.runtime.effects import AppLoaded, AppNotLoaded, CallBegan, CallOver
-
-
-@pytest.mark.parametrize(
-    ("said", "meant"),
-    [
-        ((), []),
-        (("4", "1.5", "true", "null", "text"), [4, 1.5, True, None, "text"]),
-        (('{"a": [1]}', '"4"'), [{"a": [1]}, "4"]),
-        (("x=4", "name=a=b"), {"x": 4, "name": "a=b"}),
-    ],
-)
-def test_arguments_are_json_or_text(said: tuple[str, ...], meant: object) -> None:
-    assert parse_arguments(said) == meant
-
-
-def test_arguments_are_all_by_name_or_none_is() -> None:
-    with pytest.raises(InvalidSettings, match="'5' has no name"):
-        parse_arguments(("x=4", "5"))
-
-
-def test_a_function_without_its_app_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["call", "price"]) == 2
-    assert "is not APP.FUNCTION" in capsys.readouterr().err
-
-
-def test_memory_goes_with_embedded(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dev", "m:app", "--memory"]) == 2
-    assert "goes with --embedded" in capsys.readouterr().err
 
 
 def shown(*, calls: bool = True) -> tuple[Screen, io.StringIO]:
@@ -86,3 +58,24 @@ def test_without_calls_only_the_app_is_shown() -> None:
     screen.wrote("c1", 1, "one\n")
     screen.over(CallOver("c1", "f", [], 0.0123, True))
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("calls_count", "line"),
+    [
+        (0, "stopping"),
+        (
+            1,
+            "stopping: waiting some seconds for a call that is not over; Ctrl-C again ends at once",
+        ),
+        (
+            7,
+            "stopping: waiting some seconds for 7 calls that are not over; "
+            "Ctrl-C again ends at once",
+        ),
+    ],
+)
+def test_a_stop_says_what_it_waits_for(calls_count: int, line: str) -> None:
+    screen, out = shown(calls=False)
+    screen.stopping(calls_count)
+    assert out.getvalue() == line + "\n"

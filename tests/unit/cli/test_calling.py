@@ -1,0 +1,46 @@
+"""What the words of `bokilog call` mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from bokilog.cli.calling import parse_arguments
+from bokilog.cli.main import main
+from bokilog.errors import InvalidSettings
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ((), []),
+        (("4", "1.5", "true", "null", "text"), [4, 1.5, True, None, "text"]),
+        (('{"a": [1]}', '"4"'), [{"a": [1]}, "4"]),
+        (("x=4", "name=a=b"), {"x": 4, "name": "a=b"}),
+    ],
+)
+def test_arguments_are_json_or_text(said: tuple[str, ...], meant: object) -> None:
+    assert parse_arguments(said) == meant
+
+
+def test_arguments_are_all_by_name_or_none_is() -> None:
+    with pytest.raises(InvalidSettings, match="'5' has no name"):
+        parse_arguments(("x=4", "5"))
+
+
+def test_an_argument_is_said_once() -> None:
+    with pytest.raises(InvalidSettings, match="argument='x' is said twice"):
+        parse_arguments(("x=4", "y=1", "x=5"))
+
+
+@pytest.mark.parametrize("function", ["price", "shop.", ".price", ""])
+def test_a_function_without_its_app_is_refused(
+    capsys: pytest.CaptureFixture[str], function: str
+) -> None:
+    assert main(["call", function]) == 2
+    assert "is not APP.FUNCTION" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "0", "-1", "1e9"])
+def test_a_timeout_of_a_call_has_a_range(capsys: pytest.CaptureFixture[str], timeout: str) -> None:
+    assert main(["call", "shop.price", "--timeout", timeout]) == 2
+    assert "is outside 0.001..86400" in capsys.readouterr().err

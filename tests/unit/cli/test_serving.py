@@ -1,0 +1,67 @@
+"""`bokilog dev` and `serve`: what they refuse, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from rich.console import Console
+
+from bokilog.cli import serving
+from bokilog.cli.main import main
+from bokilog.cli.screen import Screen
+from bokilog.functions import node
+from bokilog.functions.node import FunctionNodeSettings
+from bokilog.functions.runtime.process_settings import HostSettings
+
+SETTINGS = FunctionNodeSettings(
+    host=HostSettings(
+        node_id="dev",
+        app="shop:app",
+        app_dir=Path(),
+        addresses=("unix:/nowhere",),
+        log_url="bokilog://127.0.0.1:1",
+    )
+)
+
+
+def test_memory_goes_with_embedded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dev", "m:app", "--memory"]) == 2
+    assert "goes with --embedded" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+async def test_a_signal_stops_in_order_and_another_one_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[str] = []
+
+    async def serve(
+        settings: FunctionNodeSettings,
+        ready: Callable[[], None],
+        stop: asyncio.Event,
+        *,
+        watcher: Screen,
+    ) -> None:
+        ready()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await stop.wait()
+            steps.append("told to stop")
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            steps.append("cancelled")
+            raise
+
+    monkeypatch.setattr(node, "serve", serve)
+    with pytest.raises(click.Abort) as ended:
+        await serving._live(SETTINGS, Screen(Console(file=io.StringIO()), calls=False))
+    assert steps == ["told to stop", "cancelled"]
+    assert ended.value.__cause__ is not None, "then no line is printed for it"
