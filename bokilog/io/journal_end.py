@@ -43,7 +43,7 @@ from bokilog.journal import (
     encode_segment_header,
 )
 
-FIRST_SEGMENT_BYTES = 1 << 20  # of a new journal; later ones double up to `segment_bytes`
+FIRST_SEGMENT_BYTES = 256 << 10  # of a new journal; later ones double up to `segment_bytes`
 
 
 class WrittenGroup(NamedTuple):
@@ -282,7 +282,7 @@ class JournalEnd:
         if header.end > self._prepare_at:
             self._prepare_at = ITEM_BYTES_MAX  # once per segment, also where there is no room
             self._files.segment_bytes = self._next_size()
-            self._files.prepare()
+            self._files.prepare(header.end)
         return WrittenGroup(header, segment, place.segment, parts, file, known is None)
 
     def _write_new(

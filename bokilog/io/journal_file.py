@@ -69,6 +69,7 @@ class JournalStats(NamedTuple):
     segment_count: int
     free_file_count: int
     recycled_count: int
+    filled_count: int
     failed_background_count: int
 
 
@@ -110,6 +111,7 @@ class JournalFile:
             segment_bytes=segment_bytes,
             recycle_max=recycle_max,
             headroom_bytes=headroom_bytes,
+            fills=sync.durable,
         )
         self._policy = sync
         self._verify = verify
@@ -410,5 +412,6 @@ class JournalFile:
             segment_count=len(self._segments.known),
             free_file_count=self._files.free_count(),
             recycled_count=self._files.recycled_count,
+            filled_count=self._files.filled_count,
             failed_background_count=self._files.failed_count,
         )

@@ -11,6 +11,12 @@ Invariants:
   the header that said so goes away.
 - Nothing is unlinked or truncated but in the background thread, in slices: 1 ms per MiB here
   (LIMITS point 7).
+- A file that is being filled is in nobody's hands: it is in the pool only afterwards.
+
+What was only allocated is turned into written blocks at the first sync of each, which has to wait
+for the file system's own journal; blocks that were written once are not. So a file that is made
+ahead is filled with zeros, as PostgreSQL does (`wal_init_zero`), unless the log grows so fast that
+its bytes are what a sync waits for: then each would be written twice for nothing.
 
 Does not know what groups are.
 """
@@ -21,6 +27,7 @@ import errno
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -39,6 +46,11 @@ from bokilog.journal import (
 
 # Between two slices others get at the disk; the largest stall seen here is about 8 ms.
 _SHRINK_STEP_BYTES = 8 << 20
+# A log that grows faster gets files without zeros: they would cost it as much again.
+_FILL_BELOW_BYTES_S = 16 << 20
+# A commit meanwhile waits for one step at most: about 1 ms here.
+_FILL_STEP_BYTES = 256 << 10
+_FILL_PAUSE_S = 0.001
 # Less slack than this behind a segment's end is not worth a truncation.
 _SLACK_BYTES = 64 << 10
 
@@ -137,20 +149,37 @@ class SegmentFiles:
     """The directory of a journal."""
 
     def __init__(
-        self, directory: str, *, segment_bytes: int, recycle_max: int, headroom_bytes: int
+        self,
+        directory: str,
+        *,
+        segment_bytes: int,
+        recycle_max: int,
+        headroom_bytes: int,
+        fills: bool = False,
     ) -> None:
+        """Name a directory; nothing is read or created yet.
+
+        Args:
+            directory: of the journal.
+            segment_bytes: what a new file is given.
+            recycle_max: files kept to be used again.
+            headroom_bytes: space on the disk that only `use_headroom` takes.
+            fills: what is written gets synced, so files that are made ahead are filled.
+        """
         self._directory = directory
         self.segment_bytes = segment_bytes
         """What a new file is given; its owner lets it grow with the journal."""
         self._recycle_max = recycle_max
         self._headroom_bytes = headroom_bytes
+        self._fills = fills
+        self._begun_s = time.monotonic()  # of the last segment
         self._free: deque[str] = deque()  # appended by the thread, taken by the owner
         self._next_free = 1
         self._preparing = False
         self._closing = False
         self._lock = threading.Lock()  # over `_next_free`, which both sides count
         self._background = Background("journal-files")
-        self.recycled_count = 0
+        self.filled_count = self.recycled_count = 0
         self.failed_count = 0
         """Background jobs that the disk refused; the space comes back at the next recovery."""
 
@@ -235,6 +264,7 @@ class SegmentFiles:
         """Give a free file the name of a segment."""
         file = OpenFile(draft, os.O_RDWR)
         os.rename(draft, self.path(number))
+        self._begun_s = time.monotonic()
         return file
 
     def give_back(self, number: int) -> None:
@@ -250,11 +280,17 @@ class SegmentFiles:
 
     # --- in the background ---
 
-    def prepare(self) -> None:
-        """Have a file ready for the next segment, so that no commit waits for the allocation."""
+    def prepare(self, written_bytes: int) -> None:
+        """Have a file ready for the next segment, so that no commit waits for the allocation.
+
+        Args:
+            written_bytes: to the segment that was begun last.
+        """
         if not self._free and not self._preparing:
             self._preparing = True
-            self._in_background(self._prepare)
+            passed_s = time.monotonic() - self._begun_s
+            fill = self._fills and written_bytes < _FILL_BELOW_BYTES_S * passed_s
+            self._in_background(partial(self._prepare, fill=fill))
 
     def recycle(
         self,
@@ -325,19 +361,22 @@ class SegmentFiles:
 
         self._background.submit(guarded)
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, fill: bool) -> None:
         try:
-            self._free.append(self._new_file(self.segment_bytes, use_headroom=False))
+            path = self._new_file(self.segment_bytes, use_headroom=False, fill=fill)
+            self._free.append(path)
         finally:
             self._preparing = False
 
-    def _new_file(self, needed_bytes: int, *, use_headroom: bool) -> str:
+    def _new_file(self, needed_bytes: int, *, use_headroom: bool, fill: bool = False) -> str:
         path = self._new_free_path()
         try:
             self._allocate(path, needed_bytes, use_headroom=use_headroom)
+            if fill:
+                self._fill(path)
         except OSError:
             with suppress(FileNotFoundError):
-                os.unlink(path)  # nothing was written to it: cheap
+                os.unlink(path)
             raise
         return path
 
@@ -390,6 +429,19 @@ class SegmentFiles:
         if room < wanted - size:
             raise OSError(errno.ENOSPC, _no_room(needed_bytes, room))
         _fallocate(file.fd, wanted)
+
+    def _fill(self, path: str) -> None:
+        """Write zeros over a file that nobody has yet, so that its blocks are written ones."""
+        file = OpenFile(path, os.O_RDWR)
+        size = os.fstat(file.fd).st_size
+        zeros = bytes(_FILL_STEP_BYTES)
+        for offset in range(0, size, _FILL_STEP_BYTES):
+            if self._closing:
+                return
+            os.pwrite(file.fd, zeros[: size - offset], offset)
+            DataSync().sync(file.fd)
+            time.sleep(_FILL_PAUSE_S)
+        self.filled_count += 1
 
     def _new_free_path(self) -> str:
         with self._lock:

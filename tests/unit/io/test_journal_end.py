@@ -146,7 +146,7 @@ def test_while_a_group_is_unsynced_a_number_is_left_for_it(rig: Rig) -> None:
 
 def test_segments_grow_with_the_journal(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_end, "FIRST_SEGMENT_BYTES", 6000)
-    monkeypatch.setattr(rig.files, "prepare", lambda: None)
+    monkeypatch.setattr(rig.files, "prepare", lambda _: None)
     for _ in range(7):
         rig.synced(b"x" * 1800)
     held = SEGMENT_HEADER_BYTES + HEADERS + 1800
