@@ -242,19 +242,33 @@ class MessageReader:
         if self._error is not None:
             raise self._error
         self._filled_bytes += byte_count
-        messages: list[WireMessage] = []
         if self._filled_bytes < self._need_bytes:
-            return messages
+            return []
+        messages: list[WireMessage] = []
         try:
-            if self._large is None:
-                self._read_scratch(messages)
-            else:
+            if self._large is not None:
                 self._finish_large(self._large, messages)
+            elif not self._read_alone(messages):
+                self._read_scratch(messages)
         except BokilogError as error:
             self._error = error
             if not messages:
                 raise
         return messages
+
+    def _read_alone(self, messages: list[WireMessage]) -> bool:
+        """Append the one message, if that is all there is and it is whole: what most reads bring
+        while little goes on, at half the price of `_read_scratch`."""
+        end = self._filled_bytes
+        body_bytes, kind, flags, count = _HEADER.unpack_from(self._scratch)
+        whole = HEADER_BYTES + body_bytes == end < len(self._scratch)
+        if not whole or end > self._bytes_max or flags or not self._greeted:
+            return False
+        body = memoryview(bytes(self._scratch[HEADER_BYTES:end]))
+        messages.append(_divide(kind, body, count) if count else (kind, body, ()))
+        self._filled_bytes = 0
+        self._need_bytes = HEADER_BYTES
+        return True
 
     def _read_scratch(self, messages: list[WireMessage]) -> None:
         end = self._filled_bytes

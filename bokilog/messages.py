@@ -928,6 +928,8 @@ _BY_KIND = {kind: message for message, kind in KINDS.items()}
 def encode(message: Message) -> tuple[int, bytes, Sequence[Buffer]]:
     """A message as (kind, msgpack head, attachments)."""
     kind = KINDS[type(message)]
+    if kind not in _SPECIAL:  # it is nothing but its fields, as most are
+        return kind, pack(message), ()
     if isinstance(message, AppendFrame):
         columns = message.columns.encode()
         return kind, pack((message.space, message.number)), [columns, *message.payload]
@@ -946,7 +948,7 @@ def encode(message: Message) -> tuple[int, bytes, Sequence[Buffer]]:
         return kind, pack((message.space, message.term, runs)), ()
     if isinstance(message, Propose):
         return kind, pack((message.request, message.space, entry_to_plain(message.entry))), ()
-    return kind, pack(message), ()
+    raise AssertionError(f"{type(message).__name__} is decoded by its own rule and has no encoder")
 
 
 def decode(kind: int, head: bytes | memoryview, attachments: Sequence[memoryview]) -> Message:

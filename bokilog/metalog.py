@@ -249,8 +249,18 @@ def entry_from_plain(plain: object) -> Entry:
 
 def encode_run(run: Run) -> bytes:
     """A run as it is journalled and sent: an xxh3-64, then msgpack."""
+    global _last_encoded
+    last, encoded = _last_encoded
+    if run is last:
+        return encoded
     body = pack((run.space, run.term, run.first, [entry_to_plain(entry) for entry in run.entries]))
-    return xxh3_64_intdigest(body).to_bytes(8, "little") + body
+    encoded = xxh3_64_intdigest(body).to_bytes(8, "little") + body
+    _last_encoded = run, encoded
+    return encoded
+
+
+_last_encoded: tuple[Run | None, bytes] = None, b""
+"""A run is journalled, then sent to everybody who follows: one after the other, the same object."""
 
 
 def decode_run(data: bytes | memoryview) -> Run:

@@ -187,9 +187,10 @@ class NodeShell:
     # --- effects ----------------------------------------------------------------------------------
 
     def _perform(self, effect: Effect) -> None:
+        if type(effect) is Send:
+            self.network.send(*effect)
+            return
         match effect:
-            case Send(to=to, message=message):
-                self.network.send(to, message)
             case Commit(space=space, token=token):
                 self._committers[LogSpaceId(space)].request(token)
             case Disconnect(peer=peer, reason=reason):

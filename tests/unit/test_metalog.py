@@ -69,6 +69,14 @@ def test_a_run_is_whole_only_with_every_byte() -> None:
             decode_run(broken)
 
 
+def test_runs_encoded_in_turns_are_each_their_own() -> None:
+    """The last one is remembered, as itself and not as one that is equal or follows."""
+    one, other = run(1, 5, 9), run(1, 5, 10)
+    first = [encode_run(one), encode_run(one), encode_run(other), encode_run(one)]
+    assert first[0] == first[1] == first[3] == encode_run(run(1, 5, 9)) != first[2]
+    assert [decode_run(data) for data in first] == [one, one, other, one]
+
+
 def test_a_run_without_entries_is_none() -> None:
     with pytest.raises(RemoteProtocolError, match="without entries"):
         decode_run(encode_run(Run(SPACE, Term(1), 5, ())))
