@@ -27,6 +27,7 @@ from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.letting_go import RELEASE_AFTER_S
 from bokilog.sequencer.member_node import run_member
 from bokilog.sequencer.next_view import Start, next_view, sequencers_of
+from bokilog.sequencer.own_disk import check_own_disk
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.sequencer.settings import SequencerSettings
 from bokilog.view import LogSpace
@@ -39,8 +40,9 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
     if last is None:
         raise NotReady(f"no view is stored in {views.where}: start the cluster with bokilog up")
     check_versions(last)
-    directory = claim(settings.data_dir, last.cluster_id, settings.node_id)
     node = NodeId(settings.node_id)
+    check_own_disk(settings.data_dir, last, node)
+    directory = claim(settings.data_dir, last.cluster_id, node)
     await check_alone(node, last, addresses=[settings.address])
     spaces = [space for space in last.spaces if node in space.sequencers]
     journals = {space.id: _journal(settings, space) for space in spaces}

@@ -33,7 +33,13 @@ from pathlib import Path
 
 from bokilog.errors import BokilogError, InvalidSettings, NotReady
 from bokilog.ids import START, LogSpaceId, NodeId
-from bokilog.io.directory import claim, lock_file, lock_to_read, read_identity
+from bokilog.io.directory import (
+    claim,
+    lock_file,
+    lock_to_read,
+    make_directory,
+    read_identity,
+)
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.open_views import open_views
 from bokilog.io.stopped_journal import StoppedJournal
@@ -217,10 +223,12 @@ class AcceptLoss:
                     continue
                 if space.durability != "sync":
                     ceilings.raise_to(space.id, left.ends[space.id].end.tail)
+                name = f"metalog-{space.id}"
                 if left.anew_at(space) is None:
-                    name = f"metalog-{space.id}"
                     source = self._data_dir(left.source_of(space.id, but=node))
                     _copy_synced(source / name, path / name)
+                else:  # a sequencer with a vote has one, also if nothing is left of it
+                    make_directory(path / name)
             sync_directory(str(path))
             return directory.disk_id
 

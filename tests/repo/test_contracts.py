@@ -18,7 +18,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["import
 SHELLS = {
     "bokilog": {"__init__", "pytest_plugin", "sync"},
     "bokilog/sequencer": {
-        *("__init__", "__main__", "node", "settings"),
+        *("__init__", "__main__", "node", "own_disk", "settings"),
         *("brought", "ceilings", "member_node"),
     },
     "bokilog/storage_nodes": {
