@@ -298,7 +298,9 @@ class NetworkPort:
             async with asyncio.timeout(patience_s):
                 await self._settled.wait()
         except TimeoutError:
-            link.abort(Loss.SILENT, TimeoutError(f"it did not greet within {patience_s} s"))
+            why = "it stands still, or no majority of the sequencers tells it where the log ends"
+            error = TimeoutError(f"it did not greet within {patience_s} s: {why}")
+            link.abort(Loss.SILENT, error)
         return loop.time() if self._up else None
 
     def _on_link_up(self, link: Link) -> None:

@@ -107,7 +107,11 @@ class LocalCluster:
             self._supervisor.start(timeout_s, interrupted=interrupted)
 
     def watch(self, told_to_stop: Callable[[], bool]) -> None:
-        """Restart what dies until told to stop; then it is the caller's to `stop()`."""
+        """Restart what dies until told to stop; then it is the caller's to `stop()`.
+
+        Raises:
+            NotReady: the directory is gone; everything is stopped.
+        """
         while not told_to_stop():
             with self._turn:
                 self._supervisor.step()
@@ -162,7 +166,7 @@ class LocalCluster:
     def __enter__(self) -> Self:
         self.start()
         self._thread = threading.Thread(
-            target=self.watch, args=(self._stopping.is_set,), name="bokilog-supervisor", daemon=True
+            target=self._watch_in_thread, name="bokilog-supervisor", daemon=True
         )
         self._thread.start()
         return self
@@ -174,6 +178,12 @@ class LocalCluster:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _watch_in_thread(self) -> None:
+        try:
+            self.watch(self._stopping.is_set)
+        except NotReady as error:  # everything is stopped: whoever uses the cluster finds out
+            self._tell(str(error))
 
     def _tell(self, line: str) -> None:
         _log.info("%s", line)

@@ -12,7 +12,8 @@ Invariants: every process started here is ended here: told to stop, given `stop_
 killed; if the supervisor itself is killed they see the end of their standard input and stop by
 themselves. Only processes started by a supervisor of this directory are ever signalled, and a
 number that the operating system has given to another process since is told by its birth. Every wait
-has a deadline.
+has a deadline. Nothing runs on without the cluster's data: processes would go on appending, and
+acknowledging, to files that nobody can open any more.
 
 Does not know what the processes do, nor who watches (`local_cluster.py`).
 """
@@ -177,6 +178,7 @@ class Supervisor:
         self._owns_state = False  # until then the file tells of an earlier supervisor's processes
         self._state = "starting"
         self._started_at_ms = time.time_ns() // 1_000_000
+        self._data: tuple[int, int] | None = None  # None: there was none, or not all have started
         self._lock: int | None = lock_file(layout.run_dir / LOCK, owner_of=layout.directory)
 
     # --- for its owner ----------------------------------------------------------------------------
@@ -215,9 +217,20 @@ class Supervisor:
             raise
         self._state = "running"
         self._write_state()
+        self._data = _identity(self.layout.data_dir)
 
     def step(self) -> None:
-        """Look after every process once; never waits."""
+        """Look after every process once; never waits.
+
+        Raises:
+            NotReady: the data is not there any more; nothing is left running.
+        """
+        if not self._has_data():
+            self.stop()
+            raise NotReady(
+                f"{str(self.layout.data_dir)!r} was deleted or moved while its cluster ran:"
+                " everything is stopped, since what is appended to deleted files is lost"
+            )
         now_s = time.monotonic()
         for child in self._children.values():
             if child.process is None:
@@ -264,6 +277,13 @@ class Supervisor:
         return self._child(node).restarts.count
 
     # --- lives ------------------------------------------------------------------------------------
+
+    def _has_data(self) -> bool:
+        """Whether the data is where it was when all had started."""
+        try:
+            return self._data is None or _identity(self.layout.data_dir) == self._data
+        except OSError:
+            return True  # it cannot be told: no reason to end what runs
 
     def _child(self, node: str) -> _Child:
         for name, child in self._children.items():
@@ -443,6 +463,15 @@ def check_ports(ports: Iterable[int], host: str = HOST) -> None:
             except OSError as error:
                 problem = f"cannot be listened on ({error.strerror}): choose another one"
                 raise InvalidSettings("port", str(port), problem) from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a directory from another one of that name; None if there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def describe_exit(code: int) -> str:

@@ -41,7 +41,7 @@ def holds_its_record(directory: Path) -> None:
     async def first(url: str) -> bytes | None:
         async with bokilog.connect(url) as log:
             record = await log.book("b").read_next()
-            return record and record.data
+            return record.data if record is not None else None
 
     with LocalCluster(directory) as cluster:
         assert asyncio.run(first(cluster.url)) == b"kept"

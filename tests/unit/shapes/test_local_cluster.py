@@ -141,6 +141,23 @@ def test_a_deleted_run_folder_is_made_again(make: Stand) -> None:
         assert state is not None and state.alive
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_runs_on_without_the_clusters_data(
+    make: Stand, said: list[str], tmp_path: Path, replaced: bool
+) -> None:
+    data = tmp_path / "d" / "data"
+    data.mkdir(parents=True)
+    cluster = make()
+    cluster.start()
+    pids = [cluster.pid(node) for node in ("sequencer-1", "storage-1", "engine-1")]
+    data.rename(tmp_path / "moved")
+    if replaced:
+        data.mkdir()
+    with pytest.raises(NotReady, match="d/data' was deleted or moved while its cluster ran"):
+        cluster.watch(lambda: False)
+    assert all(pid is not None and birth(pid) is None for pid in pids)
+
+
 def test_a_process_that_keeps_dying_ends_the_start_with_its_last_words(make: Stand) -> None:
     cluster = make(storage_1="echo it hurts >&2; exit 3")
     with pytest.raises(NotReady, match=r"storage-1 ended with exit code 3; .*\n +it hurts") as died:
