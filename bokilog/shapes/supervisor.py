@@ -226,6 +226,7 @@ class Supervisor:
             NotReady: the data is not there any more; nothing is left running.
         """
         if not self._has_data():
+            self._owns_state = False  # nor is there a place to write it to
             self.stop()
             raise NotReady(
                 f"{str(self.layout.data_dir)!r} was deleted or moved while its cluster ran:"

@@ -150,12 +150,13 @@ def test_nothing_runs_on_without_the_clusters_data(
     cluster = make()
     cluster.start()
     pids = [cluster.pid(node) for node in ("sequencer-1", "storage-1", "engine-1")]
-    data.rename(tmp_path / "moved")
+    data.parent.rename(tmp_path / "moved")
     if replaced:
-        data.mkdir()
+        data.mkdir(parents=True)
     with pytest.raises(NotReady, match="d/data' was deleted or moved while its cluster ran"):
         cluster.watch(lambda: False)
     assert all(pid is not None and birth(pid) is None for pid in pids)
+    assert not (tmp_path / "d" / "run").exists(), "nothing is made in its place"
 
 
 def test_a_process_that_keeps_dying_ends_the_start_with_its_last_words(make: Stand) -> None:
