@@ -44,6 +44,7 @@ class Batch:
         "deadlines",
         "first_seqnum",
         "keys",
+        "order",
         "owners",
         "payload",
         "resent",
@@ -83,6 +84,8 @@ class Batch:
         self.awaited: set[int] = set()
         """Units whose verdict is still to come, once the batch was sent."""
         self.first_seqnum = 0
+        self.order = 0
+        """Its place among all that left or will leave this way; known once it is sealed."""
 
     @property
     def records(self) -> int:
@@ -184,6 +187,7 @@ class Batch:
         for index in kept:
             smaller.add(self.unit(index), self.route_of(index))
         smaller.deadline_s = self.deadline_s
+        smaller.order = self.order
         smaller.size_bytes = self.size_bytes  # a bound: what is in flight is counted by it
         return smaller
 
@@ -239,6 +243,12 @@ class Batch:
             sent_before=index in self.resent,
         )
 
+    def for_the_gone(self) -> bool:
+        """Whether a unit is for a LogBook that was deleted."""
+        if self.owners is None:
+            return not self.route.live
+        return not all(route.live for route, _ in self.owners)
+
     def waiting(self) -> list[int]:
         """Units whose callers still wait."""
         return [index for index, waiter in enumerate(self.waiters) if not waiter.done()]
@@ -273,7 +283,7 @@ def sent_again(chosen: Iterable[tuple[Batch, list[int]]]) -> list[Batch]:
             unit.sent_before = True
             if not again or again[-1].size_bytes + unit.size_bytes > FRAME_BYTES_MAX:
                 again.append(Batch(route, unit.session))
-                again[-1].deadline_s = batch.deadline_s
+                again[-1].deadline_s, again[-1].order = batch.deadline_s, batch.order
             again[-1].add(unit, route)
             again[-1].size_bytes += unit.size_bytes
     return again

@@ -311,9 +311,10 @@ class ClientCore:
         current = book.route or book.next_route
         if current is not None and current.live and current.number == route.number:
             current.seen_at = max(current.seen_at, route.seen_at)
+            route = current
         else:
             _forget_route(book)
-            book.next_route = route
+        book.route, book.next_route = None, route
         self._settle(book)
 
     def not_found(self, book: Book, error: Callable[[], BokilogError]) -> None:
@@ -433,6 +434,7 @@ class ClientCore:
         for lane in self._lanes.values():
             lane.resume(now_s)
             self._wake_at(lane.expire(now_s, partial(self._unsent_error, lane)))
+        self._settle_all()
         for book in self._restless:
             kept = [(order, unit) for order, unit in book.held if unit.deadline_s > now_s]
             for _, unit in book.held:

@@ -6,8 +6,9 @@ it waits for room and for a connection; it counts as *sent* until the engine say
 frame; if the engine did not take it, it is *refused* until all that followed it are too.
 
 Invariants:
-- Units of a log space leave in the order they were issued. A refused frame comes back with all
-  later ones and they leave again in that order, before anything newer (P4).
+- Units of a log space leave in the order they were issued, also those that leave again: the backlog
+  is in that order, whoever comes back into it first. A refused frame comes back with all later
+  ones, and they leave again before anything newer (P4).
 - A batch is in one of those four places, and is forgotten once all its callers are told.
 - Nothing is sent again unless the engine certainly did not take it, or `outcomes` says so (P23).
 
@@ -38,6 +39,7 @@ class Lane:
 
     __slots__ = (
         "_retries",
+        "_sealed_count",
         "_wake",
         "backlog",
         "next_number",
@@ -66,6 +68,7 @@ class Lane:
         """Why, as long as that has not been overcome."""
         self.resume_at_s = 0.0
         self._retries = 0
+        self._sealed_count = 0
         self._wake = wake
 
     # --- in ---------------------------------------------------------------------------------------
@@ -103,13 +106,21 @@ class Lane:
 
     def seal(self, deadline_s: float) -> None:
         """The tick is over: what it brought waits for its turn, until `deadline_s` by default."""
-        if self.open is not None:
-            self.backlog.extend(self.open.parts())
-            self.open = None
+        self._close()
         for batch in reversed(self.backlog):
             if batch.deadline_s != NEVER:
                 break
             batch.deadline_s = deadline_s
+
+    def _close(self) -> None:
+        """What is open gets its place in the backlog."""
+        if self.open is None:
+            return
+        for batch in self.open.parts():
+            self._sealed_count += 1
+            batch.order = self._sealed_count
+            self.backlog.append(batch)
+        self.open = None
 
     # --- out --------------------------------------------------------------------------------------
 
@@ -211,14 +222,24 @@ class Lane:
         self._return_refused()
 
     def _return_refused(self) -> None:
-        self.backlog.extendleft(reversed([batch for batch in self.refused if batch.waiting()]))
-        self.refused = []
+        refused, self.refused = self.refused, []
+        self._return([batch for batch in refused if batch.waiting()])
+
+    def _return(self, batches: list[Batch]) -> None:
+        """Let batches that left before wait where they were issued: others may be back already."""
+        if not batches:
+            return
+        last = max(map(_order, batches))
+        while self.backlog and self.backlog[0].order < last:
+            batches.append(self.backlog.popleft())
+        batches.sort(key=_order)
+        self.backlog.extendleft(reversed(batches))
 
     def lose(self, message: FrameLost) -> Batch | None:
         """Nobody can know any more whether the frame was ordered."""
         batch = self.sent.pop(message.number, None)
         if batch is not None:
-            self.backlog.extendleft(reversed(_lost([batch], message.reason)))
+            self._return(_lost([batch], message.reason))
         return batch
 
     def down(self, reason: str, unsent: Iterable[int] = ()) -> None:
@@ -229,11 +250,14 @@ class Lane:
             unsent: frames that never left after all, ascending.
         """
         never_left = [self.sent.pop(number) for number in unsent if number in self.sent]
-        again = _lost(self.sent.values(), reason)
-        self.sent = {}
-        self.backlog.extendleft(reversed([batch for batch in never_left if batch.waiting()]))
-        self._return_refused()
-        self.backlog.extendleft(reversed(again))
+        lost, self.sent = list(self.sent.values()), {}
+        self._return([batch for batch in never_left if batch.waiting()])
+        if self.refused:  # some were lost among them
+            for batch in lost:
+                self._return(_lost([batch], reason))
+            self._return_refused()
+        else:
+            self._return(_lost(lost, reason))
         self.resume_at_s = 0.0
 
     # --- time -------------------------------------------------------------------------------------
@@ -264,8 +288,11 @@ class Lane:
         self.backlog.clear()
 
     def unanswered_to(self, number: int) -> bool:
-        """Whether a frame up to `number` is still under way."""
-        return bool(self.refused) or (bool(self.sent) and next(iter(self.sent)) <= number)
+        """Whether a frame up to `number` is still under way, or is to leave again for a LogBook
+        that is gone."""
+        if self.refused or (self.sent and next(iter(self.sent)) <= number):
+            return True
+        return any(batch.for_the_gone() for batch in self.backlog)
 
     @property
     def idle(self) -> bool:
@@ -275,18 +302,22 @@ class Lane:
     def unsent_of(self, route: Route) -> list[Unit]:
         """Take the unsent units of a LogBook out: it is gone, and another takes its place."""
         found: list[Unit] = []
-        batches = [*self.backlog, *self._opened()]
-        self.backlog, self.open = deque(), None
+        self._close()
+        batches, self.backlog = self.backlog, deque()
         for batch in batches:
             taken = [i for i in batch.waiting() if batch.route_of(i) is route]
             found += [batch.unit(index) for index in taken]
             kept = batch.without(set(taken)) if taken else batch
             if kept is not None:
-                self.backlog.extend(kept.parts())
+                self.backlog.append(kept)
         return found
 
     def _opened(self) -> list[Batch]:
         return [self.open] if self.open is not None else []
+
+
+def _order(batch: Batch) -> int:
+    return batch.order
 
 
 def _lost(batches: Iterable[Batch], reason: str) -> list[Batch]:

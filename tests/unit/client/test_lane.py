@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bokilog.client.lane import RETRY_DELAY_S_MAX, RETRY_DELAY_S_MIN, Lane
 from bokilog.client.units import NEVER
 from bokilog.errors import BokilogError, Closed, NodeUnreachable, Overloaded, ReadOnly, to_wire
@@ -213,3 +215,76 @@ def test_the_end_tells_everybody_wherever_their_units_are() -> None:
         "Closed",
     ]
     assert way.lane.idle
+
+
+# --- who leaves again, and in which order ---------------------------------------------------------
+
+
+def keyed(way: Way, *datas: bytes) -> None:
+    """Each in a frame of its own, on its way."""
+    for data in datas:
+        way.tick(data, key=data.decode())
+        way.send()
+
+
+def left(way: Way) -> list[bytes]:
+    return [data for _, payload in said(way.send()) for data in payload]
+
+
+def test_frames_that_are_lost_at_once_leave_again_in_the_order_of_issue() -> None:
+    way = Way()
+    keyed(way, b"a", b"b", b"c")
+    way.tick(b"later")
+    for number in (1, 2, 3):
+        way.lane.lose(FrameLost(SPACE, number, "its entry was lost"))
+    assert left(way) == [b"a", b"b", b"c", b"later"]
+
+
+@pytest.mark.parametrize("lost_first", [False, True])
+def test_a_frame_that_is_lost_before_refused_ones_leaves_again_before_them(
+    lost_first: bool,
+) -> None:
+    way = Way()
+    keyed(way, b"a", b"b", b"c")
+    lost = FrameLost(SPACE, 1, "its shard was closed")
+    if lost_first:
+        way.lane.lose(lost)
+    for number in (2, 3):
+        way.refuse(number, ReadOnly("the disk is full"))
+    if not lost_first:
+        way.lane.lose(lost)
+    way.lane.resume(10.0)
+    assert left(way) == [b"a", b"b", b"c"]
+
+
+def test_what_a_connection_took_with_it_leaves_again_in_the_order_of_issue() -> None:
+    way = Way()
+    keyed(way, b"a", b"b", b"c", b"d", b"e")
+    way.tick(b"later")
+    way.refuse(2, Overloaded(0.1))
+    way.refuse(3, Overloaded(0.1))
+    way.lane.down("it is gone", [5])
+    assert left(way) == [b"a", b"b", b"c", b"d", b"e", b"later"]
+
+
+def test_a_frame_that_was_lost_twice_keeps_its_place() -> None:
+    way = Way()
+    keyed(way, b"a", b"b")
+    way.lane.lose(FrameLost(SPACE, 1, "lost"))
+    way.lane.lose(FrameLost(SPACE, 2, "lost"))
+    head = way.lane.head()
+    assert head is not None
+    frame = way.lane.take_head()
+    way.lane.lose(FrameLost(SPACE, frame.number, "lost again"))
+    assert left(way) == [b"a", b"b"]
+
+
+def test_a_unit_for_a_logbook_that_is_gone_is_unanswered_until_it_left_and_came_back() -> None:
+    way = Way()
+    keyed(way, b"a")
+    way.route.live = False
+    way.refuse(1, Overloaded(0.1))
+    way.lane.resume(10.0)
+    assert way.lane.unanswered_to(1)
+    (frame,) = way.send()
+    assert not way.lane.unanswered_to(frame.number - 1)
