@@ -360,4 +360,8 @@ def run_blocking(opened: Callable[[], Coroutine[object, None, ClientLog]]) -> Lo
 
 def open(directory: str | os.PathLike[str] | None = None) -> Log:
     """Open an embedded log in a directory, or with None in memory, for code without a loop."""
-    return connect("memory:" if directory is None else f"file:{os.fspath(directory)}")
+    if directory is None:
+        return connect("memory:")
+    from bokilog.io.directory import path_of  # here: whoever connects needs none of it
+
+    return connect(f"file:{path_of('directory', directory)}")

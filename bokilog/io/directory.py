@@ -104,7 +104,9 @@ def claim(path: Path | str, cluster_id: str, node_id: str) -> Directory:
         OSError: the operating system does not allow it.
     """
     path = Path(path).absolute()
+    check_path("data_dir", path)
     make_directory(path)
+    _check_ours(path)  # before anything is made in somebody else's folder
     lock = lock_file(path / LOCK, owner_of=path)
     try:
         identity = _identity(path, cluster_id=cluster_id, node_id=node_id)
@@ -118,6 +120,39 @@ def claim(path: Path | str, cluster_id: str, node_id: str) -> Directory:
         disk_id=identity["disk_id"],
         lock=lock,
     )
+
+
+def check_path(name: str, path: Path) -> None:
+    """Refuse a path that files of a log cannot lie under; `name` is of what holds it.
+
+    Settings name it in TOML and the index stores in C++, both as UTF-8.
+
+    Raises:
+        InvalidSettings: it has bytes that are none, or a NUL.
+    """
+    text = str(path)
+    if "\0" in text:
+        raise InvalidSettings(name, repr(text), "has a NUL, which no path can have")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        problem = "is not UTF-8, as the path of a log has to be"
+        raise InvalidSettings(name, repr(text), problem) from None
+
+
+def path_of(name: str, said: object) -> Path:
+    """What a caller says a log is in, as a path.
+
+    Raises:
+        InvalidSettings: it is no path, or not one of a log.
+    """
+    text: object = os.fspath(said) if isinstance(said, os.PathLike) else said
+    if not isinstance(text, str):
+        raise InvalidSettings(name, repr(said), "is neither a str nor a path of text")
+    if not text:
+        raise InvalidSettings(name, repr(text), "is empty: '.' is the current folder")
+    check_path(name, Path(text))
+    return Path(text)
 
 
 class StoredIdentity(NamedTuple):
@@ -252,7 +287,7 @@ def lock_file(path: Path, *, owner_of: Path) -> int:
 def _identity(path: Path, *, cluster_id: str, node_id: str) -> dict[str, str]:
     file = path / IDENTITY
     if not file.exists():
-        _check_empty(path)
+        _check_ours(path)  # again: now that it is locked, nobody of ours changes it
         fresh = {"cluster_id": cluster_id, "node_id": node_id, "disk_id": secrets.token_hex(16)}
         write_synced(file, _to_json({"format": FORMAT, **fresh}))
         return fresh
@@ -270,14 +305,18 @@ def _identity(path: Path, *, cluster_id: str, node_id: str) -> dict[str, str]:
     return {"cluster_id": cluster_id, "node_id": node_id, "disk_id": disk_id}
 
 
-def _check_empty(path: Path) -> None:
-    """Refuse what was never ours: a wrong path in the settings must not fill somebody's folder."""
+def _check_ours(path: Path) -> None:
+    """Refuse what was never ours: a wrong path in the settings must not fill somebody's folder.
+
+    Another process may be making it ours meanwhile: it writes the identity before anything else, so
+    that is looked for last.
+    """
     strange = [
         entry.name
         for entry in path.iterdir()
         if entry.name != LOCK and not entry.name.endswith(TEMPORARY_SUFFIX)
     ]
-    if strange:
+    if strange and not (path / IDENTITY).exists():
         problem = f"is no data directory (no {IDENTITY}) and is not empty: it holds {min(strange)}"
         raise InvalidSettings("data_dir", repr(str(path)), problem)
 

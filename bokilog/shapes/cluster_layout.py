@@ -36,7 +36,7 @@ from typing import Final, Literal, TypeAlias
 
 from bokilog.errors import DirectoryInUse, InvalidSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Term
-from bokilog.io.directory import make_directory, write_synced
+from bokilog.io.directory import check_path, make_directory, write_synced
 from bokilog.io.open_views import open_views, parse_views_url
 from bokilog.io.settings import ClusterSettings, check_app, read_settings
 from bokilog.record import DURABILITIES
@@ -188,6 +188,7 @@ def lay_out(
         NodeUnreachable: the etcd does not answer.
     """
     directory = Path(directory).expanduser().absolute()
+    check_path("dir", directory)
     said = {
         "storage_nodes": storage_nodes,
         "sequencers": sequencers,

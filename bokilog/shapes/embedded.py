@@ -494,10 +494,18 @@ def open(  # the name of the public call
         DirectoryInUse: another live process has the directory open.
         FormatTooNew: a later version wrote it.
         CorruptJournal: synced bytes do not verify any more.
-        InvalidSettings: it holds something else.
+        InvalidSettings: it holds something else, or is no path of text.
     """
-    path = None if directory is None else Path(directory)
-    return Opening(lambda: _open(path, timeout_s, settings or EmbeddedSettings()))
+
+    async def opened() -> ClientLog:
+        path = None
+        if directory is not None:
+            from bokilog.io.directory import path_of  # a log in memory is open without it
+
+            path = path_of("directory", directory)
+        return await _open(path, timeout_s, settings or EmbeddedSettings())
+
+    return Opening(opened)
 
 
 def start_node(path: Path | None, settings: EmbeddedSettings) -> EmbeddedNode:

@@ -36,6 +36,12 @@ class Order:
     id: int
 
 
+def test_what_is_no_path_is_not_opened() -> None:
+    for said in (5, b"x", "a\0", ""):
+        with pytest.raises(InvalidSettings, match="directory="):
+            sync.open(said)  # type: ignore[arg-type]
+
+
 def test_every_call_of_the_asynchronous_objects_is_there() -> None:
     for blocking, asynchronous in ((sync.LogBook, ClientLogBook), (sync.Log, ClientLog)):
         names = {name for name in vars(asynchronous) if not name.startswith("_")}

@@ -8,7 +8,7 @@ import pytest
 
 from bokilog.errors import CorruptJournal, DirectoryInUse, FormatTooNew, InvalidSettings
 from bokilog.io import directory
-from bokilog.io.directory import claim
+from bokilog.io.directory import claim, path_of
 
 
 def test_p3_a_directory_has_one_live_owner(tmp_path: Path) -> None:
@@ -58,6 +58,66 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(InvalidSettings, match=r"not empty: it holds letters\.txt"):
         claim(tmp_path, "c", "storage-1")
+    assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"], "not even a lock is made"
+
+
+def test_a_folder_that_is_filled_before_it_is_locked_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock_late(path: Path, *, owner_of: Path) -> int:
+        (tmp_path / "letters.txt").write_text("dear")
+        return lock_file(path, owner_of=owner_of)
+
+    lock_file = directory.lock_file
+    monkeypatch.setattr(directory, "lock_file", lock_late)
+    with pytest.raises(InvalidSettings, match=r"not empty: it holds letters\.txt"):
+        claim(tmp_path, "c", "storage-1")
+    assert not (tmp_path / directory.IDENTITY).exists()
+
+
+def test_a_directory_that_another_process_makes_meanwhile_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is listed with something in it, and before its identity: that is looked for last."""
+    (tmp_path / "views").mkdir()
+    listed = Path.iterdir
+
+    def list_early(path: Path) -> list[Path]:
+        found = list(listed(path))
+        (tmp_path / directory.IDENTITY).write_text("{}")
+        monkeypatch.undo()
+        return found
+
+    monkeypatch.setattr(Path, "iterdir", list_early)
+    owner = directory.lock_file(tmp_path / directory.LOCK, owner_of=tmp_path)
+    with pytest.raises(DirectoryInUse):
+        claim(tmp_path, "c", "storage-1")
+    os.close(owner)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [(os.fsdecode(b"bad\xff"), "is not UTF-8"), ("a\0b", "has a NUL")],
+)
+def test_a_path_that_no_log_can_have_is_refused(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(InvalidSettings, match=problem):
+        claim(tmp_path / name, "c", "storage-1")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (5, "directory=5 is neither a str nor a path"),
+        (b"x", "directory=b'x' is neither a str nor a path"),
+        ("a\0", "has a NUL"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_no_path_is_refused(said: object, problem: str) -> None:
+    with pytest.raises(InvalidSettings, match=problem):
+        path_of("directory", said)
+    assert path_of("directory", Path("x")) == path_of("directory", "x") == Path("x")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', "\x00"])

@@ -1,5 +1,6 @@
 """What a local cluster's directory holds, and what may change between two starts."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -160,6 +161,12 @@ def test_somebodys_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(InvalidSettings, match=r"is not empty: it holds 'letters\.txt'"):
         lay_out(tmp_path)
+
+
+def test_a_directory_that_is_not_utf8_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"dir='.*bad\\udcff' is not UTF-8"):
+        lay_out(tmp_path / os.fsdecode(b"bad\xff"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_start_that_was_killed_early_is_no_obstacle(tmp_path: Path) -> None:
