@@ -84,7 +84,7 @@ def create_book(
             timeout_s=timeout_s,
         )
 
-    _print_info(run(url, work, timeout_s=timeout_s), as_json=as_json)
+    _print_info(run(url, work, timeout_s=timeout_s, makes_log=True), as_json=as_json)
 
 
 @click.command()
@@ -130,7 +130,8 @@ def trim(
         print_json({"until": done.until, "held_by": done.held_by})
     else:
         held = "" if done.held_by is None else f", held back by {done.held_by!r}"
-        click.echo(f"the first kept seqnum is {done.until}{held}")
+        of_tag = "" if tag is None else f" of tag {tag!r}"
+        click.echo(f"the first kept seqnum{of_tag} is {done.until}{held}")
 
 
 @click.command()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from bokilog.cli.connection import log_options
+from bokilog.cli.connection import check_there, log_options
 from bokilog.cli.output import data_as_json, print_json
 from bokilog.errors import BokilogError, InvalidSettings, NotReady, from_wire
 
@@ -61,6 +61,7 @@ def call(
     if call_timeout_s is not None:
         check_setting("timeout", call_timeout_s, least=0.001, most=TIMEOUT_S_MAX)
     payload = json.dumps(parse_arguments(arguments)).encode()
+    check_there(url)
     asyncio.run(_call(app, name, payload, url, timeout_s, call_timeout_s, as_json=as_json))
 
 
@@ -73,6 +74,7 @@ def logs(call_id: str, app: str | None, url: str | None, timeout_s: float, as_js
 
     Hosts remember the last calls that ran there; without CALL they are listed.
     """
+    check_there(url)
     asyncio.run(_logs(call_id, app, url, timeout_s, as_json=as_json))
 
 

@@ -1,16 +1,20 @@
 """How commands reach a log, and the options that all of them share.
 
-Decides nothing but names and defaults of those options. Does not know what a command does.
+Decides names and defaults of those options, and that only a command that makes LogBooks makes the
+directory of a `file:` URL: any other one would answer a misspelt name with a new, empty log. Does
+not know what a command does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Final, ParamSpec, TypeVar
 
 import click
 
+from bokilog.errors import InvalidSettings
 from bokilog.logbook import Log
 
 T = TypeVar("T")
@@ -39,9 +43,37 @@ def log_options(command: Callable[P, None]) -> Callable[P, None]:
     return command
 
 
-def run(url: str | None, work: Callable[[Log], Awaitable[T]], *, timeout_s: float) -> T:
-    """Connect within `timeout_s`, do `work`, close; for one command."""
+def run(
+    url: str | None,
+    work: Callable[[Log], Awaitable[T]],
+    *,
+    timeout_s: float,
+    makes_log: bool = False,
+) -> T:
+    """Connect within `timeout_s`, do `work`, close; for one command.
+
+    Args:
+        url: as `--url`.
+        work: what the command does.
+        timeout_s: for connecting.
+        makes_log: whether the directory of a `file:` URL is made if it is not there.
+    """
+    if not makes_log:
+        check_there(url)
     return asyncio.run(_connected(url, work, timeout_s))
+
+
+def check_there(url: str | None) -> None:
+    """Refuse a `file:` URL whose directory does not exist: opening it would make a log there.
+
+    Raises:
+        InvalidSettings: it does not exist.
+    """
+    scheme, _, rest = (url or "").partition(":")
+    directory = rest.removeprefix("//")
+    if scheme == "file" and directory and not os.path.lexists(directory):
+        problem = "does not exist: `bokilog append` or `create-book` makes a log there"
+        raise InvalidSettings("url", repr(url), f"names a directory that {problem}")
 
 
 async def _connected(url: str | None, work: Callable[[Log], Awaitable[T]], timeout_s: float) -> T:

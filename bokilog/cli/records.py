@@ -52,7 +52,7 @@ def append(
             content, tags, unless=unless, key=key, timeout_s=timeout_s
         )
 
-    seqnum = run(url, work, timeout_s=timeout_s)
+    seqnum = run(url, work, timeout_s=timeout_s, makes_log=True)
     if as_json:
         print_json({"seqnum": seqnum})
     else:

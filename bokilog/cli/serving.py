@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from bokilog.cli.connection import check_there
 from bokilog.errors import InvalidSettings
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def serve(
     """
     from bokilog.cli.screen import Screen
 
+    check_there(url)
     screen = Screen(_console(), calls=show_calls)
     with tempfile.TemporaryDirectory(prefix="bokilog-") as sockets:
         settings = _settings(

@@ -74,8 +74,8 @@ def test_delete_book_asks_first(
 @pytest.mark.parametrize(
     ("held_by", "line"),
     [
-        (None, "the first kept seqnum is 7\n"),
-        ("report", "the first kept seqnum is 7, held back by 'report'\n"),
+        (None, "the first kept seqnum of tag 'a' is 7\n"),
+        ("report", "the first kept seqnum of tag 'a' is 7, held back by 'report'\n"),
     ],
 )
 def test_trim_says_how_far_it_got_and_what_stopped_it(
@@ -84,6 +84,7 @@ def test_trim_says_how_far_it_got_and_what_stopped_it(
     log.result = Trim(7, held_by)
     assert run("trim", "orders", "9", "--tag", "a") == (0, line, "")
     assert log.calls[1] == ("trim", (9, "a"), {"timeout_s": 30.0})
+    assert run("trim", "orders", "9")[1].startswith("the first kept seqnum is 7")
     assert json.loads(run("trim", "orders", "9", "--json")[1]) == {"until": 7, "held_by": held_by}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,34 @@ def test_timeout_s_bounds_connecting_too(log: RecordingLog, run: Run) -> None:
     assert run("books", "--timeout-s", "2.5")[0] == 0
     assert run("books")[0] == 0
     assert log.connect_timeouts_s == [2.5, 30.0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("books",), ("info", "b"), ("read", "b"), ("scan", "b"), ("follow", "b")),
+        *(("trim", "b", "2"), ("hold", "b", "h", "2"), ("release", "b", "h")),
+        *(("delete-book", "b", "--yes"), ("calls", "a"), ("call", "a.f"), ("logs",)),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["file:", "file://"])
+def test_only_what_writes_makes_the_directory_of_a_log(
+    tmp_path: Path, run: Run, command: tuple[str, ...], scheme: str
+) -> None:
+    missing = tmp_path / "nope" / "log"
+    code, out, error = run(*command, "--url", f"{scheme}{missing}")
+    assert (code, out) == (2, "")
+    assert f"{scheme}{missing}' names a directory that does not exist" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [("append", "b", "x"), ("create-book", "b")])
+def test_what_writes_makes_the_directory_of_a_log(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    url = f"file:{tmp_path / 'log'}"
+    assert run(*command, "--url", url)[0] == 0
+    assert run("books", "--url", url)[0] == 0
 
 
 @pytest.mark.parametrize("listening", [False, True])
