@@ -3,18 +3,20 @@
 Decides, for the stopped cluster of a directory, which sequencers still have a vote, what their
 metalogs reach up to, and what folds storage nodes have stored. What follows from that is decided in
 `what_is_left.py`. Once an operator accepts what is lost, it makes a new directory for each
-sequencer that is gone, with a copy of the longest metalog of every log space that goes on, and
-stores the next view: it ends the term, names the new disks, and has a history id of its own, so
-that whoever saw what is lost is told (`HistoryChanged`). The start after that is like any other.
+sequencer that is gone, or has let go of entries that are needed, with a copy of the longest metalog
+of every log space that goes on, and stores the next view: it ends the term, names the new disks,
+and has a history id of its own, so that whoever saw what is lost is told (`HistoryChanged`). The
+start after that is like any other.
 
 Storage nodes are reported, and hardly anything is done to them: what a wiped one can still get from
 its peers it gets at its start, and what it cannot is `DataLost`. If none has anything of a log
 space any more, a start waits with that until it is accepted here (P24). A fold that holds what the
 end of a term left out is moved aside: the node gets another one from a peer or from its metalog.
 
-Invariants: nothing is changed before the operator said yes; nothing is deleted, what is in the way
-is moved aside; what sequencers with a vote hold is not touched; the view is stored last, so a run
-that is killed can be run again.
+Invariants: nothing is changed before the operator said yes; nothing is deleted but a copy that a
+killed run had not finished, what is in the way is moved aside; what sequencers with a vote hold is
+not touched, but may be moved aside. The view is stored last, so a run that is killed can be run
+again: what it moved aside is put back first, if the view still names that disk.
 
 Does not know: how an operator is asked. Only for what a majority cannot decide any more: with one,
 a start does everything by itself.
@@ -30,6 +32,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from bokilog.errors import BokilogError, InvalidSettings, NotReady
 from bokilog.ids import START, LogSpaceId, NodeId
@@ -66,6 +69,9 @@ from bokilog.storage_nodes.rocks_store import RocksStore
 from bokilog.verify import Findings
 from bokilog.view import End, LogSpace, View
 
+ASIDE: Final = ".before-term-"
+UNFINISHED_SUFFIX: Final = ".unfinished"
+
 
 class AcceptLoss:
     """One recovery of a stopped cluster; a context manager that keeps others away meanwhile.
@@ -100,7 +106,8 @@ class AcceptLoss:
     # --- what is left -----------------------------------------------------------------------------
 
     def look(self) -> Left:
-        """What is left. Changes nothing that a start would not.
+        """What is left, once what a killed run moved aside is back in its place. Changes nothing
+        else that a start would not.
 
         Raises:
             NotReady: there is no view, or nothing to go on from: only a backup helps then.
@@ -112,6 +119,7 @@ class AcceptLoss:
             if view is None:
                 raise NotReady(f"no view is stored in {views.where}")
             check_versions(view)
+            self._put_back(view)
             alive, gone = self._sequencers(view)
             if not alive:
                 raise NotReady(
@@ -131,6 +139,22 @@ class AcceptLoss:
         left = replace(left, folds_empty=frozenset(self._folds_empty(left)))
         left.check()
         return left
+
+    def _put_back(self, view: View) -> None:
+        """If a directory is aside whose disk the view names, a run was killed before it stored the
+        next view: what that directory holds has a vote, and may be nowhere else (P14)."""
+        sequencers = sequencers_of(view)
+        for plan in self._layout.nodes:
+            named = view.node(plan.id).disk_id if plan.id in sequencers else ""
+            place = plan.data_dir
+            if not named or place is None or _disk_in(place) == named:
+                continue
+            asides = place.parent.glob(f"{place.name}{ASIDE}*")
+            if aside := next((each for each in asides if _disk_in(each) == named), None):
+                if place.exists():
+                    _move_aside(place, view)
+                aside.rename(place)
+                sync_directory(str(place.parent))
 
     def _sequencers(self, view: View) -> tuple[list[NodeId], dict[NodeId, str]]:
         alive: list[NodeId] = []
@@ -211,11 +235,22 @@ class AcceptLoss:
         return following
 
     def made_anew(self, left: Left, node: NodeId) -> str:
-        """A directory for a sequencer that is gone, or new, with every metalog that goes on; its
-        disk id. What was there is moved aside."""
-        path = self._data_dir(node)
-        if path.exists() and any(path.iterdir()):
-            _move_aside(path, left.view)
+        """A directory for a sequencer that is gone, new, or lacks what another has, with every
+        metalog that goes on; its disk id. What was there is moved aside once all of it is made."""
+        place = self._data_dir(node)
+        if place.exists() and not any(place.iterdir()):  # it may be where a new disk is mounted
+            return self._make(place, left, node)
+        made = place.with_name(f"{place.name}{UNFINISHED_SUFFIX}")
+        if made.exists():
+            shutil.rmtree(made)  # of a run that was killed
+        disk_id = self._make(made, left, node)
+        if place.exists():
+            _move_aside(place, left.view)
+        made.rename(place)
+        sync_directory(str(place.parent))
+        return disk_id
+
+    def _make(self, path: Path, left: Left, node: NodeId) -> str:
         with claim(path, left.view.cluster_id, node) as directory:
             ceilings = Ceilings(path / CEILINGS)
             for space in left.view.spaces:
@@ -225,7 +260,7 @@ class AcceptLoss:
                     ceilings.raise_to(space.id, left.ends[space.id].end.tail)
                 name = f"metalog-{space.id}"
                 if left.anew_at(space) is None:
-                    source = self._data_dir(left.source_of(space.id, but=node))
+                    source = self._data_dir(left.source_of(space.id, node))
                     _copy_synced(source / name, path / name)
                 else:  # a sequencer with a vote has one, also if nothing is left of it
                     make_directory(path / name)
@@ -295,10 +330,17 @@ def _has_frames(path: Path, space: LogSpace) -> bool:
 def _move_aside(path: Path, view: View) -> None:
     """Out of the way, under a name that is free."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.before-term-{view.term + 1}.{number}")).exists():
+    while (aside := path.with_name(f"{path.name}{ASIDE}{view.term + 1}.{number}")).exists():
         number += 1
     path.rename(aside)
     sync_directory(str(path.parent))
+
+
+def _disk_in(path: Path) -> str:
+    try:
+        return read_identity(path).disk_id
+    except (BokilogError, OSError):
+        return ""
 
 
 def _copy_synced(source: Path, target: Path) -> None:

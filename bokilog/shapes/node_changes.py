@@ -12,8 +12,8 @@ operating systems: folds may be stored by what others had synced (P11). The othe
 where they are, without a vote.
 
 Invariants: the cluster does not run meanwhile; the view is stored last, by compare-and-swap, so a
-run that is killed can be run again, and one whose view is stored finds nothing to do; W and the
-replicas of log spaces stay as they are (P15).
+run that is killed can be run again (`AcceptLoss.look` puts back what it moved aside), and one whose
+view is stored finds nothing to do; W and the replicas of log spaces stay as they are (P15).
 
 Does not know: settings files, processes. Past a lost majority there is only `accept_loss.py`.
 """

@@ -59,7 +59,8 @@ class Stopped(Protocol):
     """The directories of a cluster that does not run."""
 
     def made_anew(self, left: Left, node: NodeId) -> str:
-        """One for a sequencer, with a copy of every metalog that goes on; its disk id."""
+        """One for a sequencer, with a copy of every metalog that goes on (`Left.source_of`); its
+        disk id."""
 
     def move_fold_aside(self, left: Left, node: NodeId, space: LogSpaceId) -> None:
         """The node has no fold of that log space from here on."""
@@ -88,10 +89,11 @@ class Left:
     folds_empty: frozenset[tuple[NodeId, LogSpaceId]] = frozenset()
     """Storage nodes that hold nothing of a log space, although records were ordered in it."""
 
-    def source_of(self, space: LogSpaceId, *, but: NodeId) -> NodeId:
-        """Another sequencer that has a whole metalog, as far back as any there is to be made of."""
-        known = self.view.space(space)
-        return next(node for node in self.keepers(known) or self._sources(known) if node != but)
+    def source_of(self, space: LogSpaceId, node: NodeId) -> NodeId:
+        """Whose metalog a sequencer gets that is made anew, of a log space that goes on: its own,
+        if that is whole, which nobody else may have."""
+        keepers = self.keepers(self.view.space(space))
+        return node if node in keepers else keepers[0]
 
     # --- where log spaces go on -------------------------------------------------------------------
 
@@ -118,26 +120,17 @@ class Left:
         return self._begins_at(space, node) > self.furthest(space)[1].position.count
 
     def late(self) -> tuple[NodeId, ...]:
-        """Sequencers with a vote that let go of entries which others have, and folds need: whoever
-        is primary must have them, so these get the metalogs of others."""
-        going_on = [
-            space
-            for space in self.view.spaces
-            if not all(self._is_late(space, node) for node in self._sources(space))
-        ]
+        """Sequencers with a vote that let go of entries of a log space which others have, and folds
+        need: whoever is primary must have them, so these get that metalog of others."""
+        going_on = [space for space in self.view.spaces if self.keepers(space)]
         return tuple(
             node for node in self.alive if any(self._is_late(space, node) for space in going_on)
         )
 
     def keepers(self, space: LogSpace) -> tuple[NodeId, ...]:
-        """Sequencers whose metalog some fold can go on with, up to the end; they stay as they
-        are."""
-        late = self.late()
-        return tuple(
-            node
-            for node in self._sources(space)
-            if node not in late and not self._is_late(space, node)
-        )
+        """Sequencers whose metalog some fold can go on with, up to the end, whatever they let go of
+        in other log spaces."""
+        return tuple(node for node in self._sources(space) if not self._is_late(space, node))
 
     def anew_at(self, space: LogSpace) -> StoredFold | None:
         """The fold that its metalog begins anew at; None: the metalog goes on."""
@@ -391,5 +384,5 @@ def after_loss(left: Left, stopped: Stopped, *, history_id: str) -> View:
 
 def _primary(left: Left, space: LogSpace) -> NodeId:
     if left.anew_at(space) is None:
-        return next(iter(left.keepers(space) or left.ends[space.id].sources))
+        return left.keepers(space)[0]
     return next(node for node in left.alive if node in space.sequencers)

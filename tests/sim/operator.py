@@ -89,14 +89,16 @@ class Operator:
     def made_anew(self, left: Left, node: NodeId) -> str:
         """A disk with a copy of all that is left."""
         disks = self._cluster.disks
+        before = dict(disks[node].journals)
         disks[node].wipe()
         self._cluster.world.reach("a sequencer that stays gets what others hold")
         for space in left.view.spaces:
             if space.durability != "sync":
                 disks[node].ceilings[space.id] = left.ends[space.id].end.tail
             if left.anew_at(space) is None:
-                source = left.source_of(space.id, but=node)
-                disks[node].journals[space.id].copy(disks[source].journals[space.id])
+                source = left.source_of(space.id, node)
+                held = before if source == node else disks[source].journals
+                disks[node].journals[space.id].copy(held[space.id])
         return disks[node].disk_id
 
     def move_fold_aside(self, left: Left, node: NodeId, space: LogSpaceId) -> None:

@@ -84,7 +84,8 @@ class Directories:
         self.made: list[NodeId] = []
 
     def made_anew(self, left: Left, node: NodeId) -> str:
-        assert all(left.source_of(space.id, but=node) != node for space in left.view.spaces)
+        for space, ending in left.ends.items():
+            assert left.source_of(space, node) in ending.sources
         self.made.append(node)
         return f"{node}-anew"
 

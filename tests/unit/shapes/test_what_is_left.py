@@ -193,7 +193,7 @@ def test_p16_who_let_go_of_what_a_fold_needs_gets_the_metalog_of_one_who_has_it(
     assert following.space(SPACE).begun == 0
     assert directories.made == [S1]
     assert following.node(S1).disk_id == f"{S1} anew"
-    assert found.source_of(SPACE, but=S1) == S3
+    assert found.source_of(SPACE, S1) == S3
     assert not any("goes back" in line for line in found.losses())
 
 
@@ -238,8 +238,35 @@ def test_class_memory_goes_on_where_its_metalog_does() -> None:
     assert following.end(SPACE).position.count == 100
 
 
-def test_p20_class_memory_begins_from_nothing_if_its_only_metalog_is_one_that_has_to_go() -> None:
-    """Its records are gone with the processes in any case."""
+def test_p16_who_is_late_in_one_log_space_is_still_the_source_of_another() -> None:
+    """1. S2 let go of entries of log space 0 that only S3 has, and the index that is left needs. 2.
+    It alone is left of the majority that ordered the end of log space 1."""
+    found = left(-1, -1, 90, begins_at=50, alive=(S2, S3), others={S2: 95})
+    other = replace(found.view.spaces[0], id=LogSpaceId(1))
+    begun = (*found.view.ends, replace(found.view.ends[0], space=other.id))
+    found = replace(
+        found,
+        view=replace(found.view, spaces=(*found.view.spaces, other), ends=begun),
+        ends={
+            SPACE: Ending(end=end_at(100), sources=(S2, S3)),
+            other.id: Ending(end=replace(end_at(200), space=other.id), sources=(S2,)),
+        },
+        begins_at={**found.begins_at, other.id: {S2: 70, S3: 70}},
+        folds={**found.folds, other.id: {N3: fold_at(120)}},
+    )
+    assert found.needs_acceptance and not found.majority_lost
+    following, directories = accepted(found)
+    assert [end.position.count for end in following.ends] == [100, 200]
+    assert [space.primary for space in following.spaces] == [S3, S2]
+    assert not any(space.begun for space in following.spaces)
+    assert not any(end.given_up for end in following.ends)
+    assert directories.made == [S2]
+    assert [found.source_of(space, S2) for space in (SPACE, other.id)] == [S3, S2]
+    assert [found.source_of(space, S1) for space in (SPACE, other.id)] == [S3, S2]
+    assert not any("goes back" in line or "reaches back" in line for line in found.losses())
+
+
+def test_p20_class_memory_goes_on_where_the_metalog_of_one_ends_that_is_late_elsewhere() -> None:
     found = left(-1, -1, 50, begins_at=40, alive=(S2, S3), others={S3: 60})
     memory = replace(found.view.spaces[0], id=LogSpaceId(1), durability="memory")
     begun = (*found.view.ends, replace(found.view.ends[0], space=memory.id))
@@ -248,12 +275,13 @@ def test_p20_class_memory_begins_from_nothing_if_its_only_metalog_is_one_that_ha
         memory.id: Ending(end=replace(end_at(70), space=memory.id), sources=(S3,)),
     }
     both = replace(found.view, spaces=(*found.view.spaces, memory), ends=begun)
-    following, directories = accepted(replace(found, view=both, ends=ends))
+    found = replace(found, view=both, ends=ends)
+    following, directories = accepted(found)
     assert directories.made == [S3]
     assert following.end(SPACE).position.count == 100
-    assert following.end(memory.id).position.count == 0
-    assert following.end(memory.id).tail == 701
-    assert following.space(memory.id).begun == 4
+    assert following.end(memory.id).position.count == 70
+    assert following.space(memory.id).begun == 0
+    assert [found.source_of(space, S3) for space in (SPACE, memory.id)] == [S2, S3]
 
 
 def test_p13_a_fold_is_astray_if_a_later_term_began_before_it() -> None:
