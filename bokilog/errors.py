@@ -150,9 +150,13 @@ class InvalidCondition(UsageError):
     """An entry of `unless` does not map a tag (or None) to a seqnum."""
 
     code = 17
-    text = "condition on tag {tag!r}: {problem}"
+    text = "condition on {what}: {problem}"
     tag: str | None
     problem: str
+
+    def __str__(self) -> str:
+        problem = _shown("problem", self.problem)
+        return self.text.format(what=_tested(self.tag), problem=problem)
 
 
 class TooManyConditions(UsageError):
@@ -281,9 +285,12 @@ class ConditionFailed(BokilogError):
     """The unit is void: `tag` (None: the whole LogBook) has a visible record at `winner`. Final."""
 
     code = 40
-    text = "condition on tag {tag!r} failed: seqnum {winner} is there already"
+    text = "condition on {what} failed: seqnum {winner} is there already"
     tag: str | None
     winner: int
+
+    def __str__(self) -> str:
+        return self.text.format(what=_tested(self.tag), winner=self.winner)
 
 
 class AppendUnknown(BokilogError):
@@ -536,6 +543,11 @@ def from_wire(parts: Sequence[object]) -> BokilogError:
 
 def _malformed(error: type[BokilogError], values: Sequence[object]) -> str:
     return f"{error.__name__} with attributes {_shown('', repr(list(values)))}"
+
+
+def _tested(tag: str | None) -> str:
+    """What a condition is on."""
+    return "the whole LogBook" if tag is None else f"tag {_shown('tag', tag)!r}"
 
 
 def _shown(name: str, value: object) -> object:

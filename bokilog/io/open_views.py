@@ -4,7 +4,7 @@ Decides what a URL of views may look like: `etcd://HOST:PORT[,HOST:PORT...][/PRE
 else is a path. Nothing is connected to here.
 
 Does not know how either store works; the one in etcd is imported by those who use it, since its
-client library is an extra of the package (`bokilog[cluster]`).
+client library is an extra of the package (`cluster`).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def open_views(where: str | Path | None, *, timeout_s: float | None = None) -> V
     try:
         from bokilog.io.etcd_views import CALL_TIMEOUT_S, EtcdViews
     except ImportError as error:
-        problem = f"install it with: pip install 'bokilog[cluster]' ({error})"
+        problem = f"in a checkout of bokilog: pip install '.[cluster]' ({error})"
         raise NotSupported(f"a view store in etcd ({where})", problem) from None
     return EtcdViews(
         place.endpoints,

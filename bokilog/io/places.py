@@ -136,7 +136,7 @@ def open_place(where: str, *, patience_s: float | None = None) -> Place:
     try:
         from bokilog.io.object_store import ObjectStore
     except ImportError as error:
-        problem = f"install it with: pip install 'bokilog[cluster]' ({error})"
+        problem = f"in a checkout of bokilog: pip install '.[cluster]' ({error})"
         raise NotSupported(f"an object store ({where})", problem) from None
     return ObjectStore(where, patience_s=patience_s)
 

@@ -116,7 +116,7 @@ class LogApi:
         """One record or one unit; 201 with its seqnums, once it is durable."""
         book, session = self._book(request)
         key = request.headers.get("Idempotency-Key")
-        only_known(request, *(["tag"] if request.content_type != JSON else []))
+        only_known(request, *(["tag"] if request.content_type != JSON else []), repeated="tag")
         if request.content_type != JSON:
             data = await read_body(request, self._settings)
             tags = request.query.getall("tag", [])

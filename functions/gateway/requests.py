@@ -158,12 +158,15 @@ def known(handler: Handler, *names: str) -> Handler:
     return checked
 
 
-def only_known(request: web.Request, *names: str) -> None:
-    """Raises `Refused`: the query has something else than these names."""
+def only_known(request: web.Request, *names: str, repeated: str = "") -> None:
+    """Raises `Refused`: the query has something else than these names, or one of them twice; only
+    `repeated` may be said more than once."""
     for name in request.query:
         if name not in names:
             may = f"known are {', '.join(names)}" if names else "nothing is"
             raise refuse(400, f"{name!r} is not known in this query: {may}", parameter=name)
+        if name != repeated and len(request.query.getall(name)) > 1:
+            raise refuse(400, f"{name!r} is said more than once in this query", parameter=name)
 
 
 def whole(request: web.Request, name: str, default: int | None = None) -> int | None:

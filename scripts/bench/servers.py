@@ -40,7 +40,7 @@ def missing() -> dict[str, str]:
     """What is not installed, and the line that installs it."""
     lines = {name: line for name, line in _PACKAGES.items() if program(name) is None}
     modules = [name for name in _MODULES if find_spec(name) is None]
-    return lines | dict.fromkeys(modules, "pip install 'bokilog[bench]'")
+    return lines | dict.fromkeys(modules, "pip install '.[bench]'")
 
 
 def redis(directory: Path, port: int, *, appendfsync: str) -> list[str]:

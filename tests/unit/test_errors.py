@@ -152,6 +152,11 @@ def test_a_whole_logbook_condition_has_no_tag() -> None:
     failed = from_wire(to_wire(errors.ConditionFailed(None, 3)))
     assert isinstance(failed, errors.ConditionFailed)
     assert failed.tag is None
+    assert str(failed) == "condition on the whole LogBook failed: seqnum 3 is there already"
+    invalid = errors.InvalidCondition(None, "-1 is no seqnum")
+    assert str(invalid) == "condition on the whole LogBook: -1 is no seqnum"
+    assert str(errors.InvalidCondition("a", "x" * 9_000)).startswith("condition on tag 'a': xx")
+    assert len(str(errors.ConditionFailed("a" * 9_000, 3))) < 1_000
 
 
 def test_what_a_caller_may_conclude() -> None:

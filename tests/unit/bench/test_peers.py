@@ -62,7 +62,7 @@ def test_what_is_missing_comes_with_the_line_that_installs_it(
     monkeypatch.setattr(servers, "find_spec", lambda name: None)
     lines = servers.missing()
     assert lines["redis-server"] == "apt-get install --no-install-recommends redis-server"
-    assert lines["nats"] == lines["redis"] == "pip install 'bokilog[bench]'"
+    assert lines["nats"] == lines["redis"] == "pip install '.[bench]'"
     assert all("\n" not in line for line in lines.values())
 
 

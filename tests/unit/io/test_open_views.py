@@ -80,5 +80,5 @@ def test_without_the_client_library_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.delitem(sys.modules, "bokilog.io.etcd_views", raising=False)
     monkeypatch.setitem(sys.modules, "aetcd", None)
-    with pytest.raises(NotSupported, match=r"pip install 'bokilog\[cluster\]'"):
+    with pytest.raises(NotSupported, match=r"checkout of bokilog: pip install '\.\[cluster\]'"):
         open_views("etcd://h:1")

@@ -158,6 +158,8 @@ async def test_logbooks_are_made_told_trimmed_and_deleted(serve: Serve) -> None:
         ("PUT", "/books/b", b'{"retention_s": "long"}', 400, "retention_s is not a number"),
         ("PUT", "/books/b?durability=flush", None, 400, "'durability' is not known in this query"),
         ("GET", "/books/b/records?limt=3", None, 400, "'limt' is not known in this query"),
+        ("GET", "/books/b/records?limit=1&limit=2", None, 400, "'limit' is said more than once"),
+        ("GET", "/books/b/next?tag=a&tag=a", None, 400, "'tag' is said more than once"),
         ("POST", "/books/b/records?tag=a", b'{"data": "x"}', 400, "'tag' is not known"),
         ("GET", "/books/b/tail?consistency=maybe", None, 400, "neither session nor linearizable"),
         ("POST", "/f/price?item=coat", b"{}", 400, "'item' is not known in this query: nothing is"),
