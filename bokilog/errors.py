@@ -392,8 +392,9 @@ class DirectoryInUse(UnavailableError):
     """Another live process, or an object in this one, owns the data directory."""
 
     code = 57
-    text = "data directory {path!r} is in use already, by another process or by this one"
+    text = "data directory {path!r} is in use already, by {owner}"
     path: str
+    owner: str = "another process or by this one"
 
 
 # --- 70..89: data ---------------------------------------------------------------------------------

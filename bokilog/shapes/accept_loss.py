@@ -38,7 +38,6 @@ from bokilog.errors import BokilogError, InvalidSettings, NotReady
 from bokilog.ids import START, LogSpaceId, NodeId
 from bokilog.io.directory import (
     claim,
-    lock_file,
     lock_to_read,
     make_directory,
     read_identity,
@@ -54,7 +53,7 @@ from bokilog.sequencer.next_view import has_vote, sequencers_of
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.shapes.cluster_layout import Layout
 from bokilog.shapes.recovery import verify_item
-from bokilog.shapes.supervisor import LOCK
+from bokilog.shapes.supervisor import lock_cluster
 from bokilog.shapes.what_is_left import (
     NOTHING_STORED,
     Left,
@@ -90,8 +89,7 @@ class AcceptLoss:
     def __enter__(self) -> AcceptLoss:
         with ExitStack() as kept:
             self._layout.run_dir.mkdir(exist_ok=True)
-            lock = lock_file(self._layout.run_dir / LOCK, owner_of=self._layout.directory)
-            kept.callback(os.close, lock)
+            kept.callback(os.close, lock_cluster(self._layout))
             for node in self._layout.nodes:
                 if node.data_dir is not None:
                     held = lock_to_read(node.data_dir)

@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 from bokilog.errors import BokilogError, NotReady, from_wire, to_wire
 from bokilog.io.process import readable
 
-_LINE, _STARTED, _FAILED = b" ", b"+", b"-"
+_LINE, _STARTED, _FAILED, _REFUSED = b" ", b"+", b"-", b"!"
 _READ_BYTES: Final = 4096
 
 
@@ -43,9 +43,14 @@ class Starting:
         self._send(_STARTED)
         self._close()
 
-    def failed(self, error: BokilogError) -> None:
+    def failed(self, error: BokilogError | OSError) -> None:
         """The work did not start: `detach` raises this error in the asking process."""
-        self._send(_FAILED + json.dumps(to_wire(error)).encode())
+        if isinstance(error, BokilogError):
+            self._send(_FAILED + json.dumps(to_wire(error)).encode())
+        else:
+            place = None if error.filename is None else str(error.filename)
+            told = [error.errno, error.strerror or str(error), place]
+            self._send(_REFUSED + json.dumps(told).encode())
         self._close()
 
     def redirect(self, log: Path) -> None:
@@ -80,7 +85,7 @@ def detach(
         timeout_s: for the start.
 
     Raises:
-        BokilogError: what the work failed with.
+        BokilogError, OSError: what the work failed with.
         NotReady: it ended without a word, or took too long.
     """
     sys.stdout.flush()
@@ -109,8 +114,10 @@ def _become_daemon(work: Callable[[Starting], int], starting: Starting) -> NoRet
         for descriptor in (0, 1, 2):
             os.dup2(empty, descriptor)
         code = work(starting)
-    except BokilogError as error:
+    except (BokilogError, OSError) as error:
         starting.failed(error)
+        if isinstance(error, OSError) and readable(error) is None:
+            sys.excepthook(type(error), error, error.__traceback__)
     except BaseException as error:
         starting.failed(NotReady(readable(error) or f"{type(error).__name__}: {error}"))
         sys.excepthook(type(error), error, error.__traceback__)
@@ -133,6 +140,9 @@ def _listen(pipe: int, *, say: Callable[[str], None], deadline_s: float) -> None
                 return
             if line[:1] == _FAILED:
                 raise from_wire(json.loads(line[1:]))
+            if line[:1] == _REFUSED:
+                number, reason, place = json.loads(line[1:])
+                raise OSError(number, reason, place)
             say(line[1:].decode(errors="replace").replace("\0", "\n"))
         if not data:
             raise NotReady("it ended before it had started")

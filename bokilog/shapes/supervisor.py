@@ -33,12 +33,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Final
 
-from bokilog.errors import InvalidSettings, NotReady
+from bokilog.errors import DirectoryInUse, InvalidSettings, NotReady
 from bokilog.io import logs
 from bokilog.io.directory import lock_file
 from bokilog.io.process import CANCEL_TIMEOUT_S, EXIT_USAGE, read_run_file, run_file
 from bokilog.shapes.cluster_layout import HOST, Layout, NodePlan
 from bokilog.shapes.supervisor_state import (
+    RUNNING,
     ProcessFacts,
     SupervisorFacts,
     birth,
@@ -155,6 +156,18 @@ class _Child:
         )
 
 
+def lock_cluster(layout: Layout) -> int:
+    """The descriptor of the lock of a cluster's directory, until it is closed.
+
+    Raises:
+        DirectoryInUse: its supervisor lives.
+    """
+    try:
+        return lock_file(layout.run_dir / LOCK, owner_of=layout.directory)
+    except DirectoryInUse as error:
+        raise DirectoryInUse(error.path, RUNNING) from None
+
+
 class Supervisor:
     """Owner of a directory's processes, one at a time (file lock). Used from one thread.
 
@@ -179,7 +192,7 @@ class Supervisor:
         self._state = "starting"
         self._started_at_ms = time.time_ns() // 1_000_000
         self._data: tuple[int, int] | None = None  # None: there was none, or not all have started
-        self._lock: int | None = lock_file(layout.run_dir / LOCK, owner_of=layout.directory)
+        self._lock: int | None = lock_cluster(layout)
 
     # --- for its owner ----------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from bokilog.errors import NotReady
 
 FORMAT: Final = 1
 STATE: Final = "supervisor.json"
+RUNNING: Final = "its cluster, which runs"  # the owner of a directory, for people
 _PS_TIMEOUT_S: Final = 5.0
 
 

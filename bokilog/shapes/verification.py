@@ -18,7 +18,7 @@ from bokilog.ids import LogSpaceId
 from bokilog.io.directory import IDENTITY, lock_to_read
 from bokilog.shapes.cluster_layout import SETTINGS, Layout, NodePlan, read_layout
 from bokilog.shapes.embedded import SPACES
-from bokilog.shapes.supervisor_state import read_state
+from bokilog.shapes.supervisor_state import RUNNING, read_state
 from bokilog.shapes.verify_folds import (
     check_fold,
     check_folds,
@@ -102,7 +102,7 @@ class Verification:
     def _cluster(self, layout: Layout) -> None:
         state = read_state(layout.run_dir)
         if state is not None and state.alive and state.state != "stopped":
-            raise DirectoryInUse(str(layout.directory))
+            raise DirectoryInUse(str(layout.directory), RUNNING)
         nodes = [node for node in layout.nodes if node.data_dir is not None]
         with ExitStack() as kept:
             for node in nodes:

@@ -235,7 +235,7 @@ def test_a_free_port_is_fine() -> None:
 
 def test_a_directory_has_one_supervisor(make: Stand) -> None:
     make()
-    with pytest.raises(DirectoryInUse):
+    with pytest.raises(DirectoryInUse, match="in use already, by its cluster, which runs"):
         make()
 
 
