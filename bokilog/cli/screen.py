@@ -94,7 +94,8 @@ class Screen:
 
     def worker_ended(self, ended: WorkerEnded) -> None:
         """A worker is gone that nobody had told to end."""
-        self._say(f"[red]worker[/] {ended.worker} of {escape(ended.function)}: {ended.reason}")
+        who = f"{ended.worker} of {escape(ended.function)}"
+        self._say(f"[red]worker[/] {who}: {escape(ended.reason)}")
 
     def warned(self, problem: str) -> None:
         """Something may not be as it was meant."""

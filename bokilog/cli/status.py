@@ -244,6 +244,7 @@ def show(facts: dict[str, object]) -> None:
     click.echo(f"{facts['url']}; {_size(disk.get('free_bytes'))} free on disk")
     _print_views(_table(facts["views"]))
     _print_control(_table(facts["control"]))
+    click.echo()
     _print_processes(_items(facts["processes"]), _table(disk.get("used_bytes")))
     _print_log_spaces(_items(facts["log_spaces"]))
 
@@ -273,7 +274,6 @@ def _print_views(views: Mapping[object, object]) -> None:
         click.echo(f"the term is being ended: {views['ending']}")
     if views.get("problem"):
         click.echo(f"no view can change, the present one holds: {views['problem']}")
-    click.echo()
 
 
 def _print_processes(processes: list[object], used: Mapping[object, object]) -> None:
@@ -284,7 +284,9 @@ def _print_processes(processes: list[object], used: Mapping[object, object]) -> 
     if not processes:
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("process", "state", "pid", "restarts", "disk", ""):
+    longest = max(len(str(_table(process)["id"])) for process in processes)
+    table.add_column("process", no_wrap=True, min_width=longest)  # else all would be `stora...`
+    for name in ("state", "pid", "restarts", "disk", ""):
         table.add_column(name, justify="right" if name in ("pid", "restarts", "disk") else "left")
     for process in map(_table, processes):
         table.add_row(

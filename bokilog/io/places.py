@@ -83,6 +83,11 @@ class Folder:
     def where(self) -> str:
         return str(self._path)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a folder, or something else of its name."""
+        return self._path.exists()
+
     def names(self) -> Iterable[str]:
         if self._path.exists() and not self._path.is_dir():
             raise InvalidSettings("folder", repr(self.where), "is a file")

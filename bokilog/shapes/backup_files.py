@@ -26,7 +26,7 @@ from typing import Final
 
 from bokilog.errors import BackupUnusable, BokilogError, FormatTooNew
 from bokilog.framing import PREAMBLE, Buffer, MessageReader, append_message
-from bokilog.io.places import Place
+from bokilog.io.places import Folder, Place
 from bokilog.limits import MIB
 from bokilog.messages import Message, decode, encode
 from bokilog.record import check_durability
@@ -164,8 +164,12 @@ def read_manifest(place: Place) -> Manifest:
     """
     data = place.get(MANIFEST)
     if data is None:
-        some = next(iter(place.names()), None)
-        problem = f"it has no {MANIFEST}: it was not finished" if some else "nothing is there"
+        if next(iter(place.names()), None):
+            problem = f"it has no {MANIFEST}: it was not finished"
+        elif isinstance(place, Folder) and not place.exists:
+            problem = "no such folder"
+        else:
+            problem = "nothing is there"
         raise BackupUnusable(place.where, problem)
     try:
         stored = json.loads(data)

@@ -125,6 +125,8 @@ class KillWorker(NamedTuple):
     pid: int
     """0: it is not known yet."""
     reason: str
+    was_told: bool
+    """It had been told to end and did not; else a `WorkerEnded` tells the same."""
 
 
 class Disconnect(NamedTuple):

@@ -242,7 +242,7 @@ class Fleet:
         self._kill(worker, reason, now_s)
 
     def _kill(self, worker: Worker, reason: str, now_s: float) -> None:
-        self._out.append(KillWorker(worker.number, worker.pid, reason))
+        self._out.append(KillWorker(worker.number, worker.pid, reason, worker.told))
         _may_have_begun(worker)  # until the signal reaches it
         self._gone(worker, reason, now_s)
 

@@ -286,7 +286,8 @@ class Host:
             case EndTemplate(template=number):
                 self._templates.end(number)
             case KillWorker():
-                logger.warning("worker %d is ended: %s", effect.worker, effect.reason)
+                if effect.was_told:
+                    self._shown.warned(f"worker {effect.worker} is ended: {effect.reason}")
                 self._connections.disconnect(("worker", effect.worker))
                 kill(effect.pid)
             case Disconnect(peer=peer, reason=reason):

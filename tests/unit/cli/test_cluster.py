@@ -241,6 +241,34 @@ def test_status_joins_supervisor_views_and_nodes(
     assert facts["log_spaces"][1]["lag"] == {"storage-2": None, "storage-1": None}
 
 
+def test_status_shows_names_whole_and_a_line_between_words_and_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    row = {"state": "running", "pid": 4_194_304, "restarts": 0, "primary": False, "exit": None}
+    row |= {"role": "storage", "facts": None, "problem": "it stands still since it was paused"}
+    control = {"last_change": None, "active": True, "missing": "", "blocked": "", "reason": ""}
+    show(
+        {
+            "directory": "d",
+            "url": "bokilog://127.0.0.1:7300",
+            "supervisor": {"state": "running"},
+            "views": {"store": "d/views"},
+            "view": None,
+            "control": control | {"nodes": {"storage-2": {"why": "it is silent"}}},
+            "processes": [row | {"id": f"storage-{number}"} for number in (1, 2)],
+            "log_spaces": [],
+            "disk": {},
+        }
+    )
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2:5] == ["views in d/views", "storage-2 is suspected: it is silent", ""]
+    table = lines[5:]
+    assert table[0].startswith("process")
+    for name in ("storage-1", "storage-2"):
+        assert sum(line.startswith(f"{name} ") for line in table) == 1
+
+
 def test_status_of_a_stopped_cluster_shows_what_is_known(tmp_path: Path, run: Run) -> None:
     lay_out(tmp_path / "[odd] d", storage_nodes=1)
     code, output, _ = run("status", "--dir", str(tmp_path / "[odd] d"))

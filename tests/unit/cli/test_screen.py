@@ -10,7 +10,13 @@ from rich.console import Console
 from bokilog.call_errors import FunctionFailed
 from bokilog.cli.screen import LINES_PER_S_MAX, Screen
 from bokilog.errors import to_wire
-from bokilog.functions.runtime.effects import AppLoaded, AppNotLoaded, CallBegan, CallOver
+from bokilog.functions.runtime.effects import (
+    AppLoaded,
+    AppNotLoaded,
+    CallBegan,
+    CallOver,
+    WorkerEnded,
+)
 
 
 def shown(*, calls: bool = True) -> tuple[Screen, io.StringIO]:
@@ -38,6 +44,12 @@ def test_calls_their_output_and_their_failures_are_shown() -> None:
         "cannot be loaded: the version before goes on",
         "SyntaxError: [x]",
     ]
+
+
+def test_a_workers_end_is_shown_as_it_was_told() -> None:
+    screen, out = shown()
+    screen.worker_ended(WorkerEnded(4, "[f]", "no [red]markup[/]"))
+    assert out.getvalue() == "worker 4 of [f]: no [red]markup[/]\n"
 
 
 def test_more_calls_than_anybody_can_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,13 @@ def test_a_backup_without_its_manifest_is_not_finished(copy: Path, tmp_path: Pat
 
 
 def test_an_empty_place_holds_no_backup(tmp_path: Path) -> None:
+    with pytest.raises(BackupUnusable, match="no such folder"):
+        restore(Folder(tmp_path / "nowhere"), tmp_path / "new")
+    (tmp_path / "nowhere").mkdir()
     with pytest.raises(BackupUnusable, match="nothing is there"):
+        restore(Folder(tmp_path / "nowhere"), tmp_path / "new")
+    (tmp_path / "nowhere" / "letters.txt").touch()
+    with pytest.raises(BackupUnusable, match="not finished"):
         restore(Folder(tmp_path / "nowhere"), tmp_path / "new")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bokilog.call_errors import CallCancelled, CallTimeout
 from bokilog.errors import to_wire
-from bokilog.functions.runtime.effects import KillWorker, LinkDown
+from bokilog.functions.runtime.effects import KillWorker, LinkDown, WorkerEnded
 from bokilog.functions.runtime.messages import Cancel, Flag, Start, WorkerExited
 from bokilog.functions.runtime.options import FunctionOptions
 from tests.unit.functions.runtime.hosts import (
@@ -36,6 +36,7 @@ def test_a_worker_that_does_not_end_a_call_at_its_deadline_is_killed() -> None:
     assert codes(effects) == {1: CallTimeout.code}
     (killed,) = [each for each in effects if isinstance(each, KillWorker)]
     assert (killed.worker, killed.pid) == (worker, worker + 1_000)
+    assert not killed.was_told and any(isinstance(each, WorkerEnded) for each in effects)
 
 
 def test_what_else_a_stuck_worker_runs_gets_a_little_time() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bokilog.errors import InvalidSettings
-from bokilog.functions.runtime.effects import AppNotLoaded, Effect, WorkerEnded
+from bokilog.functions.runtime import host as host_module
+from bokilog.functions.runtime.effects import AppNotLoaded, Effect, KillWorker, WorkerEnded
 from bokilog.functions.runtime.host import Host
 from bokilog.functions.runtime.process_settings import HostSettings
 from bokilog.functions.runtime.shown import Watcher
@@ -46,6 +47,24 @@ async def test_trouble_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
             unwatched._perform(effect)
         assert caplog.messages[0] == "worker 1 of f: gone", "what is wrong at the start is raised"
         assert "no such thing" in caplog.messages[1]
+
+
+@pytest.mark.asyncio
+async def test_a_killed_worker_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its end, if nobody had told it to end; else by its kill, which nothing follows."""
+    killed: list[int] = []
+    monkeypatch.setattr(host_module, "kill", killed.append)
+    unwatched = host_of(None)
+    unwatched._perform(KillWorker(4, 104, "it took too long", False))
+    unwatched._perform(WorkerEnded(4, "slow", "it took too long"))
+    unwatched._perform(KillWorker(5, 105, "it did not end when it was told to", True))
+    assert killed == [104, 105]
+    assert caplog.messages == [
+        "worker 4 of slow: it took too long",
+        "worker 5 is ended: it did not end when it was told to",
+    ]
 
 
 @pytest.mark.parametrize("watched", [True, False])
