@@ -262,8 +262,6 @@ def _cluster(directory: Path, *, port: int, screen: Screen) -> Iterator[None]:
 async def _embedded_log(directory: Path | None, address: str) -> AsyncIterator[str]:
     from bokilog.shapes.served import serve_log
 
-    if directory is not None:
-        directory.parent.mkdir(parents=True, exist_ok=True)
     log = await serve_log(directory, address)
     try:
         yield log.url

@@ -36,6 +36,25 @@ def test_memory_goes_with_embedded(capsys: pytest.CaptureFixture[str]) -> None:
     assert "goes with --embedded" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [("--embedded",), ()])
+def test_a_directory_that_is_refused_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    directory = os.fsdecode(bytes(tmp_path / "data") + b"\xff")
+    assert main(["dev", "m:app", "--http-port", "0", "--dir", directory, *options]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_serves_beside_a_log_makes_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connect = f"file:{tmp_path / 'nope'}"
+    assert main(["serve", "m:app", "--http-port", "0", "--connect", connect]) == 2
+    assert "names a directory that does not exist" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.asyncio
 async def test_a_signal_stops_in_order_and_another_one_at_once(
     monkeypatch: pytest.MonkeyPatch,
