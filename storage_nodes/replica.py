@@ -167,6 +167,9 @@ class Replica:
             shared_journal=report_written,
         )
 
+        self._asks_again = False
+        """The primary's metalog, once a checkpoint is written that a `StartOver` came in."""
+
     @property
     def space(self) -> LogSpace:
         """As the view in force has it."""
@@ -365,7 +368,11 @@ class Replica:
 
     def checkpoint_stored(self) -> list[Effect]:
         """The fold is on disk up to the frozen position."""
-        return self.storing.stored(full=bool(self.read_only))
+        effects = self.storing.stored(full=bool(self.read_only))
+        if self._asks_again:
+            self._asks_again = False
+            effects += self.folding.follow()
+        return effects
 
     def replay_hint(self, *, quiet: bool = False) -> bytes:
         """Where the next start begins to read the journal; `quiet`: no group is under way."""
@@ -378,16 +385,23 @@ class Replica:
         if self.folds.loading.writing:
             return []  # asked for again from where the loaded fold stands
         first = run.entries[0]
-        if isinstance(first, StartOver) and not self.entries.are_too_many:
+        if isinstance(first, StartOver) and self._starts_over(run):
+            if self.is_storing:  # the store is written for the fold that is here
+                self._asks_again = True
+                return []
             self._start_over(run, first)
         return self.folding.take(run)
 
+    def _starts_over(self, run: Run) -> bool:
+        """Whether what was ordered before the run is lost here, too; not if it was sent again."""
+        if self._new_fold is None or self.entries.are_too_many:
+            return False
+        lost = self.index.empty or self.folds.is_stranded
+        return lost and self.index.position.count <= run.first
+
     def _start_over(self, run: Run, entry: StartOver) -> None:
         """What was ordered before is lost on every replica: the fold begins here, empty (P20)."""
-        if self._new_fold is None or not (self.index.empty or self.folds.is_stranded):
-            return
-        if self.index.position.count > run.first:
-            return  # sent again
+        assert self._new_fold is not None
         self._fold = fold = self._new_fold()
         self.index = index = fold.index
         self.arrivals.stand_on(index)

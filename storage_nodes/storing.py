@@ -105,7 +105,7 @@ class Storing:
         """Another fold, an empty one, took the place of the one before."""
         self._index = index
         self._snapshots = Snapshots(index)
-        self._awaited_count = None
+        self.waits_for = self._awaited_count = None
 
     # --- checkpoints ------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ encoding here; whoever knows the function gives `decode`.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Final, NamedTuple
@@ -161,19 +162,24 @@ class Call:
         Raises:
             UnknownCall: it is not known, or not any more.
         """
+        cancelled = Cancelled(self.id, reason)
+        data, tags = encode(cancelled), tags_of(cancelled, stream=self._stream)
+        key, is_unknown = f"cancel:{self.id}:{secrets.token_hex(8)}", False
         while True:
             record, step = await last_step(self._book, self.id)
-            if isinstance(step, (Finished, DeadLettered, Cancelled)):
+            is_over = isinstance(step, (Finished, DeadLettered, Cancelled))
+            if is_over and not is_unknown:
                 return False
-            cancelled = Cancelled(self.id, reason)
-            tags = tags_of(cancelled, stream=self._stream)
+            # Of a call that is over only its key can let the append through: it was this record.
+            after = 0 if is_over else record.seqnum
             try:
-                await self._book.append(
-                    encode(cancelled), tags, unless={call_tag(self.id): record.seqnum}
-                )
+                await self._book.append(data, tags, unless={call_tag(self.id): after}, key=key)
                 return True
-            except (ConditionFailed, AppendUnknown):
-                continue  # it has moved on, perhaps by this very record
+            except ConditionFailed:
+                if is_over:
+                    return False
+            except AppendUnknown:
+                is_unknown = True
 
     async def items(self, from_seqnum: int = 0) -> AsyncGenerator[CallItem, None]:
         """What the function yields, each value once, also when it was started again meanwhile.

@@ -14,9 +14,10 @@ from dataclasses import replace
 
 import pytest
 
-from bokilog.effects import Checkpoint, Effect, LinkUp, TimerFired
+from bokilog.effects import Checkpoint, CheckpointStored, Effect, LinkUp, TimerFired
 from bokilog.ids import START, Term
 from bokilog.messages import (
+    FollowMetalog,
     IndexReport,
     MetalogGone,
     MetalogSynced,
@@ -247,6 +248,38 @@ def test_p11_a_backup_that_was_away_is_asked_with_its_link() -> None:
     trio.heal()
     trio.settle()
     assert told(trio) == [trio.count(S1)]
+
+
+def stranded(rig: StorageRig) -> None:
+    """The next term begins after what this replica has, and its entries before are nowhere."""
+    rig.get(PRIMARY, MetalogGone(SPACE, 9))
+    rig.install(lossy_view(2, end=at(12), tail=50, durability="memory"))
+
+
+def test_p20_a_start_over_lets_go_of_a_checkpoint_that_waits_for_frames() -> None:
+    rig = folded("memory")
+    rig.take(frame(3))
+    rig.do(TimerFired("checkpoint"))
+    assert rig.replica.storing.waits_for is not None
+    stranded(rig)
+    rig.order(StartOver(2_000, 50), first=12, term=2)
+    rig.sync()
+    assert rig.index.position == at(13, 2)
+    assert not rig.replica.storing.busy
+
+
+def test_p20_a_start_over_waits_while_the_store_is_written() -> None:
+    """A checkpoint that is told to be stored must be the one of the fold that is here."""
+    rig = folded("memory")
+    rig.do(TimerFired("checkpoint"))
+    assert Checkpoint(SPACE) in synced(rig, 4)
+    stranded(rig)
+    rig.order(StartOver(2_000, 50), first=12, term=2)
+    assert rig.index.position == at(4), "it stands on what is written"
+    effects = rig.do(CheckpointStored(SPACE))
+    assert FollowMetalog in [type(each) for each in messages(effects, FollowMetalog)]
+    rig.order(StartOver(2_000, 50), first=12, term=2)
+    assert rig.index.position == at(13, 2)
 
 
 def test_p11_a_new_term_counts_anew() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,14 @@ import bokilog
 from bokilog.call_errors import CallCancelled, CallTimeout, UnknownCall
 from bokilog.client.admin import ClientLog
 from bokilog.codec import pack
-from bokilog.errors import ConditionFailed, KeyReused, NotSupported, Overloaded, to_wire
+from bokilog.errors import (
+    AppendUnknown,
+    ConditionFailed,
+    KeyReused,
+    NotSupported,
+    Overloaded,
+    to_wire,
+)
 from bokilog.functions.books import app_book, ensure_app_book
 from bokilog.functions.calls.call import Call, decode_plain
 from bokilog.functions.calls.finding import find_call, list_calls
@@ -56,8 +64,7 @@ class Calls:
         return await self.book.append(encode(step), tags_of(step, stream=stream))
 
     async def finish(self, call: Call, value: object, *, stream: bool = False) -> int:
-        done = Finished(call.id, "a/1", 0, Encoding.MSGPACK, "", [], 7, pack(value))
-        return await self.step(done, stream=stream)
+        return await self.step(finished(call.id, value), stream=stream)
 
     async def give_up(self, call: Call) -> int:
         return await self.step(DeadLettered(call.id, "a/1", 1, "no", 0, "", WHY, b""))
@@ -163,6 +170,35 @@ async def test_a_finished_call_cannot_be_cancelled() -> None:
         await calls.finish(call, 1)
         assert not await call.cancel()
         assert await call.result() == 1
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_who_hears_nothing_of_a_cancellation_still_learns_whether_it_was_his(
+    ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened() as calls:
+        call = await calls.spawn()
+        append = type(calls.book).append
+        unknown = True
+
+        async def lossy(book: Any, *arguments: Any, **named: Any) -> int:
+            nonlocal unknown
+            if not unknown:
+                return await append(book, *arguments, **named)
+            unknown = False
+            if ordered:
+                await append(book, *arguments, **named)
+            else:
+                await append(book, encode(finished(call.id, 1)), tags_of(finished(call.id, 1)))
+            raise AppendUnknown("the connection was lost")
+
+        monkeypatch.setattr(type(calls.book), "append", lossy)
+        assert await call.cancel("not wanted") is ordered
+        assert (await call.status()).state == ("cancelled" if ordered else "finished")
+
+
+def finished(call_id: str, value: object) -> Finished:
+    return Finished(call_id, "a/1", 0, Encoding.MSGPACK, "", [], 7, pack(value))
 
 
 async def test_items_of_two_attempts_are_one_stream() -> None:
