@@ -110,6 +110,8 @@ def _value(said: str) -> object:
         value: object = json.loads(said)
     except ValueError:
         return said
+    except RecursionError:
+        raise InvalidSettings("argument", repr(said[:20] + "..."), "is nested too deeply") from None
     return value
 
 

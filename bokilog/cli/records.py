@@ -227,5 +227,9 @@ def _unless(conditions: tuple[str, ...]) -> Unless | None:
         if not after.isdecimal() or (separator and not tag):
             problem = f"{condition!r} is neither TAG=AFTER nor AFTER, where AFTER is a seqnum"
             raise click.BadParameter(problem, param_hint="--unless")
-        found[tag if separator else None] = int(after)
+        subject = tag if separator else None
+        if subject in found:
+            of = "the whole LogBook" if subject is None else repr(subject)
+            raise click.BadParameter(f"{of} is said twice", param_hint="--unless")
+        found[subject] = int(after)
     return found or None

@@ -37,7 +37,8 @@ def verify(directory: Path, as_json: bool) -> int:
 
     DIR is the directory of an embedded log, of a cluster, or of one node of it (DIR/data/NODE).
     Nothing is changed. Exit codes: 0 clean, 1 damage was found, 2 it cannot be checked (in use by
-    a live process, its view store does not answer, or nothing of bokilog's).
+    a live process, a file that may not be read, its view store does not answer, or nothing of
+    bokilog's).
     """
     progress = _Progress(shown=sys.stderr.isatty() and not as_json)
 
@@ -52,6 +53,8 @@ def verify(directory: Path, as_json: bool) -> int:
         raise _CannotCheck(f"{error}: stop it first, or check a copy") from None
     except UnavailableError as error:
         raise _CannotCheck(str(error)) from None
+    except OSError as error:
+        raise _CannotCheck(f"{error.strerror}: {error.filename!r}") from None
     finally:
         progress.clear()
     if as_json:

@@ -103,8 +103,8 @@ def restore(
             filled = _Filled(place, manifest, tell)
             lay_out(
                 directory,
-                storage_nodes=storage_nodes or max(1, manifest.storage_nodes),
-                sequencers=sequencers or max(1, manifest.sequencers),
+                storage_nodes=_or_as_before(storage_nodes, manifest.storage_nodes),
+                sequencers=_or_as_before(sequencers, manifest.sequencers),
                 function_nodes=function_nodes,
                 port=port,
                 views_url=views_url,
@@ -113,6 +113,10 @@ def restore(
             assert filled.view is not None
             view = filled.view
     return Restored(manifest=manifest, shape=shape, history_id=view.history_id)
+
+
+def _or_as_before(wanted: int | None, before: int) -> int:
+    return max(1, before) if wanted is None else wanted
 
 
 def _check_versions(manifest: Manifest, place: Place) -> None:

@@ -140,7 +140,7 @@ async def read_object(request: web.Request, settings: GatewaySettings) -> dict[s
         return {}
     try:
         value: object = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refuse(400, f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise refuse(400, "the body is not a JSON object")

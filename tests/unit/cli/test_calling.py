@@ -32,6 +32,11 @@ def test_an_argument_is_said_once() -> None:
         parse_arguments(("x=4", "y=1", "x=5"))
 
 
+def test_an_argument_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="is nested too deeply"):
+        parse_arguments(("[" * 100_000 + "]" * 100_000,))
+
+
 @pytest.mark.parametrize("function", ["price", "shop.", ".price", ""])
 def test_a_function_without_its_app_is_refused(
     capsys: pytest.CaptureFixture[str], function: str

@@ -71,6 +71,18 @@ def test_a_condition_that_is_none_is_a_usage_error(
     assert log.calls == []
 
 
+@pytest.mark.parametrize(
+    ("conditions", "of"), [(("a=1", "a=2"), "'a'"), (("1", "2"), "the whole LogBook")]
+)
+def test_of_two_conditions_on_one_thing_none_is_left_out(
+    log: RecordingLog, run: Run, conditions: tuple[str, str], of: str
+) -> None:
+    said = [word for condition in conditions for word in ("--unless", condition)]
+    code, _, errors = run("append", "orders", "x", *said)
+    assert (code, log.calls) == (2, [])
+    assert f"{of} is said twice" in errors
+
+
 def test_a_failed_condition_is_one_line(log: RecordingLog, run: Run) -> None:
     log.error = ConditionFailed("a", 3)
     code, _, errors = run("append", "orders", "x", "--unless", "a=0")

@@ -176,6 +176,16 @@ def test_a_folder_that_is_not_empty_is_refused(taken: Path, tmp_path: Path) -> N
     assert [each.name for each in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("option", ["--storage-nodes", "--sequencers"])
+def test_a_cluster_of_no_nodes_is_refused(
+    taken: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    code = main(["restore", str(taken), "--dir", str(new), "--shape", "cluster", option, "0"])
+    assert code == 2 and "=0 " in capsys.readouterr().err
+    assert not new.exists()
+
+
 def test_an_empty_folder_is_as_good_as_none(log: Path, taken: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     restore(Folder(taken), tmp_path / "new")

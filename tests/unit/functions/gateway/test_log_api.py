@@ -146,6 +146,7 @@ async def test_logbooks_are_made_told_trimmed_and_deleted(serve: Serve) -> None:
         ("GET", "/books/b/records?reverse=perhaps", None, 400, "neither true nor false"),
         ("GET", "/books/b/records?limit=0", None, 400, "limit"),
         ("POST", "/books/b/records", b"{", 400, "the body is not JSON"),
+        ("POST", "/books/b/records", b"[" * 100_000, 400, "the body is not JSON"),
         ("POST", "/books/b/records", b"[]", 400, "not a JSON object"),
         ("POST", "/books/b/records", b'{"data": 1}', 400, "say bytes as data_base64"),
         ("POST", "/books/b/records", b'{"data_base64": "?"}', 400, "data_base64"),
