@@ -209,15 +209,31 @@ def lay_out(
         raise InvalidSettings("sequencers", str(settings.sequencers), problem)
     if settings.app:
         check_app(settings.app)
+    layout = Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))
+    _check_overlaps(layout)
     make_directory(directory)
     for folder in _FOLDERS:
         make_directory(directory / folder)
-    layout = Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))
     if change is not None:
         change(layout)
     _store_first_view(layout, fill)
     write_synced(layout.settings_file, _to_toml(_operators_part(layout.settings_file), layout))
     return layout
+
+
+def _check_overlaps(layout: Layout) -> None:
+    """No two nodes listen on one port: the second would say that another process does."""
+    used: dict[int, str] = {}
+    for option, ports in (
+        ("port", layout.ports),
+        ("http_port", layout.http_ports),
+        ("metrics_port", layout.metrics_ports.values()),
+    ):
+        for port in ports:
+            if port in used:
+                problem = f"reaches {port}, which {used[port]} has: take another range"
+                raise InvalidSettings(option, str(min(ports)), problem)
+            used[port] = option
 
 
 def read_layout(directory: Path | str) -> Layout:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,14 @@ def test_the_next_start_finds_what_there_is(tmp_path: Path) -> None:
     second = lay_out(tmp_path)
     assert second == first == read_layout(tmp_path)
     assert stored_view(second) == view
+
+
+@pytest.mark.parametrize("other", ["http_port", "metrics_port"])
+def test_two_ranges_of_ports_may_not_meet(tmp_path: Path, other: str) -> None:
+    said: dict[str, Any] = {"port": 9120, other: 9115, "app": "shop:app", "function_nodes": 6}
+    with pytest.raises(InvalidSettings, match=f"{other}=9115 reaches 9120, which port has"):
+        lay_out(tmp_path / "d", **said)
+    assert not (tmp_path / "d").exists(), "nothing of it is kept for the next start"
 
 
 def test_the_next_start_may_have_other_engines_and_another_port(tmp_path: Path) -> None:
