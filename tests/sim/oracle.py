@@ -300,6 +300,15 @@ class SpaceOracle(Branch):
             if fork.term in self._given_up:
                 yield self.tail_at(min(fork.kept, self.count)), self.starts[fork.term][1]
 
+    def is_gap(self, seqnum: int) -> bool:
+        """Whether it was ordered, and no replica had its bytes when a fold got there."""
+        gaps = [gap for each in self.gaps.values() for gap in each.items()]
+        return any(start <= seqnum < start + count for start, count in gaps)
+
+    @property
+    def has_accepted_losses(self) -> bool:
+        return bool(self._accepted)
+
     def keep_bytes(self, names: set[tuple[object, ...]]) -> None:
         """Of all frames that were folded only these are left."""
         for record, (_, _, frames, _) in zip(self.entries, self.raw, strict=True):
