@@ -51,10 +51,8 @@ def verify(directory: Path, as_json: bool) -> int:
         report = Verification(directory, part_done=part_done, progress=progress.read).run()
     except DirectoryInUse as error:
         raise _CannotCheck(f"{error}: stop it first, or check a copy") from None
-    except UnavailableError as error:
+    except (UnavailableError, OSError) as error:
         raise _CannotCheck(str(error)) from None
-    except OSError as error:
-        raise _CannotCheck(f"{error.strerror}: {error.filename!r}") from None
     finally:
         progress.clear()
     if as_json:
