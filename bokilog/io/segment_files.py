@@ -5,8 +5,9 @@ ahead; what it holds never counts. Decides which file becomes the next segment a
 given back to the disk.
 
 Invariants:
-- A name is synced before it matters (P31): a recycled file is in the pool only once its new name
-  is durable; the caller syncs the directory with the first group of a new segment.
+- A name is synced before it matters (P31): the directory's when it is made; a recycled file is in
+  the pool only once its new name is durable; the caller syncs the directory with the first group of
+  a new segment.
 - Before a segment's file is recycled, its predecessor notes where it ends (`SegmentEnd`), because
   the header that said so goes away.
 - Nothing is unlinked or truncated but in the background thread, in slices: 1 ms per MiB here
@@ -32,8 +33,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 
+from bokilog.io.directory import make_directory
 from bokilog.io.sync import DataSync, sync_directory
 from bokilog.journal import (
     SEGMENT_END_OFFSET,
@@ -191,7 +194,7 @@ class SegmentFiles:
 
     def scan(self) -> list[int]:
         """Numbers of all segment files, ascending; fills the pool with the free files."""
-        os.makedirs(self._directory, exist_ok=True)
+        make_directory(Path(self._directory))
         numbers: list[int] = []
         free: list[int] = []
         for name in os.listdir(self._directory):
