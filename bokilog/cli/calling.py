@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bokilog.functions.runtime.process_caller import ProcessCaller
 
 ASK_TIMEOUT_S: Final = 3.0
+QUIET_S: Final = 1.0
+"""So long a call waits for a host without a word."""
 _BY_NAME: Final = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
@@ -141,7 +143,10 @@ async def _call(
     from bokilog.functions.runtime.references import fetch
 
     named = _Named(app)
-    async with AppConnection(named, url=url, host=None, connect_timeout_s=timeout_s) as connection:
+    wait_s = timeout_s if call_timeout_s is None else min(timeout_s, call_timeout_s)
+    waits = asyncio.create_task(_say_that_it_waits(app, wait_s))
+    async with AppConnection(named, url=url, host=None, connect_timeout_s=wait_s) as connection:
+        waits.cancel()
         assert named.connection is not None
         calls = named.connection.calls
         call_id = os.urandom(8).hex()
@@ -165,6 +170,11 @@ async def _call(
         print_json({"call": call_id, **shown, "ran_us": done.ran_us})
     else:
         click.echo(result, nl=not raw or sys.stdout.isatty())
+
+
+async def _say_that_it_waits(app: str, timeout_s: float) -> None:
+    await asyncio.sleep(QUIET_S)
+    click.echo(f"waiting up to {timeout_s:g} s for a host of {app!r}", err=True)
 
 
 # --- what calls wrote -----------------------------------------------------------------------------

@@ -87,6 +87,10 @@ def dev(
 
     if in_memory and not embedded:
         raise InvalidSettings("--memory", "given", "goes with --embedded")
+    if http_port == port:
+        raise InvalidSettings(
+            "--http-port", str(http_port), "is the log's --port too: take another"
+        )
     gateway = _gateway(http_port, show_traces=True)
     screen = Screen(_console(), calls=True)
     with tempfile.TemporaryDirectory(prefix="bokilog-") as sockets:

@@ -187,8 +187,7 @@ def lay_out(
         InvalidSettings: a value is out of range, or cannot change any more.
         NodeUnreachable: the etcd does not answer.
     """
-    directory = Path(directory).expanduser().absolute()
-    check_path("dir", directory)
+    directory = _where_it_is(directory)
     said = {
         "storage_nodes": storage_nodes,
         "sequencers": sequencers,
@@ -242,13 +241,22 @@ def read_layout(directory: Path | str) -> Layout:
     Raises:
         InvalidSettings: there is no cluster in it.
     """
-    directory = Path(directory).expanduser().absolute()
+    directory = _where_it_is(directory)
     if not (directory / SETTINGS).exists():
         start = f"bokilog up --dir {quote(str(directory))}"
         problem = f"holds no cluster (no {SETTINGS}): start one with `{start}`"
         raise InvalidSettings("dir", str(directory), problem)
     settings = _cluster_settings(directory, {})
     return Layout(directory=directory, settings=settings, nodes=_nodes(directory, settings))
+
+
+def _where_it_is(directory: Path | str) -> Path:
+    """The place itself, past symbolic links: whichever name it is given, nodes are found there."""
+    given = Path(directory).expanduser().absolute()
+    check_path("dir", given)
+    place = Path(os.path.realpath(given))
+    check_path("dir", place)
+    return place
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -411,7 +419,7 @@ def _check_own_view(layout: Layout, latest: View, where: str) -> None:
             count = sum(each.role == node.role for each in latest.nodes)
             problem = f"leaves out {node.id}, which the view of term {latest.term} has: say {count}"
             raise InvalidSettings(name, value, problem)
-        if planned.get(node.id, node.address) == node.address:
+        if _past_links(planned.get(node.id, node.address)) == _past_links(node.address):
             continue
         if layout.settings.views_url:
             problem = f"holds the views of another cluster ({node.id} at {node.address})"
@@ -425,6 +433,12 @@ def _check_own_view(layout: Layout, latest: View, where: str) -> None:
             "take the cluster's own directory, or another prefix"
         )
         raise InvalidSettings("views_url", where, problem)
+
+
+def _past_links(address: str) -> str:
+    """An address of a view that may name its directory through a symbolic link."""
+    kind, _, path = address.partition(":")
+    return f"unix:{os.path.realpath(path)}" if kind == "unix" else address
 
 
 def nodes_of(layout: Layout) -> tuple[Node, ...]:

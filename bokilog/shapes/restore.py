@@ -98,6 +98,13 @@ def restore(
     shape = shape or manifest.shape
     with _removed_if_it_fails(directory):
         if shape == "embedded":
+            _check_no_cluster(
+                storage_nodes=storage_nodes,
+                sequencers=sequencers,
+                function_nodes=function_nodes,
+                port=port,
+                views_url=views_url,
+            )
             view = _embedded(place, manifest, directory, tell)
         else:
             filled = _Filled(place, manifest, tell)
@@ -113,6 +120,13 @@ def restore(
             assert filled.view is not None
             view = filled.view
     return Restored(manifest=manifest, shape=shape, history_id=view.history_id)
+
+
+def _check_no_cluster(**said: object) -> None:
+    for name, value in said.items():
+        if value is not None:
+            problem = "is of a cluster, and the new log is embedded: leave it out"
+            raise InvalidSettings(name, str(value), problem)
 
 
 def _or_as_before(wanted: int | None, before: int) -> int:

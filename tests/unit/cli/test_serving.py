@@ -37,6 +37,16 @@ def test_memory_goes_with_embedded(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("options", [("--embedded",), ()])
+def test_the_log_and_http_have_a_port_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    ports = ("--port", "7380", "--http-port", "7380")
+    assert main(["dev", "m:app", *ports, "--dir", str(tmp_path / "data"), *options]) == 2
+    assert "--http-port=7380 is the log's --port too" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [("--embedded",), ()])
 def test_a_directory_that_is_refused_is_not_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:

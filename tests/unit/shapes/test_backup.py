@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,17 @@ def test_a_restored_log_has_the_records_and_is_clean(
     assert Verification(tmp_path / "new").run().clean
     assert records(tmp_path / "new") == records(log)
     assert made.history_id != read_manifest(Folder(taken)).history_id
+
+
+@pytest.mark.parametrize(
+    "option", [{"storage_nodes": 3}, {"port": 7300}, {"views_url": "etcd://localhost:2379"}]
+)
+def test_an_embedded_log_takes_no_options_of_a_cluster(
+    taken: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidSettings, match="is of a cluster, and the new log is embedded"):
+        restore(Folder(taken), tmp_path / "new", **option)
+    assert_nothing_is_left(tmp_path / "new")
 
 
 def test_an_empty_log_is_backed_up_and_restored(tmp_path: Path) -> None:

@@ -191,6 +191,24 @@ def test_a_moved_directory_is_named(tmp_path: Path) -> None:
         lay_out(tmp_path / "new")
 
 
+def test_a_directory_is_the_same_through_a_symbolic_link(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path / "old")
+    (tmp_path / "link").symlink_to(tmp_path / "old", target_is_directory=True)
+    assert lay_out(tmp_path / "link") == layout == read_layout(tmp_path / "link")
+
+
+def test_a_view_that_was_stored_through_a_symbolic_link_is_this_directorys(tmp_path: Path) -> None:
+    # As versions before this one did, which kept the link in the addresses.
+    view = stored_view(lay_out(tmp_path / "old"))
+    (tmp_path / "link").symlink_to(tmp_path / "old", target_is_directory=True)
+    nodes = tuple(
+        replace(node, address=node.address.replace("/old/", "/link/")) for node in view.nodes
+    )
+    with closing(open_views(tmp_path / "old" / "views")) as views:
+        assert views.compare_and_swap(view.term, replace(view, term=Term(1), nodes=nodes))
+    assert lay_out(tmp_path / "old") == lay_out(tmp_path / "link")
+
+
 def test_a_directory_without_a_cluster_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=f"`bokilog up --dir {tmp_path}`"):
         read_layout(tmp_path)
