@@ -11,7 +11,8 @@ For every call:
   that was sent raises `AppendUnknown`.
 - `UsageError`s are raised before anything is sent. `Closed` after `aclose`, `WrongLoop` from a
   second event loop or after a fork, any `UnavailableError` when the retries of `timeout_s` ran out:
-  all definite. `HistoryChanged` when the session's token is from before a restore.
+  all definite. At `aclose`, calls under way end with `Closed`, changes that were sent with
+  `AppendUnknown`. `HistoryChanged` when the session's token is from before a restore.
 - Reads of a LogBook that does not exist behave as on an empty one. `trim`, `hold`, `release`,
   `set_aux` and `info` raise `UnknownLogBook`.
 - Seqnums are ints in 1..2^53-1, growing, with gaps. Ranges are half-open. `tag=None` means every

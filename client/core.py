@@ -138,6 +138,8 @@ class ClientCore:
         self._restless: dict[Book, None] = {}
         """LogBooks with units that wait for them, in the order they began to."""
         self._pumping = False
+        self._ended: Callable[[], BokilogError] | None = None
+        """Why nothing is answered any more: calls of several steps may be between two of them."""
 
     # --- the connection ---------------------------------------------------------------------------
 
@@ -248,6 +250,9 @@ class ClientCore:
 
     def append_to(self, route: Route, unit: Unit) -> None:
         """Send a unit in its turn to a LogBook that is known to live."""
+        if self._ended is not None:
+            unit.waiter.set_exception(self._ended())
+            return
         self._wake_at(unit.deadline_s)
         self.lane(route.space).add(unit, route)
 
@@ -416,6 +421,9 @@ class ClientCore:
 
     def ask(self, request: Request, now_s: float) -> None:
         """Put a question to the engine."""
+        if self._ended is not None:
+            request.waiter.set_exception(self._ended())
+            return
         self._wake_at(request.deadline_s)
         self.requests.ask(request, now_s)
 
@@ -470,8 +478,8 @@ class ClientCore:
         return not self._restless and all(lane.idle for lane in self._lanes.values())
 
     def fail(self, error: Callable[[], BokilogError]) -> None:
-        """The client is closing: everybody who waits is told."""
-        self.up = False
+        """The client is closing: everybody who waits is told, and whoever still asks."""
+        self.up, self._ended = False, error
         for lane in self._lanes.values():
             lane.fail(error)
         for book in list(self._restless):

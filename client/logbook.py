@@ -617,6 +617,8 @@ class ClientLogBook(Generic[T]):
 
     def _use(self, route: Route) -> None:
         """From now on this handle's session has seen that the LogBook exists."""
+        if self._client.refused:
+            return  # a call that came before the end; the short ways stay closed to later ones
         if route is not self._route:
             self._session.observe(SYSTEM_SPACE, route.seen_at)
             self._route = route

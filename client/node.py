@@ -145,6 +145,11 @@ class Client:
         if _running_loop() not in (None, self._loop):
             raise WrongLoop("the log", "belongs to another event loop")
 
+    @property
+    def refused(self) -> bool:
+        """Whether every new call is; those under way may still learn where LogBooks live."""
+        return self._refusal is not None
+
     def refuse(self, error: Callable[[], BokilogError]) -> None:
         """From now on every call raises this."""
         self._refusal = error
@@ -417,7 +422,8 @@ class Client:
     # --- the end ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Send what is on its way, then close; calls under way end with `Closed`.
+        """Send what is on its way, then close; calls under way end with `Closed`, changes that were
+        sent with `AppendUnknown`.
 
         If cancelled, it closes at once; what was sent is then unknown to its callers.
         """

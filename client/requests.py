@@ -127,6 +127,8 @@ class Request:
         return NodeUnreachable("any engine", f"not within timeout_s={self.timeout_s}")
 
 
+_CLOSED: Final = "the log was closed before it was answered"
+
 _WHAT: Final[dict[type[Query], str]] = {
     Read: "the read",
     SeqnumAt: "seqnum_at",
@@ -238,9 +240,10 @@ class Requests:
         return soonest_s
 
     def fail(self, error: Callable[[], BokilogError]) -> None:
-        """The client is closing."""
+        """The client is closing: nobody will hear what became of changes that were sent."""
         for request in list(self._table.values()):
-            self._end(request, error())
+            sent = request.sent_ever and isinstance(request.query, Propose | SetAux)
+            self._end(request, AppendUnknown(_CLOSED) if sent else error())
         for queue in self._queues:
             queue.clear()
         self._in_flight = [0, 0]

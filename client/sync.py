@@ -5,7 +5,8 @@ its own, one thread per log, and waits. Names, arguments, results and errors are
 are ordinary ones, context managers too. An interrupt (Ctrl-C) ends the wait and cancels the call.
 
 Invariants: one log, one thread, which ends with `close`; objects may be used from several threads;
-after a fork every call is refused, because the thread did not come along.
+a call that came before the end says itself how it ended, a later one is refused; after a fork every
+call is refused, because the thread did not come along.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 JOIN_TIMEOUT_S = 5.0
+ENDING_S = 1.0  # what calls under way may take to end, once the log that they call has
 
 
 class Bridge(Protocol):
@@ -46,31 +48,37 @@ class Bridge(Protocol):
 class LoopThread:
     """An event loop in a daemon thread, for one log."""
 
-    __slots__ = ("_closed", "_loop", "_process", "_thread")
+    __slots__ = ("_closed", "_closing", "_loop", "_process", "_thread")
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._process = os.getpid()
         self._closed = False
+        self._closing = threading.RLock()
+        """Held to begin a call and to end the loop: no call begins on a loop that has ended. The
+        same thread may come twice: an iterator may be collected while it begins a call.
+        """
         self._thread = threading.Thread(target=self._run, name="bokilog-sync", daemon=True)
         self._thread.start()
 
     def call(self, work: Coroutine[object, None, R]) -> R:
         """Run a coroutine there and wait for it."""
-        problem = self._problem()
+        problem = self._misplaced()
         if problem is not None:
             work.close()
             raise problem
-        done: Future[R] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise Closed("the log")
+            done: Future[R] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return done.result()
         except BaseException:
             done.cancel()  # an interrupt of this thread: nobody waits any more
             raise
 
-    def _problem(self) -> Exception | None:
-        if self._closed:
-            return Closed("the log")
+    def _misplaced(self) -> WrongLoop | None:
         if os.getpid() != self._process:  # beside a hop between threads this costs nothing
             return WrongLoop("the log", "belongs to the process before a fork")
         if threading.current_thread() is self._thread:
@@ -79,10 +87,13 @@ class LoopThread:
 
     def close(self) -> None:
         """End the loop and the thread."""
-        if self._closed or os.getpid() != self._process:
+        if os.getpid() != self._process:
             return
-        self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
@@ -91,12 +102,18 @@ class LoopThread:
         try:
             loop.run_forever()
         finally:
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(_ended(asyncio.all_tasks(loop)))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
+
+
+async def _ended(tasks: set[asyncio.Task[object]]) -> None:
+    """Calls that are left end by themselves, as their log has: only they know how they ended."""
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=ENDING_S)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _blocking_log(

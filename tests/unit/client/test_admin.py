@@ -22,7 +22,7 @@ from bokilog.errors import (
 )
 from bokilog.messages import AppendFrame, Message, Read
 from tests.unit.client.fake_engine import FakeEngine
-from tests.unit.client.opened import existing, opened
+from tests.unit.client.opened import existing, opened, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -167,6 +167,41 @@ async def test_after_the_end_every_call_is_refused() -> None:
         for generator in (book.scan(), book.follow()):
             with pytest.raises(Closed):
                 await anext(generator)
+
+
+async def test_a_call_of_several_steps_ends_with_the_log_between_two_of_them() -> None:
+    async with opened() as (engine, log):
+        await log.create_book("a")
+        engine.answering = False
+        creating = asyncio.create_task(log.create_book("b", retention_s=60.0))
+        deleting = asyncio.create_task(log.delete_book("a"))
+        await until(lambda: len(engine.inbox) == 2)
+        engine.answer()
+        await log.aclose()  # before either has seen the answer to its first step
+        async with asyncio.timeout(5):
+            for call in (creating, deleting):
+                with pytest.raises(Closed):
+                    await call
+
+
+async def test_what_a_call_learns_after_the_end_opens_no_short_way() -> None:
+    async with opened() as (engine, log):
+        await log.create_book("a")
+        await log.book("a").append(b"x")
+        log.client.core.forget_routes()
+        book = log.book("a")
+        engine.answering = False
+        reading = asyncio.create_task(book.read_next())
+        await until(lambda: engine.inbox)
+        log.client.refuse(lambda: Closed("the log"))  # as at the begin of `aclose`, which lingers
+        engine.answering = True
+        engine.answer()
+        found = await reading
+        assert found is not None
+        with pytest.raises(Closed):
+            await book.append(b"y")
+        with pytest.raises(Closed):
+            await book.read(found.seqnum)
 
 
 async def test_another_loop_and_the_child_of_a_fork_are_refused() -> None:

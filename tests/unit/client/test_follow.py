@@ -10,10 +10,10 @@ import pytest
 from bokilog.client import follow as following
 from bokilog.client.follow import POLL_S
 from bokilog.errors import Closed, Trimmed, UnknownLogBook
-from bokilog.messages import Message, Read, ReadReply
+from bokilog.messages import AppendFrame, Message, Read, ReadReply
 from bokilog.record import CaughtUp, Record
 from tests.unit.client.fake_engine import FakeEngine
-from tests.unit.client.opened import existing, opened
+from tests.unit.client.opened import existing, opened, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -148,6 +148,25 @@ async def test_a_follow_ends_with_the_log() -> None:
             await log.aclose()
             with pytest.raises(Closed):
                 await waiting
+
+
+async def test_a_follow_whose_page_came_just_before_the_end_ends_too() -> None:
+    async with opened() as (engine, log):
+        book = log.book("orders")
+        await book.append(b"x")
+        async with aclosing(book.follow()) as follow:
+            await anext(follow)
+            waiting = asyncio.create_task(anext(follow))
+            await until(lambda: log.client.stats().requests)
+            engine.answering = False
+            appending = asyncio.create_task(book.append(b"y"))
+            await until(lambda: any(isinstance(sent, AppendFrame) for sent in engine.inbox))
+            engine.answer()
+            await log.aclose()  # without a turn of the loop in between
+            assert (await waiting).seqnum == await appending
+            async with asyncio.timeout(5):
+                with pytest.raises(Closed):
+                    await anext(follow)
 
 
 class Endless(FakeEngine):

@@ -218,3 +218,14 @@ def test_closing_ends_everything() -> None:
     waiters = [world.tail()[1] for _ in range(3)]
     world.requests.fail(lambda: Closed("the log"))
     assert all(isinstance(waiter.error, Closed) for waiter in waiters)
+
+
+def test_closing_leaves_changes_that_were_sent_unknown() -> None:
+    world = World()
+    sent = world.ask(Propose(world.requests.new_number(), 0, Release(0, 5, "h", Proposer(0, 0))))
+    world.up = False
+    world.requests.down()
+    unsent = world.ask(Propose(world.requests.new_number(), 0, Release(0, 5, "h", Proposer(0, 0))))
+    world.requests.fail(lambda: Closed("the log"))
+    assert isinstance(sent.error, AppendUnknown)
+    assert isinstance(unsent.error, Closed)

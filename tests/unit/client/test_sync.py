@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 import pytest
@@ -154,6 +156,43 @@ def test_its_own_thread_and_the_child_of_a_fork_are_refused(
         with pytest.raises(WrongLoop):
             thread.call(nothing())
     thread.close()
+
+
+def test_a_call_under_way_at_the_end_says_itself_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sync, "ENDING_S", 0.01)
+    thread, ended = LoopThread(), []
+    begun = [threading.Event(), threading.Event()]
+
+    async def some_turns() -> str:
+        begun[0].set()
+        while not thread._closed:  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return "its result"
+
+    async def forever() -> str:
+        begun[1].set()
+        await asyncio.Event().wait()
+        return "never"
+
+    def call(work: Callable[[], Coroutine[object, None, str]]) -> None:
+        try:
+            ended.append(thread.call(work()))
+        except CancelledError:
+            ended.append("cancelled")
+
+    callers = [threading.Thread(target=call, args=(work,)) for work in (some_turns, forever)]
+    for caller in callers:
+        caller.start()
+    for event in begun:
+        event.wait(5)
+    thread.close()
+    for caller in callers:
+        caller.join(5)
+    assert ended == ["its result", "cancelled"]
 
 
 def test_a_log_that_cannot_be_opened_leaves_no_thread() -> None:
