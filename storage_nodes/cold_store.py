@@ -110,7 +110,8 @@ class ColdStore:
         url: `cold_url` of the settings.
         prefix: of this disk: `CLUSTER/NODE/DISK`.
         spaces: log spaces whose segments may move.
-        known: whether something was ever put there.
+        known: whether an object there counts. An upload may be noted that never began: it must not
+            wait for the marker, which only the first one puts.
     """
 
     def __init__(
@@ -205,7 +206,9 @@ class ColdStore:
     def _remove(self, space: int, segment: ColdSegment) -> ColdOutcome:
         if self._known:
             self._check_there(self._place)
-            self._place.delete(_name(space, segment))
+        elif self._place.get(MARKER) is None:
+            return ColdOutcome()  # no object ever counted, and none was put before that
+        self._place.delete(_name(space, segment))
         return ColdOutcome()
 
     def _mark(self) -> None:

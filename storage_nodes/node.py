@@ -177,7 +177,7 @@ class _Storage:
             self._settings.cold_url,
             prefix=f"{directory.cluster_id}/{self._node}/{directory.disk_id}",
             spaces=spaces,
-            known=any(cold.kept() for cold in self._colds.values()),
+            known=any(cold.ends() for cold in self._colds.values()),
         )
 
     def rebuild(self, number: LogSpaceId, view: View) -> tuple[Replica, list[View]]:

@@ -27,6 +27,7 @@ from bokilog.frame import ITEM_FRAME, verify_frame
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.sync import NoSync
 from bokilog.journal import Location
+from bokilog.storage_nodes.cold import Cold
 from bokilog.storage_nodes.cold_store import MARKER, ColdSpace, ColdStore, load_list
 from tests.protocol.storage_rig import SPACE, frame
 
@@ -174,6 +175,33 @@ def test_removing_is_done_once_and_twice(node: Node) -> None:
     cold = moved(node, store)
     assert carry_out(store, Remove(cold), Remove(cold)) == [ColdOutcome(), ColdOutcome()]
     assert not node.object_of(cold).exists()
+
+
+def test_a_first_upload_that_a_restart_cut_off_is_made_again(node: Node) -> None:
+    """The list noted it, synced (P31); the store was away, so not even the marker was put."""
+    node.folder.write_text("not a folder yet")
+    (away,) = carry_out(node.store(), StoreList((FIRST,)), Upload(FIRST))[1:]
+    assert away.problem
+    assert not away.final
+    node.folder.unlink()
+    found = Cold(SPACE, load_list(node.directory, f"file://{node.folder}"))
+    again = node.store(known=bool(found.ends()))
+    moved(node, again)
+    assert node.object_of(FIRST).exists()
+
+
+def test_an_object_that_counts_no_more_is_removed_after_a_start_too(node: Node) -> None:
+    """Also if it was the only one, so that the start knows of none that counts."""
+    cold = moved(node, node.store())
+    deleting = cold._replace(state=ColdState.DELETING)
+    assert carry_out(node.store(), Remove(deleting)) == [ColdOutcome()]
+    assert not node.object_of(cold).exists()
+
+
+def test_what_never_got_to_a_store_is_removed_without_it(node: Node) -> None:
+    """Else a list that notes it would never become empty."""
+    assert carry_out(node.store(), Remove(FIRST)) == [ColdOutcome()]
+    assert not node.folder.exists()
 
 
 def test_the_list_is_read_back_and_another_store_is_refused(node: Node) -> None:

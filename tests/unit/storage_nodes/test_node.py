@@ -1,6 +1,7 @@
 """A storage process around its core: what it starts with."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bokilog.ids import Term
 from bokilog.io.file_views import FileViews
 from bokilog.io.settings import read_settings
 from bokilog.shapes.cluster_layout import Layout, lay_out
+from bokilog.storage_nodes.cold_store import ColdSpace, ColdStore
 from bokilog.storage_nodes.node import run
 from bokilog.storage_nodes.settings import StorageSettings
 
@@ -60,6 +62,35 @@ def test_a_node_whose_segments_lie_in_another_store_does_not_start(
     )
     with pytest.raises(InvalidSettings, match=r"cold_url.*s3://bucket/cold"):
         asyncio.run(run(settings, lambda: None, asyncio.Event()))
+
+
+@pytest.mark.parametrize(
+    ("state", "known"),
+    [(ColdState.UPLOADING, False), (ColdState.DELETING, False), (ColdState.COLD, True)],
+)
+def test_a_start_knows_of_objects_only_where_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: ColdState, known: bool
+) -> None:
+    """P31: a list that notes an upload is synced before anything is put into the store. If nothing
+    was put before the node ended, the start must not wait for what says that the store is its."""
+    layout, url = lay_out(tmp_path / "d"), f"file://{tmp_path}/cold"
+    file = layout.settings_file
+    file.write_text(f'[storage]\ncold_url = "{url}"\n{file.read_text()}')
+    asyncio.run(started_and_stopped(layout))
+    journal = layout.data_dir / "storage-1" / "journal-0"
+    (journal / LIST_FILE).write_bytes(encode_list(url, [ColdSegment(1, 1, state)]))
+    told: list[bool] = []
+
+    class Store(ColdStore):
+        def __init__(
+            self, url: str, *, prefix: str, spaces: Mapping[int, ColdSpace], known: bool
+        ) -> None:
+            told.append(known)
+            super().__init__(url, prefix=prefix, spaces=spaces, known=known)
+
+    monkeypatch.setattr("bokilog.storage_nodes.node.ColdStore", Store)
+    asyncio.run(started_and_stopped(layout))
+    assert told == [known]
 
 
 @pytest.mark.parametrize(
