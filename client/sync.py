@@ -61,6 +61,11 @@ class LoopThread:
         self._thread = threading.Thread(target=self._run, name="bokilog-sync", daemon=True)
         self._thread.start()
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether this is the child of a fork, into which the thread did not come along."""
+        return os.getpid() != self._process
+
     def call(self, work: Coroutine[object, None, R]) -> R:
         """Run a coroutine there and wait for it."""
         problem = self._misplaced()
@@ -79,7 +84,7 @@ class LoopThread:
             raise
 
     def _misplaced(self) -> WrongLoop | None:
-        if os.getpid() != self._process:  # beside a hop between threads this costs nothing
+        if self.left_behind:  # beside a hop between threads this costs nothing
             return WrongLoop("the log", "belongs to the process before a fork")
         if threading.current_thread() is self._thread:
             return WrongLoop("the blocking log", "was called from its own thread")
@@ -87,7 +92,7 @@ class LoopThread:
 
     def close(self) -> None:
         """End the loop and the thread."""
-        if os.getpid() != self._process:
+        if self.left_behind:
             return
         with self._closing:
             if self._closed:
@@ -322,7 +327,12 @@ class Log:
         return Session(self._thread, self._thread.call(session()))
 
     def close(self) -> None:
-        """Send what is on its way, then close; again it does nothing, other calls: `Closed`."""
+        """Send what is on its way, then close; again it does nothing, other calls: `Closed`.
+
+        In the child of a fork it does nothing either: the log is its parent's.
+        """
+        if self._thread.left_behind:
+            return
         try:
             self._thread.call(self._log.aclose())
         except Closed:

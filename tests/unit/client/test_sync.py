@@ -158,6 +158,16 @@ def test_its_own_thread_and_the_child_of_a_fork_are_refused(
     thread.close()
 
 
+def test_the_child_of_a_fork_leaves_a_with_block_as_it_likes(
+    log: sync.Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("bokilog.client.sync.os.getpid", lambda: -1)
+        with pytest.raises(SystemExit), log:
+            raise SystemExit
+    assert log.book("orders").append(b"x") > 0  # the parent's is open
+
+
 def test_a_call_under_way_at_the_end_says_itself_how_it_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
