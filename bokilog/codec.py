@@ -50,7 +50,8 @@ def unpack(data: bytes | bytearray | memoryview, *, text_bytes_max: int = -1) ->
         return msgpack.unpackb(data, strict_map_key=False, max_str_len=text_bytes_max)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         # TypeError: a list or a map as a key of a map.
-        raise RemoteProtocolError(problem=f"bad msgpack: {error}") from error
+        said = str(error) or type(error).__name__  # some say nothing
+        raise RemoteProtocolError(problem=f"bad msgpack: {said}") from error
 
 
 # --- what was decoded, checked --------------------------------------------------------------------

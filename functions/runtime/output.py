@@ -14,7 +14,10 @@ import io
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 KEPT_CHARACTERS_MAX: Final = 1 << 20
 """Of one call; the rest of what it prints is dropped."""
@@ -102,6 +105,7 @@ class Stream(io.TextIOBase):
         self.number = number
         self.original = original
         self.captured: Captured | None = None
+        self.buffer = Bytes(self)
 
     def write(self, text: str, /) -> int:
         """As `TextIO.write`."""
@@ -110,6 +114,12 @@ class Stream(io.TextIOBase):
         else:
             self.original.write(text)
         return len(text)
+
+    def reconfigure(self, **options: object) -> None:
+        """As `TextIOWrapper.reconfigure`, of the original: what is captured is UTF-8."""
+        change = getattr(self.original, "reconfigure", None)
+        if change is not None:
+            change(**options)
 
     def flush(self) -> None:
         """As `TextIO.flush`; what is captured needs none."""
@@ -137,6 +147,36 @@ class Stream(io.TextIOBase):
     def errors(self) -> str | None:  # type: ignore[override]  # the same
         """Of the original."""
         return self.original.errors
+
+
+class Bytes(io.BufferedIOBase):
+    """Stands in for `sys.stdout.buffer`: output is text, and bytes that are none escaped."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """As `BinaryIO.write`."""
+        written = bytes(data)
+        original = getattr(self._stream.original, "buffer", None)
+        if self._stream.captured is None and original is not None:
+            self._stream.original.flush()
+            original.write(written)
+        else:
+            self._stream.write(written.decode(errors="backslashreplace"))
+        return len(written)
+
+    def flush(self) -> None:
+        """As `BinaryIO.flush`."""
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        """Of the original, as the stream's."""
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
 
 
 def install() -> tuple[Stream, Stream]:

@@ -444,7 +444,8 @@ def _told(function: str, error: BaseException) -> FunctionFailed:
         lines = "".join(traceback.format_exception(type(error), error, trace))
         problem = str(error)
     except BaseException as unsayable:  # the exception's own `__str__` raised
-        lines = problem = f"(its text cannot be made: {type(unsayable).__name__})"
+        problem = f"(its text cannot be made: {type(unsayable).__name__})"
+        lines = "".join([*traceback.format_tb(trace), f"{type(error).__name__}: {problem}\n"])
     if len(lines) > TRACE_CHARACTERS_MAX:
         lines = f"...\n{lines[-TRACE_CHARACTERS_MAX:]}"
     return FunctionFailed(function, type(error).__name__, problem[:TRACE_CHARACTERS_MAX], lines)

@@ -240,7 +240,9 @@ class Values:
                 return _unpacked(payload)
             if encoding == Encoding.JSON:
                 return _from_json(payload) if len(payload) else {}
-        except (ValueError, RemoteProtocolError, RecursionError) as error:
+        except RemoteProtocolError as error:  # not the other side of a link: the caller's own bytes
+            raise InvalidArguments(self._function, "body", f"is {error.problem}") from None
+        except (ValueError, RecursionError) as error:
             name = Encoding(encoding).name
             raise InvalidArguments(self._function, "body", f"is no {name}: {error}") from None
         raise InvalidArguments(self._function, "body", f"has the unknown encoding {encoding}")

@@ -127,3 +127,28 @@ def test_before_a_worker_starts_everything_goes_where_it_always_went(
     sys.stdout.flush()
     assert (out.getvalue(), err.getvalue()) == ("to stdout\n", "to stderr\n")
     assert not sys.stdout.isatty()
+
+
+def test_bytes_written_to_the_buffer_are_shown_as_text() -> None:
+    sink = Sink()
+    assert sink.stream.buffer.write(b"na\xc3\xafve \xff\n") == 9
+    sink.stream.buffer.flush()
+    sink.captured.flush()
+    assert sink.sent == [(NO_CALL, 1, "na\u00efve \\xff\n")]
+
+
+def test_before_a_worker_starts_bytes_go_where_they_always_went_after_the_text() -> None:
+    raw = io.BytesIO()
+    stream = Stream(output.STDOUT, io.TextIOWrapper(raw, encoding="utf-8"))
+    stream.write("text ")
+    stream.buffer.write(b"\xff")
+    stream.buffer.flush()
+    assert raw.getvalue() == b"text \xff"
+
+
+def test_reconfigure_reaches_the_original_and_is_no_error_without_one() -> None:
+    original = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    stream = Stream(output.STDOUT, original)
+    stream.reconfigure(encoding="utf-8", line_buffering=True)
+    assert (stream.encoding, original.line_buffering) == ("utf-8", True)
+    Sink().stream.reconfigure(encoding="utf-8")

@@ -276,6 +276,9 @@ def test_exceptions_without_a_text_are_told_all_the_same() -> None:
         with pytest.raises(Exception) as caught:  # noqa: PT011  # it comes as it was
             await fail.remote("unsayable")
         assert type(caught.value) is Unsayable
+        trace = caught.value.__notes__[0]
+        assert "raise errors[kind]" in trace
+        assert "Unsayable: (its text cannot be made: RuntimeError)" in trace
 
     locally(claim)
 

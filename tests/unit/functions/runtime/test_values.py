@@ -290,3 +290,14 @@ def test_a_result_of_another_version_is_said_so() -> None:
 def test_the_signature_is_shown_as_people_write_it() -> None:
     shown = values_of(one).signature
     assert shown == "(number: int, *, flag: bool) -> None"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"\xc1", "is bad msgpack: FormatError"), (b"\x92", "is bad msgpack: ")]
+)
+def test_bytes_that_are_no_msgpack_are_the_callers_own_mistake(data: bytes, said: str) -> None:
+    def named(name: str) -> None: ...
+
+    with pytest.raises(InvalidArguments, match=said) as caught:
+        values_of(named).decode_arguments(Encoding.MSGPACK, data)
+    assert "the other side" not in str(caught.value)
