@@ -229,6 +229,8 @@ def check_aux(aux: Buffer) -> bytes:
 
 def check_unit(entries: Iterable[Entry], *, allow_system: bool = False) -> Unit:
     """The entries of one unit, checked and in columns."""
+    if isinstance(entries, Entry):  # a tuple too
+        raise InvalidUnit("is made of several Entry, not of Entry: give it in a list")
     if not isinstance(entries, Iterable):
         raise InvalidUnit(f"is made of several Entry, not of {type(entries).__name__}")
     if not isinstance(entries, (list, tuple)):

@@ -139,6 +139,7 @@ def test_a_unit_becomes_columns() -> None:
     [
         ([], errors.InvalidUnit, "at least one"),
         ([b"bytes"], errors.InvalidUnit, "Entry, not of bytes"),
+        (Entry(b"alone"), errors.InvalidUnit, "give it in a list"),
         ([(b"bytes", ())], errors.InvalidUnit, "Entry, not of tuple"),
         ([Entry(b"")] * 1001, errors.UnitTooLarge, "1001 records: the limit is 1000 records"),
         ([Entry(b"a"), Entry(b"b", "")], errors.InvalidTag, "is empty"),
