@@ -138,6 +138,8 @@ class Fleet:
             return
         worker.pool.remove(worker)
         self.touch(worker.function)
+        if worker.told and not worker.calls and self._versions.lives(worker.template):
+            return  # it ends as it was told to, and has the time that it got for that
         self._agenda.set(("worker", number), now_s + self._settings.exit_wait_s)
 
     def due(self, key: Key, now_s: float) -> None:
@@ -230,7 +232,8 @@ class Fleet:
             if not worker.pid:
                 self._versions.doubt(worker.template)
         elif not worker.linked:
-            reason = "its connection ended"
+            if not worker.told:
+                reason = "its connection ended"
             if not self._versions.lives(worker.template):
                 # Nobody would tell us of its end; its number may be another process's by now.
                 self._gone(worker, reason, now_s)

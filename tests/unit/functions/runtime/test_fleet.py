@@ -90,6 +90,17 @@ def test_a_pool_scales_to_zero_and_back() -> None:
     assert len(sim.forks(sim.ask(start(2)))) == 1
 
 
+def test_a_worker_that_ends_as_it_was_told_to_has_time_for_that_after_its_link() -> None:
+    sim = one_worker(idle_s=1.0)
+    worker, started = sim.run(start(1))
+    sim.tell(("worker", worker), done(started[0].call))
+    assert sent(sim.wait(1.1), Retire) == [Retire(worker)]
+    sim.give(LinkDown(("worker", worker), whole=True))
+    assert not any(isinstance(each, KillWorker) for each in sim.wait(3.0)), "the machine is busy"
+    (killed,) = [each for each in sim.wait(3.0) if isinstance(each, KillWorker)]
+    assert (killed.was_told, killed.reason) == (True, "it did not end when it was told to")
+
+
 def test_workers_are_added_while_calls_wait_whatever_the_averages_say() -> None:
     sim = one_worker(max_workers=4)
     worker, started = sim.run(start(1))
