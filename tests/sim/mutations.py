@@ -1038,7 +1038,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="frames that no fold has met are nothing",
         rule="P20",
-        seeds=(172,),  # the first cut of all is under way as the primary dies: one in 200
+        # The first cut of all is under way as the primary dies: one in 1,000. Without a world:
+        # tests/protocol/test_p11_lost_metalogs.py.
+        seeds=(172,),
         patches=_unfolded_frames_are_nothing,
         knobs=_more(
             ("sync", "memory"),
@@ -1069,14 +1071,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="a lone sequencer takes what others left out",
-        seeds=(318,),  # it must have been behind a partition, and not be behind
+        # It must have been behind a partition, and not be behind: one in 200. The shell's own call:
+        # tests/unit/sequencer/test_node.py.
+        seeds=(318, 174, 470),
         rule="P13",
         patches=_ends_not_met_at_a_start,
         knobs=_POWER_OF_FEWER,
     ),
     Mutation(
         name="what was lost is looked for in the newest term only",
-        seeds=(16,),  # a storage node must tell of the next term before its view is there
+        # A storage node must tell of the next term before its view is there: less than one in 200.
+        # Without a world: tests/unit/functions/engine/test_lost_entries.py.
+        seeds=(16,),
         rule="P11",
         patches=_lost_entries_by_the_newest_term,
         knobs=_POWER_OF_FEWER,
