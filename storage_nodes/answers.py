@@ -45,7 +45,7 @@ from bokilog.storage_nodes.releases import Releases
 from bokilog.storage_nodes.repair import give
 from bokilog.storage_nodes.streams import Streams
 from bokilog.storage_nodes.unit_verdicts import verdicts_of
-from bokilog.storage_nodes.waiting import WAITING_MAX, Request, WaitingRoom
+from bokilog.storage_nodes.waiting import WAITING_MAX, Request, Touched, WaitingRoom
 
 EARLY_AUX_MAX = 256
 """Aux data kept for records that are not folded here yet, of at most 64 KiB each; beyond it the
@@ -80,8 +80,8 @@ class Answers:
         "_streams",
         "_suspect",
         "_waiting",
-        "books_touched",
         "early_aux",
+        "touched",
     )
 
     def __init__(
@@ -109,8 +109,7 @@ class Answers:
         self._releases = releases
         self._suspect = suspect
         self._waiting = WaitingRoom(space)
-        self.books_touched: set[int] = set()
-        """LogBooks that the fold changed since the last batch ended."""
+        self.touched = Touched()
         self.early_aux: dict[int, SetAux] = {}
         """By seqnum, of records that this fold has not come to."""
 
@@ -277,11 +276,11 @@ class Answers:
         return bool(self._waiting)
 
     def wake(self, effects: list[Effect]) -> None:
-        """Requests whose position has come, and reads of the LogBooks that changed."""
+        """Requests whose position has come, and reads of what the fold changed."""
         position = self._index.position
         for waiting in self._waiting.reached(position):
             effects += self._ask(waiting.source, waiting.request)
-        for key, waiting in self._waiting.touched(self.books_touched):
+        for key, waiting in self._waiting.touched(self.touched):
             assert isinstance(waiting.request, Read) and waiting.timer is not None
             reply = self._reader.read(waiting.request, position)
             if isinstance(reply, ColdMiss):

@@ -46,6 +46,7 @@ from bokilog.storage_nodes.pending import Pending
 from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.repair import Repair
 from bokilog.storage_nodes.streams import Streams
+from bokilog.storage_nodes.waiting import Touched
 from bokilog.view import End
 
 FOLD_RECORDS = 20_000
@@ -67,13 +68,12 @@ class Folding:
         folds: whether there is a fold, and how one is had from a peer.
         agreement: is told of every position; None: there are no other replicas.
         streams: of engines that follow.
-        books_touched: where LogBooks that changed are noted.
+        touched: where it is noted what changed.
     """
 
     __slots__ = (
         "_agreement",
         "_arrivals",
-        "_books_touched",
         "_entries",
         "_fold",
         "_folds",
@@ -86,6 +86,7 @@ class Folding:
         "_repair",
         "_scheduled",
         "_streams",
+        "_touched",
     )
 
     def __init__(
@@ -102,7 +103,7 @@ class Folding:
         folds: PeerFolds,
         agreement: Agreement | None,
         streams: Streams,
-        books_touched: set[int],
+        touched: Touched,
     ) -> None:
         self._membership = membership
         self._fold = fold
@@ -114,7 +115,7 @@ class Folding:
         self._folds = folds
         self._agreement = agreement
         self._streams = streams
-        self._books_touched = books_touched
+        self._touched = touched
         self._entries = entries
         self._repair = Repair(membership)
         self._next_cut = NextCut(
@@ -283,7 +284,9 @@ class Folding:
         lost = [(seqnum, until - start) for _, start, until, seqnum in gaps] if gaps else ()
         outcomes = self._fold.apply_cut(position, cut, opened, gaps=lost)
         records, timestamp_ms = 0, cut.timestamp_ms
-        streams, touched = self._streams, self._books_touched
+        streams, touched = self._streams, self._touched
+        if gaps:
+            touched.lost = True
         for shard, start, until, _ in gaps:
             self._losses.lost_records += until - start
             if self._pending.lost(shard, start, until) and not self._arrivals.report_written:
@@ -295,11 +298,7 @@ class Folding:
             read_back = location if held.frame is None else None
             self._pending.folded(shard, held)
             self._reader.remember(seqnum, frame, timestamp_ms, read_back=read_back)
-            books = frame.columns.books
-            if isinstance(books, int):
-                touched.add(books)
-            else:
-                touched.update(books)
+            touched.frames.append(frame.columns)
             streams.frame(outcome, timestamp_ms)
         return records
 
@@ -312,10 +311,10 @@ class Folding:
             self._pending.shard(Shard(space, position.term, entry.number))
         elif isinstance(entry, Trim):
             self._streams.trim(entry.book, entry.tag, index.trim_until(entry.book, entry.tag))
-            self._books_touched.add(entry.book)
+            self._touched.books.add(entry.book)
         elif isinstance(entry, DeleteBook):
             self._streams.deleted(entry.book)
-            self._books_touched.add(entry.book)
+            self._touched.books.add(entry.book)
         if isinstance(entry, Trim | Hold | Release | DeleteBook | EndTags | Retain):
             self._streams.answer(entry.proposer, result)
 

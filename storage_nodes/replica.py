@@ -153,7 +153,7 @@ class Replica:
             folds=self.folds,
             agreement=agreement,
             streams=self._streams,
-            books_touched=self.answers.books_touched,
+            touched=self.answers.touched,
         )
         self.storing = Storing(
             membership,
@@ -322,7 +322,7 @@ class Replica:
         self._streams.messages(index.position, index.tail, effects)
         if answers.waiting:
             answers.wake(effects)
-        answers.books_touched.clear()
+        answers.touched.clear()
         if storing.due or storing.waits_for is not None or index.generations.full:
             effects += storing.begin(
                 full=bool(self.read_only),

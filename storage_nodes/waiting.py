@@ -1,4 +1,7 @@
-"""Requests that wait at an index: for a position, or for a record of a LogBook.
+"""Requests that wait at an index: for a position, or for a record of a LogBook or of a tag.
+
+Decides who is asked again after a batch: those whose tag got a record, so that an append costs the
+same however many wait for others; all of a LogBook that was trimmed or deleted.
 
 Invariants: bounded by `WAITING_MAX` and named when full; a request waits in exactly one place; one
 that waits for a record has a timer, one that waits for a position waits as long as its asker's
@@ -9,9 +12,12 @@ Does not know: what an answer is; it hands requests back when they may have one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bokilog.effects import Address, CancelTimer
+from bokilog.frame import Columns
 from bokilog.ids import LogSpaceId, Position
-from bokilog.messages import BookState, Read, SeqnumAt
+from bokilog.messages import BookState, Read, ReadTag, SeqnumAt
 from bokilog.named import NamedTuple
 
 WAITING_MAX = 10_000
@@ -27,6 +33,28 @@ class Waiting(NamedTuple):
     timer: tuple[str, int, int] | None
 
 
+class Touched:
+    """What the fold changed since the last batch ended."""
+
+    __slots__ = ("books", "frames", "lost")
+
+    def __init__(self) -> None:
+        self.frames: list[Columns] = []
+        """Records that were ordered."""
+        self.books: set[int] = set()
+        """LogBooks that were trimmed or deleted."""
+        self.lost = False
+        """Whether records were ordered of which nobody knows the LogBook (P24)."""
+
+    def clear(self) -> None:
+        """The batch has ended."""
+        if self.frames:
+            self.frames.clear()
+        if self.books:
+            self.books.clear()
+        self.lost = False
+
+
 class WaitingRoom:
     """All waiting requests of one index."""
 
@@ -36,7 +64,8 @@ class WaitingRoom:
         self._space = space
         self._next = 0
         self._waiting: dict[int, Waiting] = {}
-        self._by_book: dict[int, set[int]] = {}
+        self._by_book: dict[int, dict[ReadTag, set[int]]] = {}
+        """Reads that wait for a record, by what they wait on."""
         self._for_position: dict[int, Position] = {}
 
     @property
@@ -56,7 +85,7 @@ class WaitingRoom:
         self._next += 1
         timer = ("read", int(self._space), self._next)
         self._waiting[self._next] = Waiting(source, read, timer)
-        self._by_book.setdefault(read.book, set()).add(self._next)
+        self._by_book.setdefault(read.book, {}).setdefault(read.tag, set()).add(self._next)
         return timer
 
     def reached(self, position: Position) -> list[Waiting]:
@@ -64,13 +93,21 @@ class WaitingRoom:
         ready = [key for key, wanted in self._for_position.items() if wanted <= position]
         return [self._take(key) for key in ready]
 
-    def touched(self, books: set[int]) -> list[tuple[int, Waiting]]:
-        """Those who wait for a record of these LogBooks; they stay until `take`."""
-        return [
-            (key, self._waiting[key])
-            for book in books
-            for key in sorted(self._by_book.get(book, ()))
-        ]
+    def touched(self, by: Touched) -> list[tuple[int, Waiting]]:
+        """Those whose read may find something now, the longest waiting first; they stay until
+        `take`."""
+        if not self._by_book:
+            return []
+        keys: set[int] = set()
+        for book in self._by_book if by.lost else by.books & self._by_book.keys():
+            keys.update(*self._by_book[book].values())
+        for columns in by.frames:
+            books = (columns.books,) if isinstance(columns.books, int) else set(columns.books)
+            for book in books:
+                of_book = self._by_book.get(book)
+                if of_book is not None:
+                    keys.update(*_on(of_book, columns))
+        return [(key, self._waiting[key]) for key in sorted(keys)]
 
     def take(self, key: int) -> Waiting | None:
         return self._take(key) if key in self._waiting else None
@@ -89,8 +126,26 @@ class WaitingRoom:
         waiting = self._waiting.pop(key)
         self._for_position.pop(key, None)
         if waiting.timer is not None and isinstance(waiting.request, Read):
-            room = self._by_book[waiting.request.book]
-            room.discard(key)
-            if not room:
-                del self._by_book[waiting.request.book]
+            read = waiting.request
+            of_book = self._by_book[read.book]
+            of_book[read.tag].discard(key)
+            if not of_book[read.tag]:
+                del of_book[read.tag]
+                if not of_book:
+                    del self._by_book[read.book]
         return waiting
+
+
+def _on(of_book: dict[ReadTag, set[int]], columns: Columns) -> Iterable[set[int]]:
+    """Who waits on a LogBook, or on a tag of these records.
+
+    Of a frame for several LogBooks, each may have any of its tags: a read too many is asked again.
+    """
+    if None in of_book:
+        yield of_book[None]
+        if len(of_book) == 1:
+            return
+    for tags in columns.tags:
+        for tag in (tags,) if isinstance(tags, str) else tags or ():
+            if tag in of_book:
+                yield of_book[tag]
