@@ -96,15 +96,16 @@ def restore(
     directory = directory.expanduser().absolute()
     _check_empty(directory)
     shape = shape or manifest.shape
+    if shape == "embedded":
+        _check_no_cluster(
+            storage_nodes=storage_nodes,
+            sequencers=sequencers,
+            function_nodes=function_nodes,
+            port=port,
+            views_url=views_url,
+        )
     with _removed_if_it_fails(directory):
         if shape == "embedded":
-            _check_no_cluster(
-                storage_nodes=storage_nodes,
-                sequencers=sequencers,
-                function_nodes=function_nodes,
-                port=port,
-                views_url=views_url,
-            )
             view = _embedded(place, manifest, directory, tell)
         else:
             filled = _Filled(place, manifest, tell)

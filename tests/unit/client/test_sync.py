@@ -174,11 +174,17 @@ def test_a_call_under_way_at_the_end_says_itself_how_it_ended(
     monkeypatch.setattr(sync, "ENDING_S", 0.01)
     thread, ended = LoopThread(), []
     begun = [threading.Event(), threading.Event()]
+    stopped, stop = asyncio.Event(), thread._loop.stop
+
+    def stop_and_tell() -> None:
+        stopped.set()
+        stop()
+
+    monkeypatch.setattr(thread._loop, "stop", stop_and_tell)
 
     async def some_turns() -> str:
         begun[0].set()
-        while not thread._closed:  # noqa: ASYNC110 - another thread sets it
-            await asyncio.sleep(0)
+        await stopped.wait()
         for _ in range(10):
             await asyncio.sleep(0)
         return "its result"
