@@ -161,6 +161,7 @@ class Fold:
             error that says why it did nothing. An error is applied, too: the position moves on.
         """
         _enter(self.index, position, entry.timestamp_ms)
+        self.index.hiding_count = position.count
         answer = _apply(self.index, entry)
         _chain(self.index, entry, ())
         return answer

@@ -72,6 +72,7 @@ class Index:
         "chained_hash",
         "empty",
         "generations",
+        "hiding_count",
         "key_uses",
         "local_ids",
         "locations",
@@ -102,6 +103,8 @@ class Index:
         self.chained_hash = loaded.chained_hash
         self.empty = generations.is_new
         """No record was ever folded here."""
+        self.hiding_count = 0
+        """Entries up to the newest that may have hidden records; 0: none since this was loaded."""
         parts = generations.parts
         self.postings = parts.postings
         self.locations = parts.locations

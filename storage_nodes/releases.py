@@ -94,16 +94,19 @@ class Releases:
         others = [self._stored_by.get(peer, 0) for peer in space.replicas if peer != self._node]
         return sum(each >= stored for each in others) >= space.write_quorum - 1
 
-    def begin(self, index: Index, *, before: int) -> None:
-        """Segments below `before` that no reader needs any more are recycled."""
+    def dead(self, index: Index, *, before: int) -> list[int]:
+        """Segments below `before` that no reader needs any more; they are told once."""
         if not self._known:
             # Nothing leads to those that a crash left between two steps of compaction.
             self._known = True
             for number in [*(each.number for each in self._journal.segments()), *self._cold.kept()]:
                 if number not in index.segments:
                     index.segments.frame(number)
-        for segment in index.segments.dead(index, before=before):
-            self.let_go(segment)
+        return index.segments.dead(index, before=before)
+
+    def look_again(self) -> None:
+        """Segments that were told as dead, and not let go since, are to be found once more."""
+        self._known = False
 
     def let_go(self, segment: int) -> None:
         """Nothing in it is needed any more, wherever it lies."""

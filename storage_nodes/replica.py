@@ -284,8 +284,7 @@ class Replica:
     def link_down(self, source: Address) -> list[Effect]:
         """Nobody waits for an answer there any more; a backup that went there has ended."""
         effects = self.answers.link_down(source)
-        self.storing.link_down(source, full=bool(self.read_only))
-        return effects
+        return [*effects, *self.storing.link_down(source, full=bool(self.read_only))]
 
     # --- durability -------------------------------------------------------------------------------
 
@@ -443,8 +442,7 @@ class Replica:
         self.folding.peer_folded(peer, message.folded.count)
         if reason := self.folds.peer_stands(peer, message):
             return self.folds.load(reason, at_least=message.stored.count)
-        self.storing.release(full=bool(self.read_only))
-        return []
+        return self.storing.release(full=bool(self.read_only))
 
     def peer_folded(self, peer: NodeId, marks: list[list[int]]) -> list[Effect]:
         """A peer's hashes: a fold that most of the others contradict is given up (P24)."""

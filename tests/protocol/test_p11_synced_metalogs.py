@@ -14,22 +14,28 @@ from dataclasses import replace
 
 import pytest
 
-from bokilog.effects import Checkpoint, CheckpointStored, Effect, LinkUp, TimerFired
+from bokilog.effects import Checkpoint, CheckpointStored, Effect, LinkDown, LinkUp, TimerFired
 from bokilog.ids import START, Term
 from bokilog.messages import (
+    FetchSnapshot,
     FollowMetalog,
     IndexReport,
     MetalogGone,
     MetalogSynced,
+    ReadReply,
     ReplicateRun,
     RunsSynced,
     SyncMetalog,
     SyncRuns,
 )
-from bokilog.metalog import StartOver
+from bokilog.metalog import Proposer, StartOver, Trim
 from bokilog.record import Durability
 from bokilog.view import View
 from tests.protocol.storage_rig import (
+    BOOK,
+    NUMBER,
+    OTHER,
+    PEER,
     PRIMARY,
     SPACE,
     StorageRig,
@@ -38,9 +44,12 @@ from tests.protocol.storage_rig import (
     frame,
     messages,
     opening,
+    read,
     view,
 )
 from tests.unit.sequencer.trio import S1, S2, S3, SPACE as TRIO_SPACE, STORAGE, Trio, started
+
+ME = Proposer(NUMBER, 1)
 
 # --- a storage node -------------------------------------------------------------------------------
 
@@ -113,6 +122,58 @@ def test_p11_a_new_primary_is_asked_and_so_is_a_silent_one() -> None:
     assert asked(rig.install(lossy_view(2, end=at(4), tail=50))) == [SyncMetalog(SPACE, 2, 4)]
     assert synced(rig, 4, term=1) == [], "it may be of other entries"
     assert synced(rig, 4, term=2) == [Checkpoint(SPACE)]
+
+
+def trimmed(durability: Durability = "flush") -> tuple[StorageRig, int]:
+    """All replicas have stored what fills some segments, and after that all of it is trimmed; how
+    many segments there are."""
+    rig = StorageRig(durability=durability)
+    rig.install(lossy_view(durability=durability))
+    rig.order(opening())
+    for place in range(12):
+        rig.hold(frame(place, b"x" * 1800))
+        rig.order(cut(place + 1, place, place + 1))
+    rig.do(TimerFired("checkpoint"))
+    synced(rig, 13)
+    rig.finish_checkpoint()
+    for peer in (PEER, OTHER):
+        rig.get(peer, IndexReport(SPACE, at(13), at(13), 0, empty=False))
+    rig.order(Trim(5000, BOOK, None, 12, ME))
+    return rig, len(rig.journal.segments())
+
+
+def test_p11_p21_a_segment_waits_until_the_trim_of_its_records_is_synced() -> None:
+    """1. All replicas have folded a trim. 2. They let go of its records. 3. The sequencers lose
+    power, and the trim: its records are there again, and nobody has their bytes."""
+    rig, segments = trimmed()
+    again = rig.get(OTHER, IndexReport(SPACE, at(13), at(13), 0, empty=False))
+    assert len(rig.journal.segments()) == segments
+    assert asked(again) == [SyncMetalog(SPACE, 1, 14)]
+    synced(rig, 13)
+    assert len(rig.journal.segments()) == segments
+    assert asked(rig.do(LinkUp(PRIMARY))) == [SyncMetalog(SPACE, 1, 14)], "no answer came"
+    synced(rig, 14)
+    assert 1 <= len(rig.journal.segments()) < segments
+    assert rig.seqnums() == [12]
+
+
+def test_p11_p21_a_backup_that_began_meanwhile_keeps_them_too() -> None:
+    rig, segments = trimmed()
+    rig.get(OTHER, IndexReport(SPACE, at(13), at(13), 0, empty=False))
+    rig.get(77, FetchSnapshot(SPACE, 1, 0))
+    synced(rig, 14)
+    assert len(rig.journal.segments()) == segments
+    rig.do(LinkDown(77))
+    assert len(rig.journal.segments()) < segments
+
+
+def test_p11_p21_the_records_of_a_lost_trim_are_there_again() -> None:
+    rig, _ = trimmed()
+    rig.get(OTHER, IndexReport(SPACE, at(13), at(13), 0, empty=False))
+    rig.restart()
+    rig.install(lossy_view(2, end=at(13), tail=13))
+    reply = rig.ask(read(start=1, until=11))
+    assert isinstance(reply, ReadReply) and reply.seqnums == list(range(1, 11))
 
 
 def test_p11_a_fold_that_waited_in_vain_is_dropped_with_its_entries() -> None:
