@@ -238,6 +238,14 @@ class Read(NamedTuple):
     bytes_until: Offset
 
 
+class CancelRead(NamedTuple):
+    """Client to engine, engine to storage node: nobody waits for the answer to this `Read` any
+    more, so that it need not wait for a record until its time is over."""
+
+    space: int
+    request: int
+
+
 class ReadReply(NamedTuple):
     """The records found, in the asked order, with what that says of the rest.
 
@@ -799,6 +807,7 @@ Message = (
     | FrameLost
     | Leaving
     | Read
+    | CancelRead
     | ReadReply
     | RequestFailed
     | SeqnumAt
@@ -870,6 +879,7 @@ KINDS: dict[type[Message], int] = {
     BookState: 24,
     SetAux: 25,
     Answer: 26,
+    CancelRead: 27,
     OpenShardRequest: 40,
     ShardProgress: 41,
     FollowMetalog: 42,

@@ -40,6 +40,7 @@ from bokilog.errors import (
 from bokilog.ids import SYSTEM_SPACE, Position, Term
 from bokilog.messages import (
     Answer,
+    CancelRead,
     FrameLost,
     FrameOrdered,
     FrameRefused,
@@ -427,7 +428,7 @@ class ClientCore:
         self._wake_at(request.deadline_s)
         self.requests.ask(request, now_s)
 
-    def _send_request(self, query: Query) -> bool:
+    def _send_request(self, query: Query | CancelRead) -> bool:
         return self.up and self.port is not None and self.port.send(query)
 
     def _observe(self, space: int, position: Position) -> None:

@@ -221,7 +221,8 @@ class Client:
 
     def forget(self, query: Query) -> None:
         """Nobody waits for the answer any more."""
-        self.core.requests.cancel(query.request, self._loop.time())
+        if self.core.requests.cancel(query.request, self._loop.time()):
+            self._wake()
 
     async def answer(
         self,

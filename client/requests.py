@@ -33,6 +33,7 @@ from bokilog.ids import Position
 from bokilog.messages import (
     Answer,
     BookState,
+    CancelRead,
     Propose,
     Read,
     ReadReply,
@@ -143,7 +144,7 @@ class Requests:
     __slots__ = ("_in_flight", "_last", "_observe", "_queues", "_send", "_table")
 
     def __init__(
-        self, send: Callable[[Query], bool], observe: Callable[[int, Position], None]
+        self, send: Callable[[Query | CancelRead], bool], observe: Callable[[int, Position], None]
     ) -> None:
         self._send = send
         self._observe = observe
@@ -169,12 +170,17 @@ class Requests:
         self._queues[request.waits].append(request)
         self._pump(now_s)
 
-    def cancel(self, number: int, now_s: float) -> None:
-        """Nobody wants the answer any more."""
+    def cancel(self, number: int, now_s: float) -> bool:
+        """Nobody wants the answer any more; whether the engine is told, since it waits for it."""
         request = self._table.pop(number, None)
-        if request is not None:
-            self._leave(request)
-            self._pump(now_s)
+        if request is None:
+            return False
+        told = request.sent and request.waits
+        if told:
+            told = self._send(CancelRead(request.query.space, number))
+        self._leave(request)
+        self._pump(now_s)
+        return told
 
     def answered(self, reply: Reply, now_s: float) -> None:
         """The engine answered; what comes late is dropped."""

@@ -25,6 +25,7 @@ from bokilog.ids import START, LogSpaceId, NodeId, Shard, Term
 from bokilog.messages import (
     Answer,
     BookState,
+    CancelRead,
     FetchFrames,
     FetchStored,
     FollowIndex,
@@ -166,6 +167,10 @@ class Answers:
         if waiting is None or not isinstance(waiting.request, Read):
             return []
         return self.read(waiting.source, waiting.request._replace(wait_ms=0))
+
+    def cancel(self, source: Address, message: CancelRead) -> list[Effect]:
+        """An engine's client does not wait for a record any more."""
+        return [*self._waiting.cancel(source, message.request)]
 
     def seqnum_at(self, source: Address, message: SeqnumAt) -> list[Effect]:
         """The first seqnum that was ordered at that time or later."""

@@ -42,6 +42,7 @@ from bokilog.effects import (
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.messages import (
     BookState,
+    CancelRead,
     FetchFrames,
     FetchRuns,
     FetchSnapshot,
@@ -229,6 +230,8 @@ class StorageCore:
                 return replica.storing.metalog_synced(Term(term), count)
             case MetalogGone(count=count):
                 return replica.folding.metalog_gone(count)
+            case CancelRead():
+                return replica.answers.cancel(source, message)
             case SeqnumAt():
                 return replica.answers.seqnum_at(source, message)
             case BookState():
@@ -396,6 +399,7 @@ def _space_of(message: Message) -> int | None:
         case (
             FollowIndex()
             | SeqnumAt()
+            | CancelRead()
             | BookState()
             | SetAux()
             | IndexReport()

@@ -58,7 +58,7 @@ class Touched:
 class WaitingRoom:
     """All waiting requests of one index."""
 
-    __slots__ = ("_by_book", "_for_position", "_next", "_space", "_waiting")
+    __slots__ = ("_by_asker", "_by_book", "_for_position", "_next", "_space", "_waiting")
 
     def __init__(self, space: LogSpaceId) -> None:
         self._space = space
@@ -67,6 +67,8 @@ class WaitingRoom:
         self._by_book: dict[int, dict[ReadTag, set[int]]] = {}
         """Reads that wait for a record, by what they wait on."""
         self._for_position: dict[int, Position] = {}
+        self._by_asker: dict[tuple[Address, int], int] = {}
+        """By who asked and the number it gave the request."""
 
     @property
     def full(self) -> bool:
@@ -78,6 +80,7 @@ class WaitingRoom:
     def for_position(self, source: Address, request: Request) -> None:
         self._next += 1
         self._waiting[self._next] = Waiting(source, request, None)
+        self._by_asker[source, request.request] = self._next
         self._for_position[self._next] = request.position
 
     def for_record(self, source: Address, read: Read) -> tuple[str, int, int]:
@@ -85,6 +88,7 @@ class WaitingRoom:
         self._next += 1
         timer = ("read", int(self._space), self._next)
         self._waiting[self._next] = Waiting(source, read, timer)
+        self._by_asker[source, read.request] = self._next
         self._by_book.setdefault(read.book, {}).setdefault(read.tag, set()).add(self._next)
         return timer
 
@@ -112,6 +116,12 @@ class WaitingRoom:
     def take(self, key: int) -> Waiting | None:
         return self._take(key) if key in self._waiting else None
 
+    def cancel(self, source: Address, request: int) -> list[CancelTimer]:
+        """One request is not wanted any more."""
+        key = self._by_asker.get((source, request))
+        timer = self._take(key).timer if key is not None else None
+        return [CancelTimer(timer)] if timer is not None else []
+
     def drop(self, source: Address) -> list[CancelTimer]:
         """The asker is gone."""
         gone = [key for key, waiting in self._waiting.items() if waiting.source == source]
@@ -125,6 +135,9 @@ class WaitingRoom:
     def _take(self, key: int) -> Waiting:
         waiting = self._waiting.pop(key)
         self._for_position.pop(key, None)
+        asker = waiting.source, waiting.request.request
+        if self._by_asker.get(asker) == key:  # else it has asked twice by one number
+            del self._by_asker[asker]
         if waiting.timer is not None and isinstance(waiting.request, Read):
             read = waiting.request
             of_book = self._by_book[read.book]

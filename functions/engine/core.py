@@ -64,6 +64,7 @@ from bokilog.messages import (
     Answer,
     AppendFrame,
     BookState,
+    CancelRead,
     FrameRefused,
     IndexStream,
     Message,
@@ -221,6 +222,9 @@ class EngineCore:
                 return self._tail_arrived(message)
             case Propose():
                 return self.requests.propose(source, message)
+            case CancelRead(request=request):
+                self.requests.cancel(source, request)
+                return self.reader.cancel(source, request)
             case SeqnumAt():
                 return self.reader.ask(source, message, self._now_s)
             case SetAux():

@@ -34,12 +34,14 @@ class Parked(NamedTuple):
 class ParkedReads:
     """All of an engine."""
 
-    __slots__ = ("_by_key", "_facts", "_reads")
+    __slots__ = ("_by_asker", "_by_key", "_facts", "_reads")
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._reads: dict[int, Parked] = {}
         self._by_key: dict[Key, dict[int, None]] = {}
+        self._by_asker: dict[tuple[Address, int], int] = {}
+        """By client and its number of the request."""
 
     def __len__(self) -> int:
         return len(self._reads)
@@ -49,6 +51,7 @@ class ParkedReads:
         wait_s = read.wait_ms / 1000
         self._reads[number] = Parked(source, read, now_s + wait_s)
         self._by_key.setdefault((read.book, read.tag), {})[number] = None
+        self._by_asker[source, read.request] = number
         self._facts.watch(read.book, read.tag)
         return SetTimer((TIMER, number), wait_s)
 
@@ -62,7 +65,14 @@ class ParkedReads:
             if not waiting:
                 del self._by_key[key]
             self._facts.unwatch(*key)
+            asker = parked.source, parked.read.request
+            if self._by_asker.get(asker) == number:  # else it has asked twice by one number
+                del self._by_asker[asker]
         return parked
+
+    def find(self, source: Address, request: int) -> int | None:
+        """The number of a client's request, if it waits here."""
+        return self._by_asker.get((source, request))
 
     def on(self, keys: Iterable[Key]) -> list[int]:
         """Who waits on these lines, the longest waiting first."""
@@ -85,3 +95,4 @@ class ParkedReads:
     def check(self) -> None:
         """Asserts the invariants."""
         assert sorted(self._reads) == sorted(self.on(self._by_key))
+        assert set(self._by_asker.values()) <= set(self._reads)

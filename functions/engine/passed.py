@@ -29,7 +29,7 @@ from bokilog.functions.engine.index_follower import IndexFollower
 from bokilog.functions.engine.links import Links
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, NodeId
-from bokilog.messages import BookState, Read, RequestFailed, SeqnumAt
+from bokilog.messages import BookState, CancelRead, Read, RequestFailed, SeqnumAt
 
 Question = Read | SeqnumAt | BookState
 NOT_THERE = (NotReady, DataLost, CorruptRecord, CorruptJournal)
@@ -76,7 +76,16 @@ class PassedQuestions:
         parked: reads that wait here for the stream; they count as waiting too.
     """
 
-    __slots__ = ("_ids", "_links", "_parked", "_settings", "_spaces", "by_request", "count")
+    __slots__ = (
+        "_ids",
+        "_links",
+        "_parked",
+        "_settings",
+        "_spaces",
+        "_waiting",
+        "by_request",
+        "count",
+    )
 
     def __init__(
         self,
@@ -89,6 +98,8 @@ class PassedQuestions:
     ) -> None:
         self.by_request: dict[int, Passed] = {}
         """By the number that the storage node answers to; whoever gets the answer takes it out."""
+        self._waiting: dict[tuple[Address, int], int] = {}
+        """Of reads that may wait for a record: by client and its number, the one here."""
         self.count = 0
         """Passed on so far."""
         self._settings = settings
@@ -106,9 +117,30 @@ class PassedQuestions:
             return [Send(source, RequestFailed(message.request, error, START))]
         request = next(self._ids)
         node = space.chosen
-        self.by_request[request] = Passed(source, message, node, now_s)
+        self._keep(request, Passed(source, message, node, now_s))
         self.count += 1
         return [] if node is None else [Send(node, _numbered(message, request))]
+
+    def _keep(self, request: int, passed: Passed) -> None:
+        self.by_request[request] = passed
+        message = passed.message
+        if type(message) is Read and message.wait_ms:
+            self._waiting[passed.source, message.request] = request
+
+    def take(self, request: int) -> Passed | None:
+        """It is answered, or will be asked of another replica; None: nobody waits for it."""
+        passed = self.by_request.pop(request, None)
+        if passed is not None and type(passed.message) is Read and passed.message.wait_ms:
+            self._waiting.pop((passed.source, passed.message.request), None)
+        return passed
+
+    def cancel(self, source: Address, request: int) -> list[Effect]:
+        """A client does not wait any more; the storage node hears of it."""
+        number = self._waiting.get((source, request))
+        passed = self.take(number) if number is not None else None
+        if passed is None or number is None or passed.node is None:
+            return []
+        return [Send(passed.node, CancelRead(passed.message.space, number))]
 
     def ask_another(
         self, message: RequestFailed, passed: Passed, error: BokilogError, now_s: float
@@ -124,7 +156,7 @@ class PassedQuestions:
         for node in sorted(self._links.up_of(space.replicas), key=self._links.is_silent):
             if node not in passed.tried:
                 passed.node, passed.asked_s = node, now_s
-                self.by_request[message.request] = passed
+                self._keep(message.request, passed)
                 return [Send(node, _numbered(_rest(passed, now_s), message.request))]
         failed = passed.not_yet or message
         return [Send(passed.source, failed._replace(request=passed.message.request))]
@@ -169,6 +201,7 @@ class PassedQuestions:
             for request, passed in self.by_request.items()
             if passed.source != client
         }
+        self._waiting = {who: number for who, number in self._waiting.items() if who[0] != client}
 
 
 def _rest(passed: Passed, now_s: float) -> Question:

@@ -134,6 +134,14 @@ class Reader:
             return self._park(space, source, read, now_s)
         return [Send(source, found)]
 
+    def cancel(self, source: Address, request: int) -> list[Effect]:
+        """A client does not wait for a record any more."""
+        number = self._parked.find(source, request)
+        if number is None:
+            return self.passed.cancel(source, request)
+        self._parked.take(number)
+        return [CancelTimer((READ_TIMER, number))]
+
     def set_aux(self, source: Address, message: SetAux) -> list[Effect]:
         """Aux data goes to every storage node that is connected; nobody waits for it."""
         space = self._spaces.get(message.space)
@@ -149,7 +157,7 @@ class Reader:
         """A storage node's answer goes on to its client, also if another one was asked meanwhile;
         what the followed one says is kept.
         """
-        passed = self.passed.by_request.pop(reply.request, None)
+        passed = self.passed.take(reply.request)
         if passed is None:
             fetch = self.fetches.by_request.get(reply.request)
             if fetch is not None:
@@ -171,7 +179,7 @@ class Reader:
 
     def answered(self, answer: Answer) -> list[Effect]:
         """The same for questions whose answer nobody keeps."""
-        passed = self.passed.by_request.pop(answer.request, None)
+        passed = self.passed.take(answer.request)
         if passed is None:
             self.unexpected_count += 1
             return []
@@ -187,7 +195,7 @@ class Reader:
             return None
         if source != passed.node:
             return []  # another one was asked meanwhile, and will answer
-        del self.passed.by_request[message.request]
+        self.passed.take(message.request)
         read = passed.message
         error = from_wire(message.error)
         if isinstance(error, NOT_THERE):

@@ -103,6 +103,13 @@ class PrimaryRequests:
         self._arrived.setdefault(message.space, []).append((source, message))
         return []
 
+    def cancel(self, client: Address, request: int) -> None:
+        """A client does not wait for the tail any more, nor for what it would read at it."""
+        for waiters in (*self._arrived.values(), *(each.waiters for each in self._rounds.values())):
+            waiters[:] = [
+                waiter for waiter in waiters if waiter[0] != client or waiter[1].request != request
+            ]
+
     def end_batch(self) -> list[Effect]:
         """Begins the rounds of this tick."""
         if not self._arrived:

@@ -30,6 +30,7 @@ from bokilog.messages import (
     VERDICT_CONDITION_FAILED,
     VERDICT_DUPLICATE,
     VERDICT_VISIBLE,
+    CancelRead,
     FetchFrames,
     FollowIndex,
     FollowMetalog,
@@ -667,6 +668,21 @@ def test_p32_waiting_reads_are_bounded_and_told_so(monkeypatch: pytest.MonkeyPat
         assert rig.ask(read(position=at(99))) is None
     error = error_of(rig.ask(read(position=at(99))))
     assert error.retryable and error.definite
+
+
+def test_p32_a_read_that_is_cancelled_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a while and gives up, again and again, must not keep others out."""
+    monkeypatch.setattr(waiting_module, "WAITING_MAX", 1)
+    rig = StorageRig().begin()
+    asker = 9  # as in `rig.ask`
+    for request in (read(start=1, wait_ms=60_000), read(position=at(99))):
+        assert rig.ask(request) is None
+        assert error_of(rig.ask(read(position=at(99)))).retryable, "there is no room"
+        rig.get(8, CancelRead(SPACE, request.request))
+        assert rig.replica.answers.waiting, "it is of somebody else"
+        timers = rig.get(asker, CancelRead(SPACE, request.request))
+        assert len(timers) == bool(request.wait_ms), "of its own"
+        assert not rig.replica.answers.waiting
 
 
 def test_p32_entries_that_cannot_be_folded_yet_are_bounded_and_asked_for_again(

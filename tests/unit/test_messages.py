@@ -61,6 +61,7 @@ KIND_OF = {
     "BookState": 24,
     "SetAux": 25,
     "Answer": 26,
+    "CancelRead": 27,
     "OpenShardRequest": 40,
     "ShardProgress": 41,
     "FollowMetalog": 42,
@@ -162,6 +163,10 @@ GOLDEN = {
     ),
     "RequestFailed": (
         "9307924603920328",
+        "",
+    ),
+    "CancelRead": (
+        "920107",
         "",
     ),
     "SeqnumAt": (

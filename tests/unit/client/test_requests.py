@@ -20,7 +20,7 @@ from bokilog.errors import (
     to_wire,
 )
 from bokilog.ids import START, Position, Term
-from bokilog.messages import Propose, Read, RequestFailed, Tail, TailRequest
+from bokilog.messages import CancelRead, Propose, Read, RequestFailed, Tail, TailRequest
 from bokilog.metalog import Proposer, Release
 
 AT_9 = Position(Term(1), 9)
@@ -51,12 +51,12 @@ class World:
 
     def __init__(self) -> None:
         self.up = True
-        self.sent: list[Query] = []
+        self.sent: list[Query | CancelRead] = []
         self.session = Session("h")
         self.seen: list[tuple[int, Position]] = []
         self.requests = Requests(self.send, lambda space, at: self.seen.append((space, at)))
 
-    def send(self, query: Query) -> bool:
+    def send(self, query: Query | CancelRead) -> bool:
         if self.up:
             self.sent.append(query)
         return self.up
@@ -211,6 +211,30 @@ def test_a_cancelled_request_makes_room_and_its_answer_is_dropped() -> None:
     world.requests.answered(Tail(number, 0, AT_9, 1), 0)
     assert not waiter.done()
     assert world.requests._in_flight == [0, 0]
+
+
+def test_the_engine_hears_of_a_wait_that_nobody_waits_for_any_more() -> None:
+    """Else it would keep the read, which counts among what it lets wait, until its time is over."""
+    world = World()
+    read = Read(1, 3, 5, None, 0, 9, 1, 1, False, START, 4_000, False, -1, -1)
+    world.requests.new_number()
+    world.ask(read, wait_until_s=4)
+    tail, _ = world.tail()
+    assert not world.requests.cancel(tail, 0), "its answer comes soon"
+    assert world.requests.cancel(1, 0)
+    assert world.sent[2:] == [CancelRead(3, 1)]
+    assert not world.requests.cancel(1, 0)
+    assert len(world.sent) == 3
+
+
+def test_of_a_wait_that_is_not_with_the_engine_nobody_hears() -> None:
+    world = World()
+    read = Read(1, 3, 5, None, 0, 9, 1, 1, False, START, 4_000, False, -1, -1)
+    world.requests.new_number()
+    world.ask(read, wait_until_s=4)
+    world.requests.down()
+    assert not world.requests.cancel(1, 0)
+    assert world.sent == [read]
 
 
 def test_closing_ends_everything() -> None:

@@ -13,7 +13,7 @@ from bokilog.functions.engine.order import Horizon
 from bokilog.functions.engine.passed import PassedQuestions
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, LogSpaceId, NodeId
-from bokilog.messages import BookState, RequestFailed
+from bokilog.messages import BookState, CancelRead, RequestFailed
 from tests.unit.functions.engine.world import BOOK, CLIENT, SPACE, STORAGE, read
 
 S1, S2, S3 = STORAGE
@@ -45,7 +45,8 @@ class Rig:
         return space
 
     def fails(self, request: int, error: BokilogError, now_s: float = 0.0) -> list[Effect]:
-        passed = self.passed.by_request.pop(request)
+        passed = self.passed.take(request)
+        assert passed is not None
         message = RequestFailed(request, to_wire(error), START)
         return self.passed.ask_another(message, passed, error, now_s)
 
@@ -129,3 +130,33 @@ def test_nobody_is_asked_for_a_client_that_is_gone() -> None:
     rig.passed.pass_on(rig.space, 2, read(77), 0.0)
     rig.passed.forget_client(CLIENT)
     assert rig.passed.ask_anew(rig.space, 0.0) == asked(2, S1)
+
+
+def test_a_storage_node_hears_of_a_wait_that_nobody_waits_for_any_more() -> None:
+    rig = Rig()
+    waits = read(77)._replace(wait_ms=500)
+    rig.passed.pass_on(rig.space, CLIENT, waits, 0.0)
+    rig.passed.pass_on(rig.space, 2, waits, 0.0)
+    assert rig.passed.cancel(3, 77) == []
+    assert rig.passed.cancel(CLIENT, 77) == [Send(S1, CancelRead(SPACE, 1))]
+    assert rig.passed.cancel(CLIENT, 77) == []
+    assert rig.passed.ask_anew(rig.space, 0.0) == [Send(S1, waits._replace(request=2))]
+    rig.passed.take(2)
+    assert rig.passed.cancel(2, 77) == [], "it was answered meanwhile"
+
+
+def test_a_wait_that_another_replica_was_asked_is_cancelled_there() -> None:
+    rig = Rig()
+    rig.passed.pass_on(rig.space, CLIENT, read(77)._replace(wait_ms=500), 0.0)
+    rig.fails(1, DataLost(5))
+    assert rig.passed.cancel(CLIENT, 77) == [Send(S2, CancelRead(SPACE, 1))]
+
+
+def test_a_wait_without_a_storage_node_is_only_forgotten() -> None:
+    rig = Rig()
+    for node in (S1, S2, S3):
+        rig.links.went_down(node)
+    rig.space.choose(None)
+    rig.passed.pass_on(rig.space, CLIENT, read(77)._replace(wait_ms=500), 0.0)
+    assert rig.passed.cancel(CLIENT, 77) == []
+    assert not rig.passed.by_request

@@ -17,6 +17,7 @@ from bokilog.ids import START, NodeId, Position
 from bokilog.messages import (
     Answer,
     BookState,
+    CancelRead,
     FollowIndex,
     IndexStream,
     Read,
@@ -554,6 +555,26 @@ def test_a_waiting_read_of_a_client_that_is_gone_is_forgotten() -> None:
     (timer,) = sim.get(CLIENT, read(1, tag="t", start=61, wait_ms=500))
     assert isinstance(timer, SetTimer)
     assert sim.do(LinkDown(CLIENT)) == [CancelTimer(timer.timer)]
+    assert sim.core.stats().reads_waiting == 0
+
+
+def test_a_read_whose_client_waits_no_longer_is_forgotten() -> None:
+    sim = following()
+    (timer,) = sim.get(CLIENT, read(1, tag="t", start=61, wait_ms=500))
+    assert isinstance(timer, SetTimer)
+    assert sim.get(2, CancelRead(SPACE, 1)) == [], "it is of another client"
+    assert sim.get(CLIENT, CancelRead(SPACE, 1)) == [CancelTimer(timer.timer)]
+    assert sim.get(CLIENT, CancelRead(SPACE, 1)) == []
+    assert sim.core.stats().reads_waiting == 0
+
+
+def test_one_number_for_two_reads_that_wait_is_the_clients_own_trouble() -> None:
+    sim = following()
+    for _ in range(2):
+        sim.get(CLIENT, read(1, tag="t", start=61, wait_ms=500))
+    sim.get(CLIENT, CancelRead(SPACE, 1))
+    assert sim.core.stats().reads_waiting == 1
+    sim.do(LinkDown(CLIENT))
     assert sim.core.stats().reads_waiting == 0
 
 

@@ -6,6 +6,7 @@ from bokilog.ids import START, NodeId
 from bokilog.messages import (
     Answer,
     BookState,
+    CancelRead,
     IndexStream,
     Propose,
     Read,
@@ -96,6 +97,18 @@ def test_p26_a_linearizable_read_asks_for_the_tail_and_then_reads_at_its_positio
         S1,
         asked._replace(request=passed_on.message.request, linearizable=False, position=at(9)),
     )
+
+
+def test_a_cancelled_read_does_not_go_on_once_its_tail_is_here() -> None:
+    """It would wait for a record of which nobody wants to hear."""
+    sim = started()
+    sim.get(CLIENT, read(5, tag="t", linearizable=True, wait_ms=60_000))
+    sim.get(CLIENT, read(6, tag="t", linearizable=True, wait_ms=60_000))
+    sim.get(CLIENT, CancelRead(SPACE, 5))
+    (request,) = requests(sim.do(BatchEnded(0)))
+    sim.get(CLIENT, CancelRead(SPACE, 6))
+    assert sim.get(PRIMARY, Tail(request, SPACE, at(9), 77)) == []
+    assert sim.core.stats().reads_waiting == 0
 
 
 def test_p26_a_linearizable_question_about_a_book_does_the_same() -> None:
