@@ -155,6 +155,8 @@ class JournalFile:
         self._recovery = found
         self._durable_group = found.last_group
         self._segments.tidy(found)
+        if not self._policy.durable:
+            self._files.left_unsynced({each.number: each.until for each in self.segments()})
         return items_of(found, self._files, from_segment)
 
     def items(self, from_segment: int = 0) -> Iterator[tuple[int, Location, memoryview]]:

@@ -12,6 +12,9 @@ Invariants:
   the header that said so goes away.
 - Nothing is unlinked or truncated but in the background thread, in slices: 1 ms per MiB here
   (LIMITS point 7).
+- What an earlier process left to the operating system is written again, where it is, before its
+  first sync here: a sync that failed there may have dropped it, and the next one would not say so
+  (P7).
 - A file that is being filled is in nobody's hands: it is in the pool only afterwards.
 
 What was only allocated is turned into written blocks at the first sync of each, which has to wait
@@ -30,14 +33,14 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 from bokilog.io.directory import make_directory
-from bokilog.io.sync import DataSync, sync_directory
+from bokilog.io.sync import DataSync, sync_directory, write_all, write_at
 from bokilog.journal import (
     SEGMENT_END_OFFSET,
     SEGMENT_HEADER_BYTES,
@@ -180,6 +183,8 @@ class SegmentFiles:
         self._next_free = 1
         self._preparing = False
         self._closing = False
+        self._unsure: dict[int, int] = {}
+        """Bytes of segments that an earlier process wrote and may have failed to sync."""
         self._lock = threading.Lock()  # over `_next_free`, which both sides count
         self._background = Background("journal-files")
         self.filled_count = self.recycled_count = 0
@@ -207,6 +212,10 @@ class SegmentFiles:
         for path in paths[self._recycle_max :]:
             self._in_background(partial(self._unlink, path))
         return sorted(numbers)
+
+    def left_unsynced(self, ends: Mapping[int, int]) -> None:
+        """An earlier process left these segments, so far, to the operating system."""
+        self._unsure = dict(ends)
 
     def sync_directory(self) -> None:
         """Make the names durable."""
@@ -353,7 +362,12 @@ class SegmentFiles:
 
     def _sync(self, number: int) -> None:
         file = self.open(number, to_write=True)  # held: it closes when nobody refers to it
+        until = self._unsure.get(number, 0)
+        for offset in range(0, until, _FILL_STEP_BYTES):
+            data = os.pread(file.fd, min(_FILL_STEP_BYTES, until - offset), offset)
+            write_all(write_at, file.fd, [data], offset=offset, byte_count=len(data))
         DataSync().sync(file.fd)
+        self._unsure.pop(number, None)
 
     def _in_background(self, job: Callable[[], None]) -> None:
         def guarded() -> None:

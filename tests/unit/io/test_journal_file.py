@@ -1210,6 +1210,45 @@ def test_p07_after_a_failure_nothing_more_is_taken(
     journal.close(clean=False)
 
 
+@needs_proc
+def test_p07_what_an_earlier_process_wrote_is_written_again_before_its_first_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync fails, and the system takes the bytes for written from then on: the process ends, and
+    the sync of its successor would say that all is well."""
+    syncs, journal = Syncs(monkeypatch), lazy(tmp_path)
+    for _ in range(4):
+        write_group(journal)
+    syncs.fails = True
+    assert sync_written(journal)
+    journal.close(clean=False)
+    syncs.fails = False
+    before = {each.name: each.read_bytes() for each in tmp_path.glob("*.seg")}
+    journal = lazy(tmp_path)
+    ends = {f"{each.number:08d}.seg": each.until for each in journal.segments()}
+    write_group(journal, 10)
+    written = dict.fromkeys(ends, 0)
+    real = os.pwritev
+
+    def spy(fd: int, buffers: list[bytes], offset: int) -> int:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+        taken = real(fd, buffers, offset)
+        if name in written:
+            assert written[name] == offset, "one after the other, from the start"
+            written[name] += taken
+        return taken
+
+    monkeypatch.setattr(os, "pwritev", spy)
+    assert sync_written(journal) == ""
+    assert written == ends
+    assert sync_written(journal) == ""
+    assert written == ends, "once is enough"
+    for name, data in before.items():
+        assert (tmp_path / name).read_bytes()[: ends[name]] == data[: ends[name]]
+    assert len(list(journal.items())) == 5
+    journal.close()
+
+
 def test_a_journal_in_memory_is_as_synced_as_it_will_ever_be() -> None:
     said: list[str] = []
     journal = MemoryJournal()
