@@ -43,7 +43,9 @@ def check_own_disk(path: Path, view: View, node: NodeId) -> None:
         raise NotReady(
             f"{str(path)!r} is {'another' if there else 'no'} directory of {node}: the view of"
             f" term {view.term} names disk {named[:8]}. It is the only sequencer, so what it holds"
-            " is nowhere else: bring its directory back (is its disk mounted?), or restore a backup"
+            " is nowhere else: bring its directory back (is its disk mounted?). If it is lost for"
+            " good, go on with what storage nodes have stored (bokilog down, bokilog recover), or"
+            " restore a backup"
         )
     for space in view.spaces:
         metalog = path / f"metalog-{space.id}"

@@ -28,16 +28,17 @@ def recover(directory: Path, accept_loss: bool, yes: bool) -> int:
     """Go on with a stopped cluster whose majority is lost for good.
 
     Says what is left and what will be lost. With --accept-loss, and after a question, the
-    sequencers that are gone are made anew from those that are left, and the cluster gets a new
-    history: session tokens from before are refused as HistoryChanged. Nothing is deleted. Bring
-    back whatever directories can be brought back first. It is not started: `bokilog up` does.
+    sequencers that are gone are made anew from those that are left, or from the indexes of storage
+    nodes if none is, and the cluster gets a new history: session tokens from before are refused as
+    HistoryChanged. Nothing is deleted. Bring back whatever directories can be brought back first.
+    It is not started: `bokilog up` does.
     """
     with AcceptLoss(read_layout(directory)) as recovery:
         left = recovery.look()
         if not left.needs_acceptance:
             click.echo("nothing that it needs is lost: start it with bokilog up")
             return 0
-        click.echo(f"left, with a vote: {', '.join(left.alive)}")
+        click.echo(f"left, with a vote: {', '.join(left.alive) or 'no sequencer'}")
         for line in left.losses():
             click.echo(f"  {line}")
         if not accept_loss:

@@ -119,12 +119,6 @@ class AcceptLoss:
             check_versions(view)
             self._put_back(view)
             alive, gone = self._sequencers(view)
-            if not alive:
-                raise NotReady(
-                    "no sequencer is left that has a say "
-                    f"({'; '.join(f'{node}: {why}' for node, why in gone.items())}): bring one of "
-                    "their directories back, or make a new cluster with bokilog restore"
-                )
             left = put_together(
                 view,
                 {node: self._held(views, view, node) for node in alive},

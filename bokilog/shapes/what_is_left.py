@@ -12,6 +12,7 @@ Decides, from what sequencers and storage nodes hold that are there, where every
 3. There as well if every fold stands before the first entry that is left of the metalog: no replica
    could fold on, and all would wait for ever. What was ordered since is given up. If no replica has
    a fold any more, that is the start: everything is lost but the seqnums.
+4. There as well if no sequencer with a vote is left at all.
 
 Invariants: no seqnum that may have been given out is given out again (`SEQNUMS_LEFT_OUT`), and
 those of what is lost are `DataLost` (`End.given_up`); a fold is chosen only if no view ended a term
@@ -142,8 +143,12 @@ class Left:
         """There is something to go on from.
 
         Raises:
-            NotReady: sequencers that are left lack entries that no fold holds either.
+            NotReady: sequencers that are left lack entries that no fold holds either, or there is
+                no sequencer and no fold.
         """
+        if not self.alive:
+            self._check_folds()
+            return
         for space in self.view.spaces:
             ending, (node, fold) = self.ends[space.id], self.furthest(space)
             wanted, stands = ending.end.position.count, fold.position.count
@@ -157,6 +162,16 @@ class Left:
                     " another sequencer or storage node back, or make a new cluster with bokilog"
                     " restore"
                 )
+
+    def _check_folds(self) -> None:
+        if any(self.furthest(space)[1].position.count for space in self.view.spaces):
+            return
+        gone = "; ".join(f"{node}: {why}" for node, why in self.gone.items())
+        raise NotReady(
+            f"no sequencer is left that has a say ({gone}), and no storage node that is left has"
+            " stored an index: bring one of their directories back, or make a new cluster with"
+            " bokilog restore"
+        )
 
     def end_of(self, space: LogSpace) -> End:
         """Where its term ends; seqnums that are lost with entries are given to no other records."""
@@ -238,7 +253,14 @@ class Left:
         count, stands = end.position.count, fold.position.count
         anew = self.anew_at(space)
         lost = "appends, trims and holds that only the missing sequencers knew of are lost, also if"
-        if self.majority_lost and (anew is None or stands <= count):
+        if not self.alive:
+            where = f"where the index of {node} stands" if node is not None and stands else "empty"
+            found.append(
+                f"log space {space.id} ({space.durability}): no sequencer is left that knows its"
+                f" order; it goes on at entry {stands}, {where}: appends, trims and holds since"
+                f" are lost, also if they were acknowledged: all records from seqnum {fold.tail} on"
+            )
+        elif self.majority_lost and (anew is None or stands <= count):
             found.append(
                 f"log space {space.id} ({space.durability}) ends at entry {count} of its metalog:"
                 f" {lost} they were acknowledged"
@@ -254,7 +276,7 @@ class Left:
                 f"log space {space.id}: none of its storage nodes holds anything of it, so all "
                 f"its records are lost, up to seqnum {end.tail - 1}"
             )
-        elif self._goes_back(space):
+        elif self.alive and self._goes_back(space):
             begins_at = min(
                 (self._begins_at(space, each) for each in self._sources(space)), default=0
             )
@@ -314,7 +336,9 @@ def put_together(
         storage_gone=storage_gone,
         ends=endings(
             view, {node: _answer(view, node, known, ceiling) for node, known in held.items()}
-        ),
+        )
+        if held
+        else {space.id: Ending(end=view.end(space.id), sources=()) for space in view.spaces},
         begins_at={
             space.id: {
                 node: held[node][space.id].begins_at for node in held if node in space.sequencers
@@ -385,4 +409,4 @@ def after_loss(left: Left, stopped: Stopped, *, history_id: str) -> View:
 def _primary(left: Left, space: LogSpace) -> NodeId:
     if left.anew_at(space) is None:
         return left.keepers(space)[0]
-    return next(node for node in left.alive if node in space.sequencers)
+    return next(node for node in left.alive or space.sequencers if node in space.sequencers)

@@ -134,14 +134,46 @@ def test_disks_that_came_back_empty_count_as_lost_and_are_moved_aside(tmp_path: 
     check(directory, acked, token)
 
 
-def test_without_any_sequencer_there_is_nothing_to_go_on_from(
+@pytest.mark.parametrize("sequencers", [1, 3])
+def test_p15_without_any_sequencer_it_goes_on_where_the_furthest_index_stands(
+    tmp_path: Path, sequencers: int
+) -> None:
+    """Storage nodes that stop in order have stored all that they folded."""
+    directory = tmp_path / "d"
+    acked, token = made(directory, sequencers=sequencers)
+    shutil.rmtree(directory / "data" / "storage-2")
+    for path in (directory / "data").glob("sequencer-*"):
+        shutil.rmtree(path)
+    asked = recover(directory)
+    assert asked.return_value == 1
+    assert "left, with a vote: no sequencer" in asked.output
+    assert "no sequencer is left that knows its order" in asked.output
+    accepted = recover(directory, "--accept-loss", "--yes")
+    assert accepted.exception is None, accepted.output
+    check(directory, acked, token)
+    report = Verification(directory).run()
+    assert report.clean, [part.findings for part in report.parts if part.findings]
+    with LocalCluster(directory) as cluster:
+        assert asyncio.run(kept_by(cluster)) == len(acked) + 1
+
+
+async def kept_by(cluster: LocalCluster) -> int:
+    async with bokilog.connect(cluster.url) as log:
+        return len([record async for record in log.book("orders").scan(tag="t")])
+
+
+def test_without_any_sequencer_and_index_there_is_nothing_to_go_on_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "d"
     made(directory, sequencers=1)
     shutil.rmtree(directory / "data" / "sequencer-1")
+    for index in (directory / "data").glob("storage-*/index-*"):
+        shutil.rmtree(index)
     assert main(["recover", "--dir", str(directory), "--accept-loss", "--yes"]) == 1
-    assert "no sequencer is left that has a say" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no sequencer is left that has a say (sequencer-1: " in said
+    assert "has stored an index" in said
 
 
 def test_a_cluster_that_runs_is_left_alone(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Disks that are lost for good, more at once than anybody may lose, and a person who accepts that.
 
-Decides what is lost: sequencers, of which one may have been away for a while before, so that the
-others went on; storage nodes; or both. Then the cluster is stopped, the operator goes on with what
-is left (`operator.py`), nobody goes on who knew of what was before, and a disk that counts as lost
-may be put back. If what is left does not suffice, the disks are there again, and others are lost
-later.
+Decides what is lost: sequencers, now and then all of them, else all but one, which may have been
+away for a while before, so that the others went on; storage nodes; or both. Then the cluster is
+stopped, the operator goes on with what is left (`operator.py`), nobody goes on who knew of what was
+before, and a disk that counts as lost may be put back. If what is left does not suffice, the disks
+are there again, and others are lost later.
 
 Does not know what has to be left: the oracle hears of it (`oracle.py`), and judges by that.
 """
@@ -20,6 +20,8 @@ from tests.sim.disk import Disk
 from tests.sim.history import History
 from tests.sim.operator import Operator
 
+ALL_SHARE = 0.25
+"""Of runs in which no sequencer is left."""
 BACK_SHARE = 0.4
 """Of runs in which a lost disk of a sequencer comes back."""
 
@@ -46,6 +48,7 @@ class Losses:
         self._knobs = cluster.knobs
         self._chance = self._world.chance("losses")
         self._survivor = self._chance.choice(cluster.sequencers)
+        self._lose_all = self._world.chance("all sequencers").random() < ALL_SHARE
 
     def start(self) -> None:
         """Some time before that the one that will be left may stop, so that others go on."""
@@ -70,7 +73,9 @@ class Losses:
         cluster, chance = self._cluster, self._chance
         self._stop()
         storage = self._storage()
-        sequencers = set(cluster.sequencers) - {self._survivor} if self._lose_sequencers else set()
+        sequencers = set(cluster.sequencers) if self._lose_sequencers else set()
+        if not self._lose_all:
+            sequencers.discard(self._survivor)
         lost = {node: cluster.disks[node] for node in sorted({*storage, *sequencers})}
         cluster.disks.update({node: disk.replaced() for node, disk in lost.items()})
         before, cluster.copies_lost = cluster.copies_lost, bool(storage)
@@ -78,7 +83,7 @@ class Losses:
             self._world.reach(f"a loss is accepted: {self._knobs.loses}")
             self._keep(storage)
             self._world.later(0.0, self._begin_history)
-            if sequencers and chance.random() < 0.4:
+            if sequencers and chance.random() < BACK_SHARE:
                 node = chance.choice(sorted(sequencers))
                 self._world.later(chance.uniform(0.05, 0.4), partial(self._back, node, lost[node]))
         else:

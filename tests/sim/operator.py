@@ -74,7 +74,9 @@ class Operator:
         """What became of it, for the summary."""
         for space in left.view.spaces:
             anew, end = left.anew_at(space), left.ends[space.id].end
-            if anew is None:
+            if not left.alive:
+                what = "goes on without any metalog"
+            elif anew is None:
                 what = "goes on where the metalog ends"
             elif not anew.position.count:
                 what = "goes on from nothing"
@@ -120,8 +122,6 @@ class Operator:
         view, disks = self._cluster.views.latest(), self._cluster.disks
         sequencers = sequencers_of(view)
         alive = [node for node in sequencers if has_vote(view, node, disks[node].disk_id)]
-        if not alive:
-            raise NotReady("no sequencer is left that has a say")
         return put_together(
             view,
             {

@@ -452,7 +452,8 @@ class Judge:
             for at in timeline.points(low, high):
                 visible = timeline.visible(None, 0, NO_END, at)
                 late = [each.seqnum for each in visible if each.timestamp_ms >= at_ms]
-                if late and late[0] == seqnum:
+                there = [each for each in late if not oracle.is_byteless(each)]
+                if seqnum in (*late[:1], *there[:1]):
                     return None
                 if not late and oracle.is_tail(seqnum, low, high):
                     return None  # the tail, or what has been appended there since

@@ -294,3 +294,31 @@ def test_p13_a_fold_is_astray_if_a_later_term_began_before_it() -> None:
     assert not is_astray(Position(Term(2), 60), until=until, ended=ended)
     assert is_astray(Position(Term(2), 61), until=until, ended=ended)
     assert not is_astray(Position(Term(3), 1000), until=until, ended=ended)
+
+
+def test_p15_without_any_sequencer_it_goes_on_at_the_furthest_fold() -> None:
+    found = left(90, 80, 0, end=BEGAN, alive=())
+    following, directories = accepted(found)
+    end = following.end(SPACE)
+    assert end.position == Position(Term(3), 90)
+    assert end.tail == 901 + SEQNUMS_LEFT_OUT
+    assert end.given_up
+    assert following.space(SPACE).begun == following.term
+    assert following.space(SPACE).primary == S1
+    assert directories.made == [S1, S2, S3]
+    (line,) = (line for line in found.losses() if "log space" in line)
+    assert f"it goes on at entry 90, where the index of {N1} stands" in line
+    assert "all records from seqnum 901 on" in line
+
+
+def test_p15_without_any_sequencer_it_goes_back_before_the_term_if_no_fold_has_come_to_it() -> None:
+    found = left(BEGAN - 10, 0, 0, end=BEGAN, alive=())
+    following, _ = accepted(found)
+    assert following.end(SPACE).position == Position(Term(3), BEGAN - 10)
+    assert following.end(SPACE).tail == end_at(BEGAN).tail + SEQNUMS_LEFT_OUT
+
+
+def test_p15_without_any_sequencer_and_fold_it_is_refused() -> None:
+    found = left(0, 0, -1, end=BEGAN, alive=())
+    with pytest.raises(NotReady, match=r"no sequencer is left that has a say .*no storage node"):
+        found.check()
