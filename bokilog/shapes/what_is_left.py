@@ -253,6 +253,9 @@ class Left:
         count, stands = end.position.count, fold.position.count
         anew = self.anew_at(space)
         lost = "appends, trims and holds that only the missing sequencers knew of are lost, also if"
+        lacking = ", ".join(node for node in space.replicas if node in self.storage_gone)
+        if not self.alive and space.durability == "memory":
+            return [f"log space {space.id} (memory) is empty, as after every stop"]
         if not self.alive:
             where = f"where the index of {node} stands" if node is not None and stands else "empty"
             found.append(
@@ -286,8 +289,7 @@ class Left:
                 f" entry {begins_at} only, and no index can be built of what lies between. Records"
                 f" from seqnum {fold.tail} to {end.tail - 1} are lost"
             )
-        elif self._lacks_records(space):
-            lacking = ", ".join(node for node in space.replicas if node in self.storage_gone)
+        elif lacking and self._lacks_records(space):
             found.append(f"log space {space.id}: records that only {lacking} held are lost")
         return found
 
