@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bokilog.client.admin import ClientLog
 
@@ -33,6 +33,12 @@ class Opening:
     def __init__(self, open_log: Callable[[], Awaitable[ClientLog]]) -> None:
         self._open = open_log
         self._log: ClientLog | None = None
+
+    if not TYPE_CHECKING:  # type checkers find by themselves what it has not
+
+        def __getattr__(self, name: str) -> object:
+            problem = f"a log that is not open has no {name!r}: `async with` or `await` opens it"
+            raise AttributeError(problem, name=name, obj=self)
 
     def __await__(self) -> Generator[object, None, ClientLog]:
         return self._open().__await__()

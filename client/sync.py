@@ -385,10 +385,19 @@ def run_blocking(opened: Callable[[], Coroutine[object, None, ClientLog]]) -> Lo
         raise
 
 
-def open(directory: str | os.PathLike[str] | None = None) -> Log:
-    """Open an embedded log in a directory, or with None in memory, for code without a loop."""
+def open(
+    directory: str | os.PathLike[str] | None = None, *, timeout_s: float = TIMEOUT_S_DEFAULT
+) -> Log:
+    """Open an embedded log in a directory, or with None in memory, for code without a loop.
+
+    Args:
+        directory: as in `bokilog.open`.
+        timeout_s: of calls that name none.
+
+    Raises as `bokilog.open` when awaited.
+    """
     if directory is None:
-        return connect("memory:")
+        return connect("memory:", timeout_s=timeout_s)
     from bokilog.io.directory import path_of  # here: whoever connects needs none of it
 
-    return connect(f"file:{path_of('directory', directory)}")
+    return connect(f"file:{path_of('directory', directory)}", timeout_s=timeout_s)

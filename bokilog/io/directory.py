@@ -151,6 +151,10 @@ def path_of(name: str, said: object) -> Path:
         raise InvalidSettings(name, repr(said), "is neither a str nor a path of text")
     if not text:
         raise InvalidSettings(name, repr(text), "is empty: '.' is the current folder")
+    if text == "memory:" or text.startswith(("bokilog://", "bokilog+unix://", "file:")):
+        raise InvalidSettings(
+            name, repr(text), "is a URL, which `connect` takes: open takes a path"
+        )
     check_path(name, Path(text))
     return Path(text)
 

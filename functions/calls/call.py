@@ -53,7 +53,7 @@ from bokilog.functions.runtime import references
 from bokilog.functions.runtime.caller import error_of
 from bokilog.functions.runtime.messages import Done, Encoding
 from bokilog.logbook import LogBook
-from bokilog.record import Buffer, Record
+from bokilog.record import Buffer, Record, check_duration
 
 WAIT_S: Final = 60.0
 """Of one blocking read; a waiter without a limit asks again after it."""
@@ -109,6 +109,7 @@ class Call:
             UnknownCall: it is over for longer than calls are kept.
             BokilogError: why it failed; for Python callers the function's own exception.
         """
+        check_duration("timeout_s", timeout_s)
         done = await self.outcome(wait_s=timeout_s)
         if done is None:
             raise CallTimeout(self.function, timeout_s or 0.0)

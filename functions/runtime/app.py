@@ -274,7 +274,12 @@ class App:
         """Run any function on a function node: a lambda, one of a notebook, one of a library.
 
         It is sent along by cloudpickle, with the values it refers to.
+
+        Raises:
+            InvalidSettings: `body` cannot be called.
         """
+        if not callable(body):
+            raise InvalidSettings("function", repr(body), "is no function")
         pickled = self.functions[PICKLED]
         remote = cast("Body", pickled.remote)
         return await cast("Awaitable[object]", remote(body, *args, **kwargs))

@@ -267,6 +267,13 @@ async def test_what_is_nothing_for_a_client_ends_the_connection(tmp_path: Path) 
         log.client.core.on_messages([StatusRequest(1)], 0)
 
 
+def test_a_log_that_is_not_open_says_how_to_open_it() -> None:
+    opened = connect("memory:")
+    with pytest.raises(AttributeError, match="not open has no 'book': `async with` or `await`"):
+        _ = opened.book  # type: ignore[attr-defined]
+    assert not hasattr(opened, "append")
+
+
 @pytest.mark.asyncio
 async def test_logs_of_this_process_are_opened_by_who_registered_for_them(
     monkeypatch: pytest.MonkeyPatch,

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,14 @@ from bokilog.client.admin import ClientLog
 from bokilog.client.logbook import ClientLogBook
 from bokilog.client.node import Client
 from bokilog.client.sync import LoopThread, run_blocking
-from bokilog.errors import Closed, ConditionFailed, InvalidSettings, InvalidToken, WrongLoop
+from bokilog.errors import (
+    Closed,
+    ConditionFailed,
+    InvalidRange,
+    InvalidSettings,
+    InvalidToken,
+    WrongLoop,
+)
 from bokilog.record import CaughtUp, Entry, Record
 from tests.unit.client.fake_engine import FakeEngine
 
@@ -42,6 +50,14 @@ def test_what_is_no_path_is_not_opened() -> None:
     for said in (5, b"x", "a\0", ""):
         with pytest.raises(InvalidSettings, match="directory="):
             sync.open(said)  # type: ignore[arg-type]
+
+
+def test_opening_takes_the_timeout_of_calls_that_name_none(tmp_path: Path) -> None:
+    for directory in (None, tmp_path / "shop"):
+        with sync.open(directory, timeout_s=3) as log:
+            assert log._log.client.timeout_s == 3
+        with pytest.raises(InvalidRange, match="timeout_s=-1"):
+            sync.open(directory, timeout_s=-1)
 
 
 def test_every_call_of_the_asynchronous_objects_is_there() -> None:

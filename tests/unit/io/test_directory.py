@@ -112,6 +112,9 @@ def test_a_path_that_no_log_can_have_is_refused(tmp_path: Path, name: str, probl
         (b"x", "directory=b'x' is neither a str nor a path"),
         ("a\0", "has a NUL"),
         ("", "is empty"),
+        ("memory:", "is a URL"),
+        ("file:shop", "is a URL"),
+        ("bokilog://127.0.0.1:7300", "'bokilog://127.0.0.1:7300' is a URL, which `connect` takes"),
     ],
 )
 def test_what_is_no_path_is_refused(said: object, problem: str) -> None:

@@ -19,6 +19,7 @@ from bokilog.codec import pack
 from bokilog.errors import (
     AppendUnknown,
     ConditionFailed,
+    InvalidRange,
     KeyReused,
     NotSupported,
     Overloaded,
@@ -143,6 +144,13 @@ async def test_a_call_that_is_not_over_in_time_goes_on() -> None:
             await call.result(0)
         await calls.finish(call, "late")
         assert await call.result() == "late"
+
+
+async def test_a_time_to_wait_that_is_none_is_named_as_it_was_given() -> None:
+    async with opened() as calls:
+        call = await calls.spawn()
+        with pytest.raises(InvalidRange, match="timeout_s=-1"):
+            await call.result(-1)
 
 
 async def test_a_call_that_failed_raises_why() -> None:

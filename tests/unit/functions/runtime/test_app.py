@@ -90,6 +90,12 @@ def test_a_declared_function_is_what_it_was_and_more() -> None:
     assert price.values.signature == "(item: str, count: int = 1) -> float"
 
 
+@pytest.mark.asyncio
+async def test_what_cannot_be_called_is_not_sent_along() -> None:
+    with pytest.raises(InvalidSettings, match="function=5 is no function"):
+        await app.submit(5)  # type: ignore[call-overload]
+
+
 def test_names_and_options_are_as_declared() -> None:
     names = {"price", "twice.as.much", "numbers", "lines", "with_context"}
     assert set(app.functions) == {PICKLED, *names}
