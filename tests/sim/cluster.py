@@ -83,7 +83,7 @@ from bokilog.sequencer.controller import ControllerCore
 from bokilog.sequencer.controller_settings import ControllerSettings
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member import MemberCore
-from bokilog.sequencer.next_view import Start, next_view
+from bokilog.sequencer.next_view import Start, has_vote, next_view
 from bokilog.sequencer.primary import Primary, Recovered
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.storage_nodes import keys
@@ -1045,21 +1045,24 @@ class Watch:
         self._asked.clear()
 
     def stores(self, node: NodeId, space: LogSpaceId, count: int) -> None:
-        """A storage node is about to store a fold of so many entries."""
-        views = self._cluster.views
-        begun = views.load(views.latest().space(space).begun).end(space)
+        """A storage node is about to store a fold of so many entries: whichever majority ends the
+        term then, one of it has to know of them (P14: a disk that was exchanged has no vote)."""
+        views, disks = self._cluster.views, self._cluster.disks
+        view = views.latest()
+        begun = views.load(view.space(space).begun).end(space)
         if self._cluster.knobs.durabilities[space] == "sync" or count <= begun.position.count:
             return  # what comes before the metalog is in folds only (P15)
         sequencers = self._cluster.sequencers
-        keepers = [
+        lacking = [
             each
             for each in sequencers
-            if self._cluster.disks[each].journals[space].outlives_power(count)
+            if has_vote(view, each, disks[each].disk_id)
+            and not disks[each].journals[space].outlives_power(count)
         ]
-        if len(keepers) <= len(sequencers) // 2:
+        if len(lacking) > len(sequencers) // 2:
             self._cluster.world.violation(
-                f"{node} stores a fold of {count} entries of log space {space}, which would be kept"
-                f" by {keepers} only"
+                f"{node} stores a fold of {count} entries of log space {space}, of which {lacking}"
+                " would know nothing"
             )
 
     def tail_asked(self, node: NodeId, source: Address, message: TailRequest) -> None:
