@@ -284,7 +284,8 @@ class Replica:
     def link_down(self, source: Address) -> list[Effect]:
         """Nobody waits for an answer there any more; a backup that went there has ended."""
         effects = self.answers.link_down(source)
-        return [*effects, *self.storing.link_down(source, full=bool(self.read_only))]
+        self.storing.link_down(source, full=bool(self.read_only))
+        return effects
 
     # --- durability -------------------------------------------------------------------------------
 
@@ -442,7 +443,8 @@ class Replica:
         self.folding.peer_folded(peer, message.folded.count)
         if reason := self.folds.peer_stands(peer, message):
             return self.folds.load(reason, at_least=message.stored.count)
-        return self.storing.release(full=bool(self.read_only))
+        self.storing.release(full=bool(self.read_only))
+        return []
 
     def peer_folded(self, peer: NodeId, marks: list[list[int]]) -> list[Effect]:
         """A peer's hashes: a fold that most of the others contradict is given up (P24)."""

@@ -102,8 +102,8 @@ class Storing:
         self._awaited_count: int | None = None
         """The frozen fold is written once so many are synced; None: it waits for none."""
         self._dying: list[tuple[int, int]] = []
-        """Segments that nobody needs any more, and how many entries have to be synced before they
-        go: their trims are among them."""
+        """Segments that nobody needs any more, and how many entries the stored fold has to hold
+        before they go: their trims are among them."""
 
     def stand_on(self, index: Index) -> None:
         """Another fold, an empty one, took the place of the one before."""
@@ -151,7 +151,9 @@ class Storing:
             return self._write()
         if frozen:
             self.waits_for = last_token
-        return self.release(full=True) if full else []  # what waits for room may wait for this
+        if full:
+            self.release(full=full)  # what waits for room may wait for this
+        return []
 
     def persisted(self, token: int) -> list[Effect]:
         """What was committed under this token, and earlier, is durable."""
@@ -170,11 +172,9 @@ class Storing:
         return self.ask_for_sync()
 
     def ask_for_sync(self) -> list[Effect]:
-        """Of the primary there is now, if a fold or segments wait for it."""
-        space, count = self._membership.space, self._awaited_count or 0
-        if self._dying:
-            count = max(count, self._dying[-1][1])
-        if not count:
+        """Of the primary there is now, if a fold waits for it."""
+        space, count = self._membership.space, self._awaited_count
+        if count is None:
             return []
         return [Send(space.primary, SyncMetalog(space.id, self._membership.term, count))]
 
@@ -183,9 +183,7 @@ class Storing:
         says may be of other entries."""
         if term != self._membership.term or self._synced_count is None:
             return []
-        self._synced_count = count = max(self._synced_count, count)
-        if self._dying and self.may_release(full=False):
-            self._let_go_dying()
+        self._synced_count = max(self._synced_count, count)
         if self._awaited_count is None or count < self._awaited_count:
             return []
         self._awaited_count = None
@@ -197,7 +195,8 @@ class Storing:
         for segment in self._upkeep.stored():
             self._releases.let_go(segment)
         effects = [*self._folds.tell_all(), *self._snapshots.checkpoint_stored()]
-        return [*effects, *self.release(full=full)]
+        self.release(full=full)
+        return effects
 
     @property
     def is_writing(self) -> bool:
@@ -259,14 +258,13 @@ class Storing:
         self.due = True
         return []
 
-    def link_down(self, source: Address, *, full: bool) -> list[Effect]:
+    def link_down(self, source: Address, *, full: bool) -> None:
         """Nobody takes a snapshot there any more; a backup that went there has ended."""
         if not isinstance(source, int):
             self._snapshots.drop(source)
         elif self._releases.backup_ends(source):
             self._snapshots.drop(source)
-            return self.release(full=full)
-        return []
+            self.release(full=full)
 
     def fold_ended(self) -> None:
         """This fold is not to be given any more."""
@@ -275,25 +273,20 @@ class Storing:
 
     # --- segments ---------------------------------------------------------------------------------
 
-    def release(self, *, full: bool) -> list[Effect]:
+    def release(self, *, full: bool) -> None:
         """Segments that no reader, no fold and no peer needs any more are recycled (P21).
 
-        Where an operating system may lose entries, a trim may be lost with them, and its records be
-        there again (P11): so what only trims hide goes once these are synced.
+        Not before their trims are in the stored fold: a term may end behind it, if an operating
+        system loses entries (P11) or a person accepts a loss (P15), and then their records are
+        there again. Embedded, the journal has the trims in front of everything that comes later.
         """
         if not self.may_release(full=full):
-            return []
+            return
         index = self._index
-        count = index.hiding_count
         dead = self._releases.dead(index, before=self.replay_from)
-        self._dying += [(segment, count) for segment in dead]
-        self._let_go_dying()
-        return self.ask_for_sync() if self._dying else []
-
-    def _let_go_dying(self) -> None:
-        """Those that no entry leads to any more that may still be lost."""
-        synced, stored = self._synced_count, self._index.generations.stored_position.count
-        while self._dying and (synced is None or self._dying[0][1] <= max(synced, stored)):
+        self._dying += [(segment, index.hiding_count) for segment in dead]
+        stored = index.generations.stored_position.count
+        while self._dying and (self._shared_journal or self._dying[0][1] <= stored):
             segment, _ = self._dying.pop(0)
             self._releases.let_go(segment)
 
