@@ -1,5 +1,9 @@
 """A totally ordered, tagged, durable log shared by functions.
 
+Begin with `help(bokilog.open)` and `help(bokilog.connect)`; `help(bokilog.LogBook)` has the calls on
+records, `help(bokilog.Log)` those on LogBooks, `help(bokilog.App)` functions, and `dir(bokilog)` all
+names, the errors among them. `bokilog.sync` is the same without an event loop.
+
 Decides only what is public at the top level and where it lives. Every name is imported when it is
 first used (PEP 562), so `import bokilog` costs no event loop, no codec and no storage engine, and
 makes no import cycle. The list of them stands here twice, for programs and for type checkers, which
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
         UnknownFunction as UnknownFunction,
         WorkerLost as WorkerLost,
     )
+    from bokilog.client.admin import ClientLog as ClientLog
     from bokilog.client.connect import connect as connect
+    from bokilog.client.logbook import ClientLogBook as ClientLogBook
     from bokilog.errors import (
         AppendUnknown as AppendUnknown,
         BackupUnusable as BackupUnusable,
@@ -101,7 +107,9 @@ _HOME = {
     "UnknownCall": "bokilog.call_errors",
     "UnknownFunction": "bokilog.call_errors",
     "WorkerLost": "bokilog.call_errors",
+    "ClientLog": "bokilog.client.admin",
     "connect": "bokilog.client.connect",
+    "ClientLogBook": "bokilog.client.logbook",
     "AppendUnknown": "bokilog.errors",
     "BackupUnusable": "bokilog.errors",
     "BokilogError": "bokilog.errors",

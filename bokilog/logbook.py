@@ -61,7 +61,10 @@ class Session(Protocol):
 
 
 class LogBook(Protocol):
-    """One totally ordered log of records, seen through one session."""
+    """One totally ordered log of records, seen through one session.
+
+    Of bytes; what `ClientLog.book` returns is a `bokilog.ClientLogBook[T]`, of values of `T`.
+    """
 
     @property
     def name(self) -> str:
@@ -333,7 +336,10 @@ class LogBook(Protocol):
 
 
 class Log(Protocol):
-    """A connection to a log, or an embedded one; an async context manager that closes it."""
+    """A connection to a log, or an embedded one; an async context manager that closes it.
+
+    What `open()` and `connect()` return is a `bokilog.ClientLog`, whose `book` also takes a type.
+    """
 
     def book(self, name: str, *, session: Session | None = None) -> LogBook:
         """The LogBook of that name, whether it exists or not; costs nothing.

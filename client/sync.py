@@ -304,7 +304,7 @@ class Log:
         session: Session | None = None,
         system_tags: bool = False,
     ) -> LogBook[T] | LogBook[Buffer]:
-        """The LogBook of that name, whether it exists or not; see `bokilog.Log.book`."""
+        """The LogBook of that name, whether it exists or not; see `bokilog.ClientLog.book`."""
         if session is not None and not isinstance(session, Session):
             raise InvalidToken(repr(session), "is of another log's session")
 

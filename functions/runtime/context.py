@@ -193,7 +193,7 @@ class Context:
 
         Args:
             name: 1 to 128 bytes of UTF-8, not starting with `$`.
-            type: of what is appended, as in `bokilog.Log.book`.
+            type: of what is appended, as in `bokilog.ClientLog.book`.
             codec: instead of a type.
             system_tags: whether tags may start with `$`.
         """
