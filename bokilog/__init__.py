@@ -1,8 +1,8 @@
 """A totally ordered, tagged, durable log shared by functions.
 
-Begin with `help(bokilog.open)` and `help(bokilog.connect)`; `help(bokilog.LogBook)` has the calls on
-records, `help(bokilog.Log)` those on LogBooks, `help(bokilog.App)` functions, and `dir(bokilog)` all
-names, the errors among them. `bokilog.sync` is the same without an event loop.
+Begin with `help(bokilog.open)` and `help(bokilog.connect)`; `help(bokilog.LogBook)` has the calls
+on records, `help(bokilog.Log)` those on LogBooks, `help(bokilog.App)` functions, and `dir(bokilog)`
+all names, the errors among them. `bokilog.sync` is the same without an event loop.
 
 Decides only what is public at the top level and where it lives. Every name is imported when it is
 first used (PEP 562), so `import bokilog` costs no event loop, no codec and no storage engine, and
