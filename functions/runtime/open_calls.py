@@ -87,6 +87,7 @@ class OpenCalls:
         self.forget(call)
         call.phase = Phase.OVER
         if call.answered:
+            self._count(call, done.error, now_s)
             return
         call.answered = True
         self._leave_source(call)
@@ -106,14 +107,15 @@ class OpenCalls:
 
     def fail_early(self, call: Call, error: BokilogError, now_s: float) -> None:
         """The source is told; whatever still runs is not waited for."""
-        if call.answered:
-            return
-        call.answered = True
-        self._leave_source(call)
-        until_s = call.sent_s if call.sent_s else now_s
-        queued_us = max(round((until_s - call.received_s) * 1e6), 0)
-        answer = _failed(call.asked, error)._replace(queued_us=queued_us, cold=call.cold)
-        self._out.append(Send(call.source, answer))
+        answer = _failed(call.asked, error)
+        if not call.answered:
+            call.answered = True
+            self._leave_source(call)
+            until_s = call.sent_s if call.sent_s else now_s
+            queued_us = max(round((until_s - call.received_s) * 1e6), 0)
+            self._out.append(
+                Send(call.source, answer._replace(queued_us=queued_us, cold=call.cold))
+            )
         self._count(call, answer.error, now_s)
 
     def forget(self, call: Call) -> None:
@@ -139,6 +141,9 @@ class OpenCalls:
                 del self.by_source[call.source]
 
     def _count(self, call: Call, error: list[object], now_s: float) -> None:
+        if call.counted:
+            return
+        call.counted = True
         outcome = "ok" if not error else error_name(error)
         self.outcomes[call.function, outcome] += 1
         took_s = now_s - call.received_s

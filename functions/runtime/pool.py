@@ -61,6 +61,7 @@ class Call:
         "attempt",
         "call_id",
         "cold",
+        "counted",
         "credit",
         "deadline_s",
         "depth",
@@ -133,6 +134,9 @@ class Call:
         self.credit = 0
         """Given by the caller of a stream before it began to run."""
         self.answered = False
+        """Its source was told its end, or is gone."""
+        self.counted = False
+        """Its end is among the outcomes, and whoever watches was told."""
 
 
 class WorkerState(Enum):

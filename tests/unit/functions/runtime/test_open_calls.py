@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bokilog.call_errors import CallCancelled, CallTimeout
+from bokilog.errors import to_wire
 from bokilog.functions.runtime.agenda import Agenda, Key
 from bokilog.functions.runtime.effects import Address, CallOver, Effect
 from bokilog.functions.runtime.messages import Done
@@ -75,14 +76,29 @@ def test_a_number_that_its_source_has_in_use_is_not_taken_and_changes_nothing() 
     calls.open.check()
 
 
-def test_a_source_that_is_gone_is_told_nothing() -> None:
+def test_a_source_that_is_gone_is_told_nothing_and_its_calls_are_counted_all_the_same() -> None:
     calls = Calls()
     first, second = calls.add(5, asked=1), calls.add(6, asked=2)
     assert calls.open.forget_source(CALLER) == [first, second]
     assert calls.open.forget_source(CALLER) == []
     calls.open.end(first, done(5), 11.0)
     calls.open.fail(second, CallCancelled("f", "its caller is gone"), 11.0)
-    assert calls.out == [] and not calls.open.by_number
+    assert not sent(calls.out, Done) and not calls.open.by_number
+    assert [each for each in calls.out if isinstance(each, CallOver)] == [
+        CallOver("id1", "f", [], 1.0, False),
+        CallOver("id2", "f", to_wire(CallCancelled("f", "its caller is gone")), 1.0, False),
+    ]
+    assert calls.open.outcomes == {("f", "ok"): 1, ("f", "CallCancelled"): 1}
+
+
+def test_an_end_of_which_nobody_is_told_is_counted_once() -> None:
+    calls = Calls()
+    call = calls.add(5, asked=1)
+    calls.open.forget_source(CALLER)
+    calls.open.fail_early(call, CallCancelled("f", "it goes on"), 11.0)
+    calls.open.end(call, done(5), 11.5)
+    assert calls.open.outcomes == {("f", "CallCancelled"): 1}
+    assert len([each for each in calls.out if isinstance(each, CallOver)]) == 1
 
 
 def test_calls_of_a_worker_are_its_children_until_they_are_over() -> None:
