@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import cloudpickle
@@ -211,6 +212,11 @@ class HostCalls:
         """It is not wanted any more; its `Done` is still taken when it comes."""
         if opened.call in self._open:
             self._send(Cancel(opened.call, reason))
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call it on the loop; for finalizers, which run in any thread and at any time."""
+        with suppress(RuntimeError):  # the loop is closed: then no call is under way
+            self._loop.call_soon_threadsafe(callback)
 
     # --- from the link ---
 

@@ -11,12 +11,15 @@ is done with it, since nothing can end a thread. Does not know: calls, messages.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor
 from contextvars import copy_context
 from typing import Final
+
+from bokilog.functions.runtime.forked import end_if_forked
 
 AHEAD: Final = 16
 """Items made and not yet taken: so that the thread need not wait for the loop at each."""
@@ -48,10 +51,13 @@ class _Handover:
         """All of the generator, in this thread; what it raised, to be raised on the loop."""
         if self.left.is_set():
             return None
+        pid, name = os.getpid(), "a generator"
         try:
             generator = body()
+            name = getattr(generator, "__name__", name)
             try:
                 for item in generator:
+                    end_if_forked(pid, name)
                     self.room.acquire()
                     if self.left.is_set():
                         break
@@ -62,7 +68,9 @@ class _Handover:
             finally:
                 generator.close()
         except BaseException as error:  # whatever it is, it belongs to the call
+            end_if_forked(pid, name, error)
             return error
+        end_if_forked(pid, name)
         return None
 
 

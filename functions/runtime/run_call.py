@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -37,6 +38,7 @@ from bokilog.errors import BokilogError, NotSupported, RecordTooLarge, to_wire
 from bokilog.functions.runtime import generator_thread, references
 from bokilog.functions.runtime.caller import NOTE, failed
 from bokilog.functions.runtime.context import Context, Place, current
+from bokilog.functions.runtime.forked import end_if_forked
 from bokilog.functions.runtime.function import AnyFunction, Body
 from bokilog.functions.runtime.messages import (
     STREAM_WINDOW,
@@ -222,15 +224,17 @@ class Runs:
 
     async def _live(self, run: Run, function: AnyFunction) -> None:
         current.set(run.context)
-        begun_ns = time.perf_counter_ns()
+        begun_ns, pid = time.perf_counter_ns(), os.getpid()
         try:
             if run.reason is not None:
                 raise run.reason
             run.begun = True
             encoding, payload = await self._traced(run, function)
+            end_if_forked(pid, function.name)
             told: WireError = []
         except BaseException as error:
             # SystemExit and its like too: a function that raises them ends its call, not others'.
+            end_if_forked(pid, function.name, error)
             encoding, payload, told = self._failure(run, error)
         finally:
             run.begun = False
@@ -360,9 +364,10 @@ class Runs:
     async def _stream(
         self, run: Run, function: AnyFunction, items: AsyncIterator[object], asked: int
     ) -> None:
-        index = 0
+        index, pid = 0, os.getpid()
         async with aclosing(items):  # type: ignore[type-var]  # generators are what has `aclose`
             async for value in items:
+                end_if_forked(pid, function.name)
                 while run.credit <= 0:
                     run.more = self._place.loop.create_future()
                     await run.more
@@ -406,10 +411,14 @@ def _outcome(run: Run, body: Callable[[], object]) -> tuple[object, BaseExceptio
     """In a thread: what came of the user's code."""
     if run.reason is not None:
         return None, run.reason
+    pid = os.getpid()
     try:
-        return body(), None
+        value = body()
     except BaseException as error:  # whatever it is, it belongs to the call
+        end_if_forked(pid, run.start.function, error)
         return None, error
+    end_if_forked(pid, run.start.function)
+    return value, None
 
 
 def _encoded(run: Run, function: AnyFunction, value: object, *, asked: int) -> tuple[int, bytes]:

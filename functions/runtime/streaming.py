@@ -2,7 +2,8 @@
 
 Decides how far ahead is read: a stream has a window of items under way, a map a window of calls,
 started in slices by one message each. Invariants: whoever leaves the loop early cancels what is
-under way; an error stands where its result would. Does not know: what values mean.
+under way, at once with `aclose` or `async with`, else when nothing holds the iterator any more; an
+error stands where its result would. Does not know: what values mean.
 """
 
 from __future__ import annotations
@@ -36,23 +37,32 @@ SLICE_BYTES: Final = 4 * MIB
 """Of arguments in it."""
 
 
+class _Arrived:
+    """Items of a stream that nobody has taken yet: all that its call holds of the reader."""
+
+    __slots__ = ("items", "more")
+
+    def __init__(self) -> None:
+        self.items: deque[Item] = deque()
+        self.more = asyncio.Event()
+
+    def on_item(self, item: Item) -> None:
+        """One more."""
+        self.items.append(item)
+        self.more.set()
+
+    def on_done(self, done: asyncio.Future[Done]) -> None:
+        """There will be no more."""
+        self.more.set()
+
+
 class Stream(Generic[R]):
     """What a generator yields on a function node: iterate it once.
 
     Also an async context manager, which cancels the call when it is left early.
     """
 
-    __slots__ = (
-        "_calls",
-        "_end",
-        "_item",
-        "_items",
-        "_more",
-        "_opened",
-        "_over",
-        "_start",
-        "_taken",
-    )
+    __slots__ = ("_arrived", "_calls", "_end", "_item", "_opened", "_over", "_start", "_taken")
 
     def __init__(
         self,
@@ -67,8 +77,7 @@ class Stream(Generic[R]):
         self._end = end
         self._calls = calls
         self._opened: OpenCall | None = None
-        self._items: deque[Item] = deque()
-        self._more = asyncio.Event()
+        self._arrived = _Arrived()
         self._taken = 0
         self._over = False
 
@@ -85,34 +94,34 @@ class Stream(Generic[R]):
             raise
 
     async def _next(self) -> R:
-        opened = self._opened
+        opened, arrived = self._opened, self._arrived
         if opened is None:
             self._opened = opened = await self._start()
-            opened.on_item = self._on_item
-            opened.done.add_done_callback(lambda _: self._more.set())
-        while not self._items and not opened.done.done():
-            self._more.clear()
-            await self._more.wait()
-        if not self._items:
+            opened.on_item = arrived.on_item
+            opened.done.add_done_callback(arrived.on_done)
+        while not arrived.items and not opened.done.done():
+            arrived.more.clear()
+            await arrived.more.wait()
+        if not arrived.items:
             self._over = True
             await self._end(opened.done.result())
             raise StopAsyncIteration
-        found = self._items.popleft()
+        found = arrived.items.popleft()
         self._taken += 1
         if self._taken >= CREDIT_EVERY:
             self._calls.credit(opened, self._taken)
             self._taken = 0
         return await self._item(found.encoding, found.payload)
 
-    def _on_item(self, item: Item) -> None:
-        self._items.append(item)
-        self._more.set()
-
     def _leave(self) -> None:
         self._over = True
-        self._items.clear()
+        self._arrived.items.clear()
         if self._opened is not None:
             self._calls.cancel(self._opened, "its reader has left")
+
+    def __del__(self) -> None:
+        if not self._over and self._opened is not None:
+            self._calls.soon(self._leave)
 
     async def aclose(self) -> None:
         """Cancel the call, unless it is over."""
@@ -202,7 +211,9 @@ class MapResults(Generic[R]):
         self._read = False
         """Whether the iterables have ended."""
         self._ended = False
-        self._bar = Bar(shown, total) if shown is not None else None
+        self._bar: Bar | None = None
+        if shown is not None:
+            self._bar = Bar(shown, total)
 
     def __aiter__(self) -> Self:
         return self
@@ -261,11 +272,8 @@ class MapResults(Generic[R]):
     def _watched(self, opened: list[OpenCall]) -> list[OpenCall]:
         if not self._ordered:
             for each in opened:
-                each.done.add_done_callback(partial(self._came, each))
+                each.done.add_done_callback(partial(_came, self._finished, each))
         return opened
-
-    def _came(self, opened: OpenCall, done: asyncio.Future[Done]) -> None:
-        self._finished.put_nowait(opened)
 
     def _leave(self) -> None:
         self._ended = True
@@ -274,6 +282,10 @@ class MapResults(Generic[R]):
         self._open.clear()
         if self._bar is not None:
             self._bar.stop()
+
+    def __del__(self) -> None:
+        if not self._ended:
+            self._calls.soon(self._leave)
 
     async def aclose(self) -> None:
         """Cancel what is under way."""
@@ -289,6 +301,11 @@ class MapResults(Generic[R]):
         trace: TracebackType | None,
     ) -> None:
         self._leave()
+
+
+def _came(finished: asyncio.Queue[OpenCall], opened: OpenCall, done: asyncio.Future[Done]) -> None:
+    # Not a method: what is under way must not hold a map that nobody iterates any more.
+    finished.put_nowait(opened)
 
 
 def _no_room(done: Done) -> Overloaded | None:

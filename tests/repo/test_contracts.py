@@ -39,7 +39,7 @@ SHELLS = {
         *("app", "caller", "context", "function", "loading", "local", "output"),
         *("generator_thread", "outside", "process_caller", "references", "rehearsal", "run_call"),
         *("spare", "streaming", "template", "tracing", "values", "worker"),
-        *("durable", "outgoing", "signature"),
+        *("durable", "forked", "outgoing", "signature"),
         # The host's side, without its core.
         *("connections", "host", "membership", "neighbours", "process_settings", "processes"),
         *("local_calls", "settings", "shown", "worker_watch"),

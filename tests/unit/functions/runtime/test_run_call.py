@@ -373,6 +373,18 @@ def test_who_leaves_a_stream_early_ends_it(function: Any) -> None:
     locally(claim)
 
 
+@pytest.mark.parametrize("function", [numbers, numbers_in_thread])
+def test_a_stream_that_nobody_holds_any_more_ends(function: Any) -> None:
+    async def claim(local: LocalApp) -> None:
+        async for number in function.stream(10_000):
+            if number == 3:
+                break
+        await asyncio.wait_for(local.runs.idle.wait(), 5)
+        assert seen[-1] == "closed"
+
+    locally(claim)
+
+
 @pytest.mark.parametrize("function", [break_off, break_off_in_thread])
 def test_an_error_in_a_stream_comes_after_its_items(function: Any) -> None:
     async def claim(local: LocalApp) -> None:
@@ -505,6 +517,26 @@ def test_a_map_tells_of_many_calls_in_few_messages_of_bounded_size(
         data = bytes(200_000)
         assert len([each async for each in size.map([data] * 50)]) == 50
         assert counts == [20, 20, 10]
+
+    locally(claim)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_map_that_nobody_holds_any_more_ends_its_calls(ordered: bool) -> None:
+    async def claim(local: LocalApp) -> None:
+        async def all_but_the_first(number: int) -> int:
+            if number:
+                await asyncio.Event().wait()
+            return number
+
+        function = app.function(name="all_but_the_first")(all_but_the_first)
+        try:
+            async for _ in function.map(range(10), ordered=ordered):
+                assert local.runs.count == 9
+                break
+        finally:
+            del app.functions["all_but_the_first"]
+        await asyncio.wait_for(local.runs.idle.wait(), 5)
 
     locally(claim)
 
