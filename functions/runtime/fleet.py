@@ -234,6 +234,8 @@ class Fleet:
         elif not worker.linked:
             if not worker.told:
                 reason = "its connection ended"
+                if worker.orphaned:
+                    reason = f"the template that it was forked from is gone: {worker.orphaned}"
             if not self._versions.lives(worker.template):
                 # Nobody would tell us of its end; its number may be another process's by now.
                 self._gone(worker, reason, now_s)
@@ -369,6 +371,7 @@ class Fleet:
         """Of itself: who was asked of it and has no process will not have one."""
         if self._versions.ended(number, why, now_s):
             for worker in [each for each in self.workers.values() if each.template == number]:
+                worker.orphaned = why
                 if worker.state is WorkerState.STARTING and not worker.pid:
                     self._forget_starting(worker)
 

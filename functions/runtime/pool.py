@@ -161,6 +161,7 @@ class Worker:
         "idle_since_s",
         "linked",
         "number",
+        "orphaned",
         "pid",
         "pool",
         "served",
@@ -184,6 +185,8 @@ class Worker:
         """That it has and will begin, in order."""
         self.doomed = self.exited = ""
         """Why it is to be killed, or how it ended: both wait a moment for what is ahead in it."""
+        self.orphaned = ""
+        """How its template ended, of itself: it dies with it, and nobody tells of that."""
         self.children = 0
         """Calls of its own that are not over."""
         self.idle_since_s = started_s

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bokilog.call_errors import AppFailed, CallTimeout, WorkerLost
 from bokilog.errors import from_wire
 from bokilog.functions.runtime.effects import (
     AppNotLoaded,
     Disconnect,
     EndTemplate,
+    Event,
     KillWorker,
     LinkDown,
     LinkUp,
@@ -156,6 +159,21 @@ def test_a_template_that_ends_by_itself_is_started_again_with_back_off() -> None
     effects = sim.load({"f": FunctionOptions()})
     (worker,) = sim.forks(effects)
     assert len(sent(sim.ready(worker), Start)) == 1
+
+
+@pytest.mark.parametrize("link_first", [True, False])
+def test_calls_of_a_template_that_was_killed_are_told_that(link_first: bool) -> None:
+    sim = Sim()
+    worker, _ = sim.run(start(1))
+    ends: list[Event] = [
+        LinkDown(("worker", worker), whole=True),
+        TemplateEnded(sim.template, "it was killed by signal 9 (SIGKILL)"),
+    ]
+    sim.give(*(ends if link_first else reversed(ends)))
+    (lost,) = sent(sim.wait(0.3), Done)
+    assert str(from_wire(lost.error)).endswith(
+        "is gone: the template that it was forked from is gone: it was killed by signal 9 (SIGKILL)"
+    )
 
 
 def test_a_template_that_stands_still_is_replaced_and_its_workers_finish() -> None:
