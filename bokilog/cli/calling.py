@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from bokilog.cli.connection import check_there, log_options
-from bokilog.cli.output import data_as_json, print_json
+from bokilog.cli.output import data_as_json, print_json, printable, printable_lines
 from bokilog.errors import BokilogError, InvalidSettings, NotReady, from_wire
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def call(
 def logs(call_id: str, app: str | None, url: str | None, timeout_s: float, as_json: bool) -> None:
     """Print what a call wrote to stdout and stderr.
 
-    Hosts remember the last calls that ran there; without CALL they are listed.
+    Hosts remember the last calls that ran there; without CALL they are listed. What steers a
+    terminal is escaped there, and printed as it is elsewhere.
     """
     check_there(url)
     asyncio.run(_logs(call_id, app, url, timeout_s, as_json=as_json))
@@ -158,7 +159,7 @@ async def _call(
         if done.error:
             error = from_wire(done.error)  # not the exception itself: that is the app's code
             if isinstance(error, FunctionFailed):
-                click.echo(error.trace.rstrip(), err=True)
+                click.echo(printable_lines(error.trace.rstrip()), err=True)
             raise error
         encoding, result = done.encoding, bytes(done.payload)
         if encoding == Encoding.REFERENCE:
@@ -188,18 +189,36 @@ async def _logs(
 
     async with connect(url or None, connect_timeout_s=timeout_s) as log:
         found: list[list[object]] = []
+        silent: list[list[object]] = []
         asked = 0
         for name in [app] if app else await _apps(log):
             for host in await hosts_of(log, name):
                 address = reachable(host)
                 try:
-                    found += await _ask(address, name, call_id) if address else []
+                    pieces = await _ask(address, name, call_id) if address else []
+                    if call_id and address and not pieces:
+                        silent += [
+                            row for row in await _ask(address, name, "") if row[0] == call_id
+                        ]
+                    found += pieces
                     asked += bool(address)
                 except BokilogError as error:
                     click.echo(f"{host.name} does not answer: {error}", err=True)
     if not asked:
-        raise NotReady("no host answers: start one with bokilog serve, dev or up --app")
+        whose = f" of app {app!r}" if app else ""
+        start = "start one with bokilog serve, dev or up --app"
+        raise NotReady(f"no host{whose} answers: {start}")
+    if call_id and not found:
+        click.echo(_why_nothing(call_id, silent), err=True)
     _print_logs(call_id, found, as_json=as_json)
+
+
+def _why_nothing(call_id: str, silent: list[list[object]]) -> str:
+    """Nothing is printed of a call: it wrote nothing, or no host knows it."""
+    if not silent:
+        return f"no host remembers a call {printable(call_id)}"
+    _, function, outcome = silent[0]
+    return f"call {printable(call_id)} ({function}, {outcome}) wrote nothing"
 
 
 def _print_logs(call_id: str, found: list[list[object]], *, as_json: bool) -> None:
@@ -213,9 +232,10 @@ def _print_logs(call_id: str, found: list[list[object]], *, as_json: bool) -> No
         elif as_json:
             print_json({"stream": "stderr" if row[0] == 2 else "stdout", "text": row[1]})
         else:
-            click.echo(str(row[1]), nl=False, err=row[0] == 2)
-    if call_id and not found:
-        click.echo(f"nothing is remembered of call {call_id}", err=True)
+            is_error = row[0] == 2
+            at_terminal = (sys.stderr if is_error else sys.stdout).isatty()
+            text = printable_lines(str(row[1])) if at_terminal else str(row[1])
+            click.echo(text, nl=False, err=is_error, color=True)
 
 
 async def _apps(log: ClientLog) -> list[str]:

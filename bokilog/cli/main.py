@@ -118,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BokilogError as error:
-        click.echo(f"error: {type(error).__name__}: {error}", err=True)
+        from bokilog.cli.output import printable_lines  # what it names may be anybody's
+
+        click.echo(f"error: {type(error).__name__}: {printable_lines(str(error))}", err=True)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except (BrokenPipeError, SystemExit):
         # Whoever read our output has had enough, as `head` does; click turns that into its only

@@ -84,6 +84,15 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Lines as they are, tabs included, and what else steers a terminal escaped: what code printed
+    or raised may hold what somebody sent it."""
+    return "\n".join(
+        "\t".join(printable(part) for part in line.removesuffix("\r").split("\t"))
+        for line in text.split("\n")
+    )
+
+
 def data_as_json(name: str, data: bytes) -> dict[str, object]:
     """Bytes as fields of a JSON object: text, or base64 where they are none."""
     try:

@@ -1,8 +1,8 @@
 """What `bokilog dev` and `bokilog serve` show of calls while they run.
 
 Decides one line per call, its output beside it, and how much of that a person can read: beyond
-`LINES_PER_S_MAX` lines in a second, calls that went well are only counted. Does not know who runs
-them.
+`LINES_PER_S_MAX` lines in a second, calls that went well are only counted. What an app says is
+shown without what steers a terminal. Does not know who runs them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import time
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as without_markup
 
 from bokilog.call_errors import FunctionFailed
+from bokilog.cli.output import printable_lines
 from bokilog.errors import from_wire
 from bokilog.functions.runtime.effects import (
     AppLoaded,
@@ -128,3 +129,8 @@ class Screen:
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def escape(text: str) -> str:
+    """What an app said, without markup and without what steers a terminal."""
+    return without_markup(printable_lines(text))

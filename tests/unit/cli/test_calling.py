@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from bokilog.cli import calling
@@ -59,3 +61,23 @@ def test_who_waits_for_a_host_is_told_and_waits_no_longer_than_the_call_may_take
     nobody = ("--url", "bokilog://127.0.0.1:1", "--timeout", "0.2")
     assert main(["call", "shop.price", *nobody]) == 1
     assert "waiting up to 0.2 s for a host of 'shop'" in capsys.readouterr().err
+
+
+STEERS = "red \x1b[31m\x9b1m\x07\tb\n"
+
+
+def test_what_a_call_wrote_steers_no_terminal_and_is_left_as_it_is_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calling._print_logs("c1", [[1, STEERS], [2, STEERS]], as_json=False)
+    assert capsys.readouterr() == (STEERS, STEERS)
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    calling._print_logs("c1", [[1, STEERS], [2, STEERS]], as_json=False)
+    assert capsys.readouterr() == (r"red \x1b[31m\x9b1m\x07" + "\tb\n",) * 2
+
+
+def test_a_call_that_wrote_nothing_is_told_from_one_that_nobody_knows() -> None:
+    silent: list[list[object]] = [["c1", "price", "ok"]]
+    assert calling._why_nothing("c1", silent) == "call c1 (price, ok) wrote nothing"
+    assert calling._why_nothing("c1\x1b[2J", []) == r"no host remembers a call c1\x1b[2J"

@@ -73,6 +73,11 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     [
         (InvalidTag("", "is empty"), 2, "error: InvalidTag: tag '' is empty"),
         (NodeUnreachable("x", "no"), 1, "error: NodeUnreachable: cannot reach x: no"),
+        (
+            InvalidTag("a\x1b[2J\nb", "is \x9b31m"),
+            2,
+            "error: InvalidTag: tag 'a\\x1b[2J\\nb' is \\x9b31m",
+        ),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: Permission denied: /x"),
         (FileNotFoundError(2, "No such file"), 1, "error: No such file"),
         (KeyboardInterrupt(), 130, ""),

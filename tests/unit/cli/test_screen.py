@@ -52,6 +52,20 @@ def test_a_workers_end_is_shown_as_it_was_told() -> None:
     assert out.getvalue() == "worker 4 of [f]: no [red]markup[/]\n"
 
 
+def test_what_an_app_says_steers_no_terminal() -> None:
+    screen, out = shown()
+    steers = "a\x1b[2J\x9b31m\x07\tb\r"
+    screen.began(CallBegan("c1", "f", 0, 0.0))
+    screen.wrote("c1", 1, steers + "\ntwo\n")
+    failed = FunctionFailed("f", "ValueError", steers + "b\nc", f"Traceback {steers}b\nc")
+    screen.over(CallOver("c2", "f", to_wire(failed), 0.5, False))
+    screen.not_loaded(AppNotLoaded("SyntaxError: " + steers, (), True))
+    screen.worker_ended(WorkerEnded(4, "f", steers))
+    screen.warned(steers)
+    assert "\\x1b[2J\\x9b31m\\x07 " in out.getvalue()
+    assert all(each.isprintable() or each == "\n" for each in out.getvalue())
+
+
 def test_more_calls_than_anybody_can_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     screen, out = shown()
     now_s = 5.0
