@@ -279,11 +279,20 @@ class ControllerCore:
         effects += [self._tell(node) for node in others if node in self._links]
         effects += self._consider()
         if self.step is Step.WATCHING and self.lease.should_release():
-            self.lease.release()
-            self._reason = self._blocked = ""
-            self._note("released the lease")
-            return [*effects, ReleaseLease()]
+            return [*effects, *self._release(reason="", blocked="")]
+        missing = self.judgement.missing()
+        if self.step in (Step.SEALING, Step.EXTENDING) and missing:
+            return [*effects, *self._release(reason=self._reason, blocked=missing)]
         return [*effects, AcquireLease()] if self.lease.ask() else effects
+
+    def _release(self, *, reason: str, blocked: str) -> list[Effect]:
+        """Also in the middle of a change, if this process hears no majority: others may hear one,
+        and whoever takes the lease goes on with the stored intent (P15)."""
+        self.lease.release()
+        effects = self._watch()
+        self._reason, self._blocked = reason, blocked
+        self._note("released the lease")
+        return [*effects, ReleaseLease()]
 
     # --- the lease --------------------------------------------------------------------------------
 

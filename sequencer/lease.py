@@ -68,12 +68,15 @@ class Lease:
         return True
 
     def should_release(self) -> bool:
-        """Somebody else can do it better; not to be done in the middle of a change."""
+        """Somebody else can do it better, also if this took it as a last resort and hears no
+        majority any more. Not to be asked in the middle of a change."""
         judgement = self._judgement
-        if not self.held or self._last_resort:
+        if not self.held:
             return False
         if judgement.missing():
             return True
+        if self._last_resort:
+            return False
         return (judgement.leaving or judgement.is_primary) and self._has_stand_in()
 
     def release(self) -> None:

@@ -245,10 +245,12 @@ class Cluster:
         return self.core(node).facts()
 
     def is_settled(self) -> bool:
-        """A primary runs that everybody alive follows, nothing is wrong, and all disks vote."""
+        """A primary runs that everybody alive follows, nothing is wrong or intended, and all disks
+        vote."""
         alive = [node for node, state in self.nodes.items() if state.core is not None]
         return (
             self.term > 0
+            and self._stored_intent() is None
             and self._is_primary(self.primary, self.view)
             and self.nodes[self.primary].core is not None
             and all(self.nodes[node].view == self.view for node in alive)

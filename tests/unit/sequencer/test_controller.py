@@ -13,6 +13,7 @@ from bokilog.effects import (
     Event,
     IntentStored,
     LeaseHeld,
+    LeaseLost,
     LinkUp,
     LoadView,
     Received,
@@ -235,9 +236,9 @@ def test_a_backup_that_dies_in_the_middle_is_waited_for() -> None:
     cluster.kill(other)
     cluster.run(30)
     facts = cluster.facts(active)
-    assert (cluster.term, facts["state"]) == (1, "sealing")
+    assert (cluster.term, cluster.active(), facts["state"]) == (1, None, "watching")
     assert facts["reason"] == f"{A}: its link is down for 0.3 s"
-    assert str(facts["blocked"]).startswith(f"sealed by {active}; {A}: its link is down for")
+    assert str(facts["blocked"]).startswith("2 of 3 sequencers are needed: ")
     cluster.start(other)
     assert cluster.run(1, until=lambda: cluster.term == 2), "it is asked as soon as it is there"
 
@@ -266,6 +267,45 @@ def test_who_is_cut_off_lets_the_lease_go() -> None:
     assert cluster.run(2, until=lambda: cluster.active() == other)
     cluster.run(10)
     assert cluster.term == 1, "nobody else misses anything"
+
+
+@pytest.mark.parametrize("step", [Step.INTENT, Step.SEALING, Step.EXTENDING])
+def test_who_is_cut_off_in_the_middle_of_a_change_lets_the_others_go_on(step: Step) -> None:
+    """It still reaches the view store, and would keep the lease for as long as it is cut off."""
+    cluster = running()
+    active, other = backups(cluster)
+    cluster.core(A).leave()
+    assert cluster.run(1, until=cluster.step_of(active, step))
+    cluster.cut(active, A)
+    cluster.cut(active, other)
+    assert cluster.run(2, until=lambda: cluster.term == 2), cluster.facts(active)
+    assert cluster.primary == other
+    cluster.run(0.1)
+    assert cluster.publish()
+    cluster.check()
+
+
+def test_a_primary_that_took_the_lease_lets_it_go_once_it_is_cut_off() -> None:
+    """Nobody else took it for a while; but alone it can change nothing."""
+    cluster = running()
+    store = cluster._store
+
+    def only_it_reaches_the_store(node: NodeId, effect: Effect) -> None:
+        if node == A:
+            store(node, effect)
+        elif isinstance(effect, AcquireLease):
+            cluster._deliver(node, LeaseLost(""))
+
+    cluster._store = only_it_reaches_the_store  # type: ignore[method-assign]
+    cluster.holder = ""
+    assert cluster.run(3, until=lambda: cluster.active() == A)
+    cluster.run(3)
+    assert cluster.active() == A
+    cluster._store = store  # type: ignore[method-assign]
+    cluster.cut(A, B)
+    cluster.cut(A, C)
+    assert cluster.run(4, until=lambda: cluster.term == 2), cluster.facts(A)
+    assert cluster.primary != A
 
 
 def test_two_controllers_at_once_store_one_view() -> None:
