@@ -39,17 +39,9 @@ from bokilog.io.addresses import UnixAddress, parse_address
 from bokilog.io.link import Link, LinkCallbacks, Loss
 from bokilog.io.transport import STEADY_S, dial, redial_delay_s
 from bokilog.limits import KIB
-from bokilog.messages import (
-    AppendFrame,
-    Hello,
-    Message,
-    RequestFailed,
-    StatusRequest,
-    Welcome,
-    decode,
-    encode,
-)
+from bokilog.messages import AppendFrame, Hello, Message, RequestFailed, StatusRequest, Welcome
 from bokilog.record import check_duration
+from bokilog.wire import decode, encode
 
 __all__ = [
     "Client",

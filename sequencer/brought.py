@@ -29,11 +29,12 @@ from bokilog.io.journal_file import JournalFile
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import dial
 from bokilog.journal import Refused
-from bokilog.messages import FetchRuns, Hello, Runs, decode, encode
+from bokilog.messages import FetchRuns, Hello, Runs
 from bokilog.metalog import ITEM_METALOG, Run, encode_run
 from bokilog.sequencer.held import Held, Recovered
 from bokilog.sequencer.recovery import Ended, following
 from bokilog.view import LogSpace, View
+from bokilog.wire import decode, encode
 
 logger = logging.getLogger(__name__)
 ASK_TIMEOUT_S: Final = 1.0

@@ -28,10 +28,11 @@ from bokilog.cli.output import print_json
 from bokilog.errors import BokilogError
 from bokilog.framing import WireMessage
 from bokilog.io.open_views import open_views
-from bokilog.messages import KINDS, Hello, Status, StatusRequest, decode, encode
+from bokilog.messages import KINDS, Hello, Status, StatusRequest
 from bokilog.shapes.cluster_layout import Layout, read_layout
 from bokilog.shapes.supervisor_state import ProcessFacts, SupervisorFacts, is_alive, read_state
 from bokilog.view import View
+from bokilog.wire import decode, encode
 
 ASK_TIMEOUT_S: Final = 2.0
 _REQUEST: Final = 1

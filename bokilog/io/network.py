@@ -23,7 +23,8 @@ from bokilog.framing import WireMessage
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.one_identity import Starts
 from bokilog.io.transport import Listener, Peer, PeerCallbacks, listen
-from bokilog.messages import Hello, Leaving, Message, Welcome, decode, encode
+from bokilog.messages import Hello, Leaving, Message, Welcome
+from bokilog.wire import decode, encode
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,9 @@ from bokilog.framing import WireMessage
 from bokilog.ids import NodeId
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import dial, listen
-from bokilog.messages import Hello, Welcome, decode, encode
+from bokilog.messages import Hello, Welcome
 from bokilog.view import View
+from bokilog.wire import decode, encode
 
 ASK_TIMEOUT_S: Final = 1.0
 """How long a start waits for another process of its name; one that does not answer in that time

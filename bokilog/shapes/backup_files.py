@@ -28,8 +28,9 @@ from bokilog.errors import BackupUnusable, BokilogError, FormatTooNew
 from bokilog.framing import PREAMBLE, Buffer, MessageReader, append_message
 from bokilog.io.places import Folder, Place
 from bokilog.limits import MIB
-from bokilog.messages import Message, decode, encode
+from bokilog.messages import Message
 from bokilog.record import check_durability
+from bokilog.wire import decode, encode
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"

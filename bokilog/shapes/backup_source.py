@@ -43,8 +43,6 @@ from bokilog.messages import (
     StatusRequest,
     StoredFrame,
     StoredSent,
-    decode,
-    encode,
 )
 from bokilog.record import Durability
 from bokilog.shapes import embedded
@@ -56,6 +54,7 @@ from bokilog.storage_nodes.reader import Reader
 from bokilog.storage_nodes.rocks_store import RocksStore
 from bokilog.storage_nodes.snapshots import Snapshots
 from bokilog.view import View
+from bokilog.wire import decode, encode
 
 ANSWER_TIMEOUT_S: Final = 60.0
 """A snapshot waits for a checkpoint, which on a slow disk takes some seconds."""

@@ -10,8 +10,9 @@ from xxhash import xxh3_64_intdigest
 
 from bokilog.codec import pack, unpack
 from bokilog.errors import RemoteProtocolError
-from bokilog.messages import KINDS, Message, Metalog, Replicate, decode, encode
+from bokilog.messages import KINDS, Message, Metalog, Replicate
 from bokilog.metalog import decode_run, encode_run
+from bokilog.wire import decode, encode
 from tests.property.test_frame_properties import plain
 from tests.unit.message_examples import EXAMPLES
 

@@ -30,11 +30,10 @@ from bokilog.messages import (
     Replicate,
     ResumeShard,
     ShardHeld,
-    decode,
-    encode,
 )
 from bokilog.metalog import CloseShard, OpenShard
 from bokilog.term_gate import TermGate
+from bokilog.wire import decode, encode
 from tests.unit.functions.engine.world import (
     BOOK,
     BULK,

@@ -28,10 +28,9 @@ from bokilog.messages import (
     FrameVerdicts,
     IndexStream,
     Propose,
-    decode,
-    encode,
 )
 from bokilog.metalog import EndTags, Proposer
+from bokilog.wire import decode, encode
 from tests.frames import SHARD, columns_of, frame_of
 from tests.protocol.storage_rig import ENGINE, NUMBER, StorageRig, cut, frame, messages
 from tests.sim.checkers import records_of

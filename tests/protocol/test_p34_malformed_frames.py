@@ -28,9 +28,8 @@ from bokilog.messages import (
     ReadReply,
     Replicate,
     ShardProgress,
-    decode,
-    encode,
 )
+from bokilog.wire import decode, encode
 from tests.frames import columns_of
 from tests.protocol.storage_rig import (
     BOOK,

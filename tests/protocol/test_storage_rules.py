@@ -45,8 +45,6 @@ from bokilog.messages import (
     SetAux,
     ShardHeld,
     ShardProgress,
-    decode,
-    encode,
 )
 from bokilog.metalog import (
     CloseShard,
@@ -62,6 +60,7 @@ from bokilog.storage_nodes import entries as entries_module, waiting as waiting_
 from bokilog.storage_nodes.answers import EARLY_AUX_MAX
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.memory_store import MemoryStore
+from bokilog.wire import decode, encode
 from tests.protocol.storage_rig import (
     BOOK,
     ENGINE,

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from bokilog.messages import Message, decode, encode
+from bokilog.messages import Message
+from bokilog.wire import decode, encode
 from tests.sim.loop import World
 from tests.sim.swarm import Knobs
 

@@ -47,7 +47,7 @@ from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import LogSpaceId, NodeId, Term
 from bokilog.io.journal_memory import MemoryJournal
-from bokilog.messages import Message, decode, encode
+from bokilog.messages import Message
 from bokilog.metalog import ITEM_METALOG
 from bokilog.record import Durability
 from bokilog.sequencer.core import SequencerCore
@@ -61,6 +61,7 @@ from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.rebuilding import goes_on_from_stored
 from bokilog.storage_nodes.replica import Replica
 from bokilog.view import LogSpace, Node, View, first_end
+from bokilog.wire import decode, encode
 
 SPACE = LogSpaceId(0)
 SEQUENCER = NodeId("sequencer-1")

@@ -22,8 +22,6 @@ from bokilog.messages import (
     Replicate,
     SetAux,
     StoredFrame,
-    decode,
-    encode,
 )
 from bokilog.metalog import (
     CloseShard,
@@ -41,6 +39,7 @@ from bokilog.metalog import (
     encode_run,
     entry_to_plain,
 )
+from bokilog.wire import decode, encode
 from tests.unit.message_examples import EXAMPLES
 
 BY_NAME = {type(message).__name__: message for message in EXAMPLES}

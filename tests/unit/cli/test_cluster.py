@@ -16,9 +16,10 @@ from bokilog.errors import NodeUnreachable, NotReady
 from bokilog.framing import WireMessage
 from bokilog.io.free_ports import free_ports
 from bokilog.io.transport import Link, LinkCallbacks, listen
-from bokilog.messages import Hello, Status, StatusRequest, decode, encode
+from bokilog.messages import Hello, Status, StatusRequest
 from bokilog.shapes.cluster_layout import lay_out
 from bokilog.shapes.local_cluster import LocalCluster
+from bokilog.wire import decode, encode
 from tests.unit.shapes.test_local_cluster import shell
 
 Run = Callable[..., tuple[int, str, str]]

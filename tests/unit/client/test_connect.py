@@ -20,8 +20,9 @@ from bokilog.errors import AppendUnknown, InvalidSettings, NodeUnreachable, Remo
 from bokilog.framing import WireMessage
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import Listener, listen
-from bokilog.messages import AppendFrame, Hello, Message, StatusRequest, Welcome, decode, encode
+from bokilog.messages import AppendFrame, Hello, Message, StatusRequest, Welcome
 from bokilog.shared_records import SharedReader
+from bokilog.wire import decode, encode
 from tests.unit.client.fake_engine import FakeEngine
 from tests.unit.client.opened import until
 

@@ -46,14 +46,13 @@ from bokilog.messages import (
     Seal,
     Sealed,
     ShardProgress,
-    decode,
-    encode,
 )
 from bokilog.metalog import Entry
 from bokilog.record import Durability
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.recovery import ended_in, recover_metalog
 from bokilog.view import End, LogSpace, Node, View, first_end
+from bokilog.wire import decode, encode
 
 SPACE = LogSpaceId(1)
 S1, S2, S3 = (NodeId(f"sequencer-{number}") for number in (1, 2, 3))
