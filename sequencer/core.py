@@ -458,13 +458,17 @@ class SequencerCore:
         timestamp_ms = self._clock.read(now_s, wall_ms)
         touched, self._touched = self._touched, set()
         for space in sorted(touched):
-            role = self.primaries.get(space) or self.backups[space]
-            token = self._token + 1
-            produced = role.end_batch(timestamp_ms, token)
-            if role.committed(token):
-                self._token = token
-                self._committing[token] = space
-            effects += produced
+            effects += self._end_of(space, timestamp_ms)
+        return effects
+
+    def _end_of(self, space: LogSpaceId, timestamp_ms: int) -> list[Effect]:
+        """What a batch brought to one log space is ordered, if it is primary, and committed."""
+        role = self.primaries.get(space) or self.backups[space]
+        token = self._token + 1
+        effects = role.end_batch(timestamp_ms, token)
+        if role.committed(token):
+            self._token = token
+            self._committing[token] = space
         return effects
 
     # --- views ------------------------------------------------------------------------------------
@@ -493,14 +497,19 @@ class SequencerCore:
 
     def _change_role(self, space: LogSpace) -> list[Effect]:
         """From the role in the last view to that in this one. A new primary is told at once what
-        others told the one before."""
+        others told the one before.
+
+        What a backup took in this very batch is committed before: the next role knows nothing of it
+        that is still to be done, and with no entry to come it would never be durable (P13).
+        """
+        committed = self._end_of(space.id, 0) if space.id in self.backups else []
         primary = self.primaries.get(space.id)
         if primary is not None:
             for source, message in primary.asked():
                 name = source, space.id, type(message)
                 if not _is_said_from(self.view.term, self._asked.get(name)):
                     self._asked[name] = message
-        effects = self._roles.change(space, self.view)
+        effects = [*committed, *self._roles.change(space, self.view)]
         primary = self.primaries.get(space.id)
         if primary is not None and primary.term == self.view.term:
             for (source, number, _), asked in list(self._asked.items()):

@@ -8,8 +8,11 @@ Were the entry kept, this sequencer would bring another metalog to the next view
 
 from __future__ import annotations
 
-from bokilog.ids import Position, Term
-from bokilog.messages import Extended, FetchRuns, Runs
+import pytest
+
+from bokilog.effects import Received, ViewInstalled
+from bokilog.ids import NodeId, Position, Term
+from bokilog.messages import Extended, FetchRuns, ReplicateRun, Runs
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.view import first_end
 from tests.unit.sequencer.trio import DRIVER, S1, S2, S3, SPACE, Trio, started
@@ -145,3 +148,26 @@ def test_p13_a_primary_that_lacks_entries_does_not_begin() -> None:
     trio.load_views(S3)
     assert not trio.core(S3).primaries
     assert "missing here" in trio.processes[S3].ended
+
+
+@pytest.mark.parametrize("primary", [S2, S3])
+def test_p13_what_came_with_the_view_in_one_batch_becomes_durable_in_the_next_term(
+    primary: NodeId,
+) -> None:
+    """Else whoever wants it held when that term ends, too, waits for ever: no entry is to come."""
+    trio = started()
+    trio.order(S1)
+    (run,) = (each for each in trio.queues[S1, S2] if isinstance(each, ReplicateRun))
+    trio.isolate(S2)
+    trio.settle()
+    for node in (S1, S3):
+        trio.seal(node)
+    trio.settle()
+    trio.crash(S1)
+    view = trio.swap(trio.end_of((S1, S3)), primary)
+    assert view.end(SPACE).position == Position(Term(1), 4)
+    trio.handle(S2, Received(S1, run), ViewInstalled(view))
+    trio.load_views(S3)
+    trio.heal()
+    trio.settle()
+    trio.change(S3, among=(S2, S3))
