@@ -117,6 +117,7 @@ class Gateway:
         await http.setup()
         try:
             for each in bound:
+                each.listen(_BACKLOG)  # uvloop would not say that another process does
                 await web.SockSite(http, each, backlog=_BACKLOG).start()
         except OSError as error:  # another process has reserved it too, and listened first
             await http.cleanup()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from bokilog.functions import node
 from bokilog.functions.gateway.server import Gateway, reserve
 from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.functions.runtime.process_settings import HostSettings
+from bokilog.io.process import new_loop
 from tests.unit.functions.gateway.fake_runner import FakeRunner
 
 
@@ -74,3 +76,27 @@ async def test_what_was_reserved_is_served_and_let_go_of(host: str) -> None:
             reserve(GatewaySettings(http_host=host, http_port=port))
         await gateway.aclose()
     assert all(each.fileno() == -1 for each in reserved)
+
+
+def test_of_two_that_reserved_a_port_at_once_the_second_is_told_that_it_is_in_use() -> None:
+    async def serve() -> None:
+        first = reserve(GatewaySettings(http_port=0))
+        port = first[0].getsockname()[1]
+        settings = GatewaySettings(http_port=port)
+        second = reserve(settings)
+        async with bokilog.open() as log, AsyncExitStack() as stack:
+            for each in second:
+                stack.callback(each.close)
+
+            async def start(reserved: list[socket.socket]) -> None:
+                gateway = await Gateway.start(
+                    FakeRunner({}), log, app="shop", settings=settings, reserved=reserved
+                )
+                stack.push_async_callback(gateway.aclose)
+
+            await start(first)
+            with pytest.raises(InvalidSettings, match=f"http_port={port} is in use by another"):
+                await start(second)
+
+    with asyncio.Runner(loop_factory=new_loop) as loop:
+        loop.run(serve())
