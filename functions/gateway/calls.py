@@ -29,10 +29,10 @@ from typing import Final
 
 from aiohttp import web
 
-from bokilog.call_errors import UnknownFunction
+from bokilog.call_errors import CallCancelled, UnknownFunction, WorkerLost
 from bokilog.client.admin import ClientLog
 from bokilog.codec import unpack
-from bokilog.errors import NotSupported, from_wire
+from bokilog.errors import NotSupported, from_wire, to_wire
 from bokilog.functions.calls.call import Call
 from bokilog.functions.calls.finding import find_call
 from bokilog.functions.calls.spawning import spawn
@@ -60,9 +60,10 @@ from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.functions.runtime.messages import Done, Encoding, Start
 from bokilog.functions.runtime.options import TIMEOUT_S_MAX, FunctionOptions
 from bokilog.functions.runtime.references import fetch
-from bokilog.functions.runtime.runner import END_OF_STREAM, CallRunner
+from bokilog.functions.runtime.runner import END_OF_STREAM, CallRunner, RunningCall
 
 MSGPACK: Final = "application/msgpack"
+_HOST_STOPS: Final = "its host stops"
 _HINT: Final = ": GET /functions lists what there is"
 _ENCODING_OF: Final[Mapping[str, Encoding]] = {
     JSON: Encoding.JSON,
@@ -94,6 +95,14 @@ class CallApi:
         self._app = app
         self._settings = settings
         self._stopping = stopping
+        self._waited_for: dict[str, RunningCall] = {}
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """The host stops, and has waited long enough: callers are told while they can be."""
+        self._given_up = True
+        for running in list(self._waited_for.values()):
+            running.cancel(_HOST_STOPS)
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """(method, path, handler) of each."""
@@ -130,13 +139,7 @@ class CallApi:
         if key is not None:
             call = await self._spawn(start, key)
             return await self._outcome(call, wait_s=self._patience_s(start))
-        running = self._runner.start(start)
-        try:
-            done = await asyncio.shield(running.done)
-        except asyncio.CancelledError:
-            running.cancel("the client is gone")
-            raise
-        return await self._answer(done, start.call_id)
+        return await self._answer(await self._done(start), start.call_id)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         """How a call stands."""
@@ -188,6 +191,21 @@ class CallApi:
             trace=headers.get("traceparent", ""),
             payload=body,
         )
+
+    async def _done(self, start: Start) -> Done:
+        """What came of a call that is no record; `WorkerLost` where the host stopped before."""
+        running = self._runner.start(start)
+        self._waited_for[start.call_id] = running
+        try:
+            done = await asyncio.shield(running.done)
+        except asyncio.CancelledError:
+            running.cancel("the client is gone")
+            raise
+        finally:
+            del self._waited_for[start.call_id]
+        if self._given_up and done.error and isinstance(from_wire(done.error), CallCancelled):
+            return done._replace(error=to_wire(WorkerLost(start.function, _HOST_STOPS)))
+        return done
 
     def _options(self, function: str) -> FunctionOptions:
         """What the function was declared with. Raises `UnknownFunction`."""

@@ -27,6 +27,7 @@ from bokilog.functions.runtime.runner import CallRunner
 
 _IDLE_S: Final = 75.0  # of a connection between two requests
 _BACKLOG: Final = 1_024
+_TELL_S: Final = 2.0  # callers whose calls were given up have so long to be told
 
 
 def reserve(settings: GatewaySettings) -> list[socket.socket]:
@@ -68,9 +69,13 @@ def _unusable(settings: GatewaySettings, error: OSError) -> InvalidSettings:
 class Gateway:
     """An HTTP server on this machine's loopback; made by `start`, ended by `aclose`."""
 
-    def __init__(self, runner: web.AppRunner, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, runner: web.AppRunner, calls: CallApi, stopping: asyncio.Event, drain_s: float
+    ) -> None:
         self._runner = runner
+        self._calls = calls
         self._stopping = stopping
+        self._drain_s = drain_s
 
     @classmethod
     async def start(
@@ -112,7 +117,7 @@ class Gateway:
             access_log=None,
             handler_cancellation=True,  # a client that goes has cancelled its call
             keepalive_timeout=_IDLE_S,
-            shutdown_timeout=settings.drain_s,
+            shutdown_timeout=settings.drain_s + _TELL_S,
         )
         await http.setup()
         try:
@@ -122,7 +127,7 @@ class Gateway:
         except OSError as error:  # another process has reserved it too, and listened first
             await http.cleanup()
             raise _unusable(settings, error) from error
-        return cls(http, stopping)
+        return cls(http, calls, stopping, settings.drain_s)
 
     @property
     def url(self) -> str:
@@ -133,7 +138,13 @@ class Gateway:
     async def aclose(self) -> None:
         """Answer what is on its way, end streams, and stop."""
         self._stopping.set()
-        await self._runner.cleanup()
+        closing = asyncio.create_task(self._runner.cleanup(), name="the gateway closes")
+        try:
+            await asyncio.wait([closing], timeout=self._drain_s)
+            self._calls.give_up()
+            await closing
+        finally:
+            closing.cancel()
 
 
 def _home(app: str) -> Handler:

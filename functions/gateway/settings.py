@@ -29,8 +29,8 @@ class GatewaySettings:
     """A client that takes nothing of a stream for so long loses its connection; it can resume."""
     wait_s_max: float = 60.0
     """How long one long poll may wait; the client asks again."""
-    drain_s: float = 10.0
-    """How long a stop waits for answers that are on their way."""
+    drain_s: float = 5.0
+    """How long a stop waits for answers that are on their way; then they are told."""
     show_traces: bool = False
     """Whether a failed function's traceback is part of the answer, as `bokilog dev` wants it."""
 

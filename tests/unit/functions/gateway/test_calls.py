@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bokilog.call_errors import (
+    CallCancelled,
     CallTimeout,
     FunctionFailed,
     InvalidArguments,
@@ -18,6 +19,7 @@ from bokilog.call_errors import (
 from bokilog.codec import pack
 from bokilog.errors import BokilogError, Overloaded
 from bokilog.functions.calls.node import DurableCalls
+from bokilog.functions.gateway import server
 from bokilog.functions.gateway.requests import CALL, SESSION
 from bokilog.functions.runtime.messages import Encoding, Start
 from bokilog.functions.runtime.runner import END_OF_STREAM
@@ -119,6 +121,28 @@ async def test_a_python_object_cannot_be_answered(serve: Serve) -> None:
 
     async with serve({"f": pickled}) as served, served.http.post("/f/f") as answer:
         assert answer.status == 406
+
+
+async def test_a_stop_that_has_waited_tells_callers_what_became_of_their_calls(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_TELL_S", 60.0)
+
+    async def until_cancelled(start: Start) -> tuple[int, bytes]:
+        (running,) = served.runner.running
+        await running.gone.wait()
+        raise CallCancelled("f", "its caller does not want it")
+
+    async with serve({"f": until_cancelled}, drain_s=0.01) as served:
+        asking = asyncio.ensure_future(served.http.post("/f/f").__aenter__())
+        while not served.runner.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await served.gateway.aclose()
+        answer = await asking
+        problem = await answer.json()
+        assert (answer.status, problem["title"], problem["definite"]) == (502, "WorkerLost", False)
+        assert "its host stops" in problem["detail"] and problem["call"]
+        assert served.runner.running[0].cancelled == ["its host stops"]
 
 
 async def test_a_client_that_goes_has_cancelled_its_call(serve: Serve) -> None:
