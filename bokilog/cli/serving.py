@@ -160,6 +160,10 @@ def serve(
     from bokilog.cli.screen import Screen
 
     check_there(url)
+    if not url.startswith(("bokilog://", "bokilog+unix://")):
+        problem = "is neither bokilog://HOST:PORT nor bokilog+unix:///PATH, where workers find the log too"
+        hint = "`bokilog dev --embedded` runs an app beside a log of its own"
+        raise InvalidSettings("--connect", repr(url), f"{problem}; {hint}")
     screen = Screen(_console(), calls=show_calls)
     with tempfile.TemporaryDirectory(prefix="bokilog-") as sockets:
         settings = _settings(
@@ -232,9 +236,7 @@ async def _live(settings: FunctionNodeSettings, screen: Screen) -> None:
     stop = asyncio.Event()
 
     def ready() -> None:
-        http = f"http://127.0.0.1:{settings.gateway.http_port}" if settings.http else "no HTTP"
-        where = f"at {http}" if screen.has_loaded else f"will be at {http} once it can be loaded"
-        screen.say(f"{settings.host.app} {where}; log at {settings.host.log_url}")
+        screen.say(_where(settings, loaded=screen.has_loaded))
 
     living = asyncio.create_task(serve_host(settings, ready, stop, watcher=screen))
 
@@ -250,6 +252,13 @@ async def _live(settings: FunctionNodeSettings, screen: Screen) -> None:
         living.result()
     except asyncio.CancelledError as cancelled:
         raise click.Abort from cancelled
+
+
+def _where(settings: FunctionNodeSettings, *, loaded: bool) -> str:
+    """Where the app is found, or will be."""
+    http = f"at http://127.0.0.1:{settings.gateway.http_port}" if settings.http else "without HTTP"
+    state = f"is served {http}" if loaded else f"will be served {http} once it can be loaded"
+    return f"{settings.host.app} {state}; log at {settings.host.log_url}"
 
 
 @contextmanager

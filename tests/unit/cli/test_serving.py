@@ -7,6 +7,7 @@ import io
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -63,6 +64,33 @@ def test_what_serves_beside_a_log_makes_none(
     assert main(["serve", "m:app", "--http-port", "0", "--connect", connect]) == 2
     assert "names a directory that does not exist" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("log", ["memory:", "file:{}", "{}"])
+def test_what_serves_needs_a_log_that_its_workers_reach_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], log: str
+) -> None:
+    connect = log.format(tmp_path)
+    assert main(["serve", "m:app", "--http-port", "0", "--connect", connect]) == 2
+    told = capsys.readouterr()
+    assert f"{connect!r} is neither bokilog://HOST:PORT nor" in told.err and not told.out
+
+
+@pytest.mark.parametrize(
+    ("http", "loaded", "said"),
+    [
+        (True, True, "shop:app is served at http://127.0.0.1:7380; log"),
+        (
+            True,
+            False,
+            "shop:app will be served at http://127.0.0.1:7380 once it can be loaded; log",
+        ),
+        (False, True, "shop:app is served without HTTP; log"),
+    ],
+)
+def test_where_an_app_is_found_is_said(http: bool, loaded: bool, said: str) -> None:
+    settings = replace(SETTINGS, http=http)
+    assert serving._where(settings, loaded=loaded) == f"{said} at bokilog://127.0.0.1:1"
 
 
 @pytest.mark.asyncio
