@@ -161,7 +161,7 @@ def serve(
 
     check_there(url)
     if not url.startswith(("bokilog://", "bokilog+unix://")):
-        problem = "is neither bokilog://HOST:PORT nor bokilog+unix:///PATH, where workers find the log too"
+        problem = "is neither bokilog://HOST:PORT nor bokilog+unix:///PATH, which workers reach too"
         hint = "`bokilog dev --embedded` runs an app beside a log of its own"
         raise InvalidSettings("--connect", repr(url), f"{problem}; {hint}")
     screen = Screen(_console(), calls=show_calls)
