@@ -231,6 +231,13 @@ class ReadReply(NamedTuple):
     """One buffer per record."""
 
 
+class StillReading(NamedTuple):
+    """Storage node to engine, again and again: the answer to this `Read` waits for the cold store,
+    and not for a node that is silent."""
+
+    request: int
+
+
 class RequestFailed(NamedTuple):
     """Answer to any numbered request."""
 
@@ -769,6 +776,7 @@ Message = (
     | Leaving
     | Read
     | CancelRead
+    | StillReading
     | ReadReply
     | RequestFailed
     | SeqnumAt
@@ -841,6 +849,7 @@ KINDS: dict[type[Message], int] = {
     SetAux: 25,
     Answer: 26,
     CancelRead: 27,
+    StillReading: 28,
     OpenShardRequest: 40,
     ShardProgress: 41,
     FollowMetalog: 42,

@@ -34,6 +34,7 @@ from bokilog.messages import (
     RequestFailed,
     SeqnumAt,
     SetAux,
+    StillReading,
     StoredSent,
 )
 from bokilog.storage_nodes.backfill import give_stored
@@ -349,8 +350,8 @@ class Answers:
         return self._cold.fetched(job, outcome, ask=self._ask_again, refuse=self._refuse)
 
     def cold_timer(self, key: int) -> list[Effect]:
-        """A request has waited for cold bytes for too long."""
-        return self._cold.timer(key, self._refuse)
+        """A request has waited for cold bytes for a while, or for too long."""
+        return self._cold.timer(key, still=_still, refuse=self._refuse)
 
     def _wait_for_bytes(
         self, source: Address, request: ColdRequest, miss: ColdMiss
@@ -376,3 +377,8 @@ class Answers:
         if isinstance(request, Read) or isinstance(source, int):
             return [Send(source, RequestFailed(number, to_wire(error), self._index.position))]
         return []
+
+
+def _still(source: Address, request: ColdRequest) -> list[Effect]:
+    """Engines take a node that says nothing for silent; peers and backups have more patience."""
+    return [Send(source, StillReading(request.request))] if isinstance(request, Read) else []

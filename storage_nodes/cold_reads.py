@@ -5,7 +5,8 @@ given at once; for others `ColdMiss` says which range to wait for. A request tha
 and is asked again, as a whole, when the range has come; several may wait for the same one.
 
 Decides which ranges are fetched now, which ranges stay at hand, and when a waiting request is told
-that the store does not answer: after `WAIT_S`, or at once while the store is known to be down.
+that the store does not answer: after `WAIT_S`, or at once while the store is known to be down. Who
+asked hears every `STILL_S` that it is not this node that is silent.
 
 Invariants: bounded by `WAITING_MAX` requests, `FETCHES_MAX` fetches under way and the bytes given;
 every waiting request has a timer; bytes that are missing never read as absent records. Checksums
@@ -36,6 +37,9 @@ FETCHES_MAX: Final = 8
 WAIT_S: Final = 3.0
 """A request that got no answer from the store by then is told so: engines ask three replicas, one
 after the other, within the time that callers give a read."""
+STILL_S: Final = 0.25
+"""So often who asked hears that the store is waited for: engines ask others about a question that
+nothing was heard of for a second."""
 SLOW_BYTES_S: Final = 4 << 20
 """And so much longer for a large range, over a slow line."""
 DOWN_S: Final = 2.0
@@ -62,6 +66,7 @@ class VerdictsWanted(NamedTuple):
 ColdRequest = Read | FetchFrames | FetchStored | VerdictsWanted
 Ask = Callable[[Address, ColdRequest], list[Effect]]
 Refuse = Callable[[Address, ColdRequest, NotReady], list[Effect]]
+Still = Callable[[Address, ColdRequest], list[Effect]]
 
 
 class Range(NamedTuple):
@@ -75,12 +80,14 @@ class Range(NamedTuple):
 class Waiter:
     """A request that waits, and who asked."""
 
-    __slots__ = ("key", "range", "request", "source")
+    __slots__ = ("key", "left_s", "range", "request", "source")
 
-    def __init__(self, key: int, source: Address, request: ColdRequest) -> None:
+    def __init__(self, key: int, source: Address, request: ColdRequest, left_s: float) -> None:
         self.key = key
         self.source = source
         self.request = request
+        self.left_s = left_s
+        """How much longer it waits once its timer has fired."""
         self.range: Range | None = None
 
 
@@ -236,9 +243,9 @@ class ColdReads:
             if self._is_waiting(source, request):
                 return []  # asked again before the answer: peers do that
             self._next += 1
-            waiter = self._waiting[self._next] = Waiter(self._next, source, request)
             wait_s = WAIT_S + (miss.until - miss.start) / SLOW_BYTES_S
-            effects.append(SetTimer(self._timer(waiter.key), wait_s))
+            waiter = self._waiting[self._next] = Waiter(self._next, source, request, wait_s)
+            effects.append(self._turn(waiter))
         waiter.range = Range(miss.segment, miss.start, miss.until)
         return [*effects, *self._fetch(waiter.range, waiter.key)]
 
@@ -339,11 +346,15 @@ class ColdReads:
         self._waiting.pop(waiter.key, None)
         return CancelTimer(self._timer(waiter.key))
 
-    def timer(self, key: int, refuse: Refuse) -> list[Effect]:
-        """A request has waited for too long: it is told so, and so are the next ones at once."""
-        waiter = self._waiting.pop(key, None)
+    def timer(self, key: int, *, still: Still, refuse: Refuse) -> list[Effect]:
+        """A request goes on waiting, and who asked is told; or it has waited for too long: then it
+        is told that, and so are the next ones at once."""
+        waiter = self._waiting.get(key)
         if waiter is None:
             return []
+        if waiter.left_s > 0:
+            return [self._turn(waiter), *still(waiter.source, waiter.request)]
+        del self._waiting[key]
         self.down = f"no answer within {WAIT_S:g} s"
         return [
             SetTimer(("cold-down", self._space), DOWN_S),
@@ -366,6 +377,11 @@ class ColdReads:
         for waiter in list(self._waiting.values()):
             effects += [self._done(waiter), *refuse(waiter.source, waiter.request, error)]
         return effects
+
+    def _turn(self, waiter: Waiter) -> SetTimer:
+        turn_s = min(STILL_S, waiter.left_s)
+        waiter.left_s -= turn_s
+        return SetTimer(self._timer(waiter.key), turn_s)
 
     def _timer(self, key: int) -> tuple[str, int, int]:
         return ("cold", self._space, key)

@@ -81,6 +81,7 @@ from bokilog.messages import (
     ShardHeld,
     Status,
     StatusRequest,
+    StillReading,
     Tail,
     TailRequest,
     TermChanged,
@@ -233,6 +234,9 @@ class EngineCore:
                 return self.reader.answered(message)
             case RequestFailed():
                 return self._failed(source, message)
+            case StillReading(request=request):
+                self.reader.still_reading(source, request, self._now_s)
+                return []
             case MetalogBegins(space=number, count=count):
                 if number in self.producers:
                     self.producers[number].deletions.metalog_begins(count)

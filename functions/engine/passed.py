@@ -109,14 +109,21 @@ class PassedQuestions:
         self._parked = parked
 
     def pass_on(
-        self, space: IndexFollower, source: Address, message: Question, now_s: float
+        self,
+        space: IndexFollower,
+        source: Address,
+        message: Question,
+        now_s: float,
+        *,
+        first: NodeId | None = None,
     ) -> list[Effect]:
-        """To the index replica, whose reply agrees with its stream; kept until there is one."""
+        """To the index replica, whose reply agrees with its stream, or to another one `first`; kept
+        until there is one."""
         if len(self.by_request) + len(self._parked) >= self._settings.reads_max:
             error = to_wire(Overloaded(self._settings.overloaded_retry_s, "the read"))
             return [Send(source, RequestFailed(message.request, error, START))]
         request = next(self._ids)
-        node = space.chosen
+        node = space.chosen if first is None else first
         self._keep(request, Passed(source, message, node, now_s))
         self.count += 1
         return [] if node is None else [Send(node, _numbered(message, request))]
@@ -153,13 +160,18 @@ class PassedQuestions:
         if passed.node is not None:
             passed.tried.add(passed.node)
         space = self._spaces[passed.message.space]
-        for node in sorted(self._links.up_of(space.replicas), key=self._links.is_silent):
+        for node in self._ranked(space):
             if node not in passed.tried:
                 passed.node, passed.asked_s = node, now_s
                 self._keep(message.request, passed)
                 return [Send(node, _numbered(_rest(passed, now_s), message.request))]
         failed = passed.not_yet or message
         return [Send(passed.source, failed._replace(request=passed.message.request))]
+
+    def _ranked(self, space: IndexFollower) -> list[NodeId]:
+        """Those that can be asked: silent ones last, of the others the followed one first."""
+        up = self._links.up_of(space.replicas)
+        return sorted(up, key=lambda node: (self._links.is_silent(node), node != space.chosen))
 
     def ask_anew(self, space: IndexFollower, now_s: float) -> list[Effect]:
         """Another replica of the log space is followed, or another link to it: it is asked now."""

@@ -189,7 +189,7 @@ class Reader:
         """A storage node's error; None: it is not about a question asked here."""
         fetch = self.fetches.by_request.get(message.request)
         if fetch is not None:
-            return self._not_fetched(fetch, now_s)
+            return self._not_fetched(fetch, now_s, message)
         passed = self.passed.by_request.get(message.request)
         if passed is None:
             return None
@@ -203,6 +203,12 @@ class Reader:
         if self._keeps and isinstance(read, Read) and isinstance(error, Trimmed):
             self._local.trim(read.book, read.tag, error.trim_until)
         return [Send(passed.source, message._replace(request=read.request))]
+
+    def still_reading(self, source: Address, request: int, now_s: float) -> None:
+        """A storage node waits for the cold store: it owes the answer anew."""
+        asked = self.fetches.by_request.get(request) or self.passed.by_request.get(request)
+        if asked is not None and asked.node == source:
+            asked.asked_s = now_s
 
     def _fetched(self, fetch: Fetch, reply: ReadReply, now_s: float) -> list[Effect]:
         """The bytes of what is known: whoever waits is answered, and they are kept."""
@@ -225,13 +231,22 @@ class Reader:
             effects += answered
         return effects
 
-    def _not_fetched(self, fetch: Fetch, now_s: float) -> list[Effect]:
-        """The replica could not: whoever waits gets an answer, or error, from the index replica."""
+    def _not_fetched(
+        self, fetch: Fetch, now_s: float, said: RequestFailed | None = None
+    ) -> list[Effect]:
+        """The replica could not: whoever waits gets an answer, or error, from the index replica.
+
+        If the fetched one `said` of itself that it lacks the bytes, it is asked first: it may have
+        a part of the answer, and knows at once. Asked last, after others that waited for the cold
+        store as well, it would wait for that a second time.
+        """
         self.fetches.drop(fetch)
         space = self._spaces[fetch.read.space]
+        lacks = said is not None and isinstance(from_wire(said.error), NOT_THERE)
+        first = fetch.node if lacks else None
         effects: list[Effect] = []
         for source, read in fetch.waiters:
-            effects += self.passed.pass_on(space, source, read, now_s)
+            effects += self.passed.pass_on(space, source, read, now_s, first=first)
         return effects
 
     # --- waiting for a record ---------------------------------------------------------------------

@@ -61,6 +61,7 @@ KIND_OF = {
     "SetAux": 25,
     "Answer": 26,
     "CancelRead": 27,
+    "StillReading": 28,
     "OpenShardRequest": 40,
     "ShardProgress": 41,
     "FollowMetalog": 42,
@@ -166,6 +167,10 @@ GOLDEN = {
     ),
     "CancelRead": (
         "920107",
+        "",
+    ),
+    "StillReading": (
+        "9107",
         "",
     ),
     "SeqnumAt": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bokilog.effects import BatchEnded, Effect, LinkDown, Send, SetTimer, TimerFired
-from bokilog.errors import DataLost, to_wire
+from bokilog.errors import DataLost, NotReady, to_wire
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.functions.engine.silence import SILENCE
 from bokilog.ids import START, NodeId
@@ -14,6 +14,7 @@ from bokilog.messages import (
     Read,
     ReadReply,
     RequestFailed,
+    StillReading,
 )
 from tests.unit.functions.engine.world import (
     BOOK,
@@ -107,6 +108,51 @@ def test_whoever_said_something_meanwhile_is_only_slow() -> None:
     sim.get(node, IndexStream(SPACE, at(0), at(1), 1, [], [], [], [], [], []))
     assert look(sim, AFTER_S) == [LOOK]
     assert followed(sim) == node
+
+
+def test_whoever_waits_for_the_cold_store_is_not_silent() -> None:
+    sim, node = started()
+    ((_, request),) = asked(sim.get(CLIENT, read(tag="t")))
+    sim.do(BatchEnded(0))
+    for _ in range(20):
+        sim.now_s += AFTER_S / 4
+        assert sim.get(node, StillReading(request)) == []
+        assert look(sim, AFTER_S / 4) == [LOOK]
+    assert followed(sim) == node
+    look(sim)
+    assert followed(sim) != node, "and is once it says that no more"
+
+
+def test_the_same_where_only_bytes_are_fetched() -> None:
+    sim, _ = started()
+    knowing(sim, 20, 40, 60)
+    ((node, request),) = asked(sim.get(CLIENT, read(78, tag="t")))
+    sim.do(BatchEnded(0))
+    for _ in range(20):
+        sim.now_s += AFTER_S / 2
+        assert sim.get(node, StillReading(request)) == []
+        assert look(sim, AFTER_S / 2) == [LOOK]
+    (other, *_) = (each for each in STORAGE if each != node)
+    sim.get(other, StillReading(request))
+    ((instead, _),) = asked(look(sim))
+    assert instead != node, "what another one says of it is not believed"
+
+
+def test_whoever_lacks_the_bytes_of_a_fetch_is_asked_first_and_once() -> None:
+    """It knows at once that the cold store is away; last, it would wait for it once more."""
+    sim, _ = started()
+    knowing(sim, 20)
+    away = to_wire(NotReady("the cold store is away"))
+    ((fetched, request),) = asked(sim.get(CLIENT, read(78, tag="t")))
+    tried: list[object] = []
+    effects = sim.get(fetched, RequestFailed(request, away, START))
+    for _ in STORAGE:
+        ((node, request),) = asked(effects)
+        tried.append(node)
+        effects = sim.get(node, RequestFailed(request, away, START))
+    assert tried[0] == fetched
+    assert {*tried} == {*STORAGE}
+    assert effects == [Send(CLIENT, RequestFailed(78, away, START))]
 
 
 def test_an_answer_that_comes_late_is_an_answer() -> None:
