@@ -108,7 +108,9 @@ class Vitals:
         """Called every `heartbeat_s`; when it was not, this process did not run, and what the
         others sent meanwhile is still to be read."""
         last_s, self._last_tick_s = self._last_tick_s, now_s
-        if last_s is None or now_s - last_s < max(self._settings.suspicion_s / 3, 1e-3):
+        settings = self._settings
+        late_s = max(settings.suspicion_s / 3, 1.5 * settings.heartbeat_s)
+        if last_s is None or now_s - last_s < late_s:
             return
         for peer in self._peers.values():
             peer.since_s = now_s

@@ -64,16 +64,31 @@ def run(
 
 
 def check_there(url: str | None) -> None:
-    """Refuse a `file:` URL whose directory does not exist: opening it would make a log there.
+    """Refuse a `file:` URL whose directory is not there or empty: opening it would make a log.
 
     Raises:
-        InvalidSettings: it does not exist.
+        InvalidSettings: it holds no log.
     """
     scheme, _, rest = (url or "").partition(":")
     directory = rest.removeprefix("//")
-    if scheme == "file" and directory and not os.path.lexists(directory):
-        problem = "does not exist: `bokilog append` or `create-book` makes a log there"
-        raise InvalidSettings("url", repr(url), f"names a directory that {problem}")
+    if scheme != "file" or not directory:
+        return
+    problem = ""
+    if not os.path.lexists(directory):
+        problem = "does not exist"
+    elif _is_empty(directory):
+        problem = "is empty"
+    if problem:
+        hint = "`bokilog append` or `create-book` makes a log there"
+        raise InvalidSettings("url", repr(url), f"names a directory that {problem}: {hint}")
+
+
+def _is_empty(directory: str) -> bool:
+    """What cannot be listed is not; opening it says why."""
+    try:
+        return not os.listdir(directory)
+    except OSError:
+        return False
 
 
 async def _connected(url: str | None, work: Callable[[Log], Awaitable[T]], timeout_s: float) -> T:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from bokilog.cli.connection import check_there
 from bokilog.errors import InvalidSettings
 
 if TYPE_CHECKING:
@@ -159,7 +158,6 @@ def serve(
     """
     from bokilog.cli.screen import Screen
 
-    check_there(url)
     if not url.startswith(("bokilog://", "bokilog+unix://")):
         problem = "is neither bokilog://HOST:PORT nor bokilog+unix:///PATH, which workers reach too"
         hint = "`bokilog dev --embedded` runs an app beside a log of its own"

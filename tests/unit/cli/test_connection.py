@@ -40,6 +40,25 @@ def test_only_what_writes_makes_the_directory_of_a_log(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [("books",), ("info", "b"), ("call", "a.f")])
+def test_nor_does_it_make_one_in_an_empty_directory(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    code, out, error = run(*command, "--url", f"file:{tmp_path}")
+    assert (code, out) == (2, "")
+    assert "names a directory that is empty: `bokilog append`" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_listed_is_for_open_to_name(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(b"")
+    code, _, error = run("books", "--url", f"file:{file}")
+    assert code != 0
+    assert "is empty" not in error
+    assert "Not a directory" in error
+
+
 @pytest.mark.parametrize("command", [("append", "b", "x"), ("create-book", "b")])
 def test_what_writes_makes_the_directory_of_a_log(
     tmp_path: Path, run: Run, command: tuple[str, ...]
