@@ -28,6 +28,7 @@ class Route:
     """Where a LogBook's records go, while this incarnation lives."""
 
     __slots__ = (
+        "book",
         "durability",
         "key_horizon_s",
         "live",
@@ -63,6 +64,8 @@ class Route:
         it has seen as much, so that whoever gets its token finds the LogBook too.
         """
         self.live = True
+        self.book: object = None
+        """Whose it is: there for as long as something is on its way to here."""
 
     def __repr__(self) -> str:
         return f"<Route {self.name!r} {self.number} in {self.space}>"

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from bokilog.client import outcomes
 from bokilog.client.batching import Batch
@@ -59,13 +60,29 @@ if TYPE_CHECKING:
     from bokilog.shared_records import SharedReader  # a log in this process needs none
 
 OVERLOADED_RETRY_S = 0.1
-BOOKS_MAX = 16_384  # names whose LogBook is remembered; idle ones are forgotten beyond
+BOOKS_MAX = (
+    16_384  # names remembered though nothing uses them; beyond, the one used longest ago goes
+)
 
 
 class Book:
-    """A LogBook by name, as this client knows it now."""
+    """A LogBook by name, as this client knows it now.
 
-    __slots__ = ("_last_place", "barrier", "finding", "held", "name", "next_route", "route")
+    There is one of a name for as long as anything uses it: a handle, a unit that waits, a frame on
+    its way (by its route). Two would find the next incarnation at two times, and what was appended
+    later could get there first.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_last_place",
+        "barrier",
+        "finding",
+        "held",
+        "name",
+        "next_route",
+        "route",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -84,11 +101,6 @@ class Book:
         """In `held`, behind all that was ever put there: some may have left meanwhile."""
         self._last_place += 1
         return NEVER, self._last_place
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing hangs on it."""
-        return not self.held and not self.finding
 
 
 class ClientStats(NamedTuple):
@@ -135,7 +147,10 @@ class ClientCore:
         self._turns: deque[Lane] = deque()
         """The lanes, the one whose turn it is first."""
         self._room = Room()
-        self._books: dict[str, Book] = {}
+        self._books: WeakValueDictionary[str, Book] = WeakValueDictionary()
+        """All that anything uses."""
+        self._remembered: dict[str, Book] = {}
+        """So that what was found needs not be found again; the one used last is the last."""
         self._restless: dict[Book, None] = {}
         """LogBooks with units that wait for them, in the order they began to."""
         self._pumping = False
@@ -302,13 +317,13 @@ class ClientCore:
 
     def book(self, name: str) -> Book:
         """The LogBook of that name, whether it is known to exist or not."""
-        book = self._books.get(name)
+        remembered = self._remembered
+        book = remembered.pop(name, None) or self._books.get(name)
         if book is None:
-            if len(self._books) >= BOOKS_MAX:
-                self._books = {n: b for n, b in self._books.items() if not b.idle or b.route}
-            if len(self._books) >= BOOKS_MAX:
-                self._books = {n: b for n, b in self._books.items() if not b.idle}
             book = self._books[name] = Book(name)
+        remembered[name] = book
+        if len(remembered) > BOOKS_MAX:
+            del remembered[next(iter(remembered))]
         return book
 
     def found(self, book: Book, route: Route) -> None:
@@ -320,6 +335,7 @@ class ClientCore:
             route = current
         else:
             _forget_route(book)
+        route.book = book
         book.route, book.next_route = None, route
         self._settle(book)
 
@@ -350,7 +366,7 @@ class ClientCore:
 
     def forget_routes(self) -> None:
         """No LogBook is known any more; what uses one looks for it again."""
-        for book in self._books.values():
+        for book in list(self._books.values()):
             _forget_route(book)
 
     def _hold(self, book: Book, unit: Unit, *, order: tuple[float, int], now_s: float) -> None:

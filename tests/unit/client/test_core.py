@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
+import pytest
+
 from bokilog.client.core import ClientCore
 from bokilog.errors import NodeUnreachable, Overloaded, to_wire
 from bokilog.ids import Position, Term
@@ -107,6 +111,50 @@ def test_units_that_are_held_though_their_logbook_is_known_are_let_go_when_it_is
     core.flush(0.1)
     assert appended(port) == [(7, b"held")]
     assert book.held == [] and book.route is author.route
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_name_has_one_logbook_for_as_long_as_anything_uses_it(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of one name would find the next incarnation one after the other: what is appended later
+    could go there before what its deletion brings back."""
+    monkeypatch.setattr("bokilog.client.core.BOOKS_MAX", 3)
+    core, port, author = ClientCore(timeout_s=9, wake=_nothing, find=_nothing), Port(), Author()
+    core.port = port
+    core.on_up(WELCOME, 0.0)
+    core.found(core.book("orders"), author.route)
+    handle = core.book("orders") if held else None
+    core.append(core.book("orders"), author.unit(b"first"), 0.0)
+    core.flush(0.0)
+    for number in range(9):
+        name = f"another {number}"
+        core.found(core.book(name), route(name, number=100 + number))
+    gc.collect()
+    later = handle or core.book("orders")
+    assert later.route is author.route, "neither a handle's nor one with a frame under way"
+    core.on_messages(gone(1), 0.1)
+    core.append(later, author.unit(b"second"), 0.1)
+    port.sent.clear()
+    core.found(later, route(number=9))
+    core.flush(0.2)
+    assert appended(port) == [(9, b"first"), (9, b"second")]
+
+
+def test_so_many_names_are_remembered_and_those_used_last_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bokilog.client.core.BOOKS_MAX", 3)
+    core = ClientCore(timeout_s=9, wake=_nothing, find=_nothing)
+    for name in ("old", "used", "third"):
+        core.found(core.book(name), route(name))
+    core.book("used")
+    core.book("new")
+    gc.collect()
+    assert core.book("used").route and core.book("third").route
+    assert core.book("old").route is None
+    gc.collect()
+    assert len(core._books) == len(core._remembered) == 3, "and new has made room for it"
 
 
 def gone(number: int) -> list[Message]:
