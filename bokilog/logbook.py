@@ -110,7 +110,7 @@ class LogBook(Protocol):
 
     async def append_batch(
         self,
-        entries: Iterable[Entry],
+        entries: Iterable[Entry[Buffer]],
         *,
         unless: Unless | None = None,
         key: str | None = None,

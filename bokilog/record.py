@@ -13,7 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal, TypeAlias, get_args
+from typing import (
+    TYPE_CHECKING,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple as TypingNamedTuple,  # for what is generic
+    TypeAlias,
+    TypeVar,
+    get_args,
+)
 
 from bokilog.errors import (
     DecodeError,
@@ -59,16 +68,23 @@ CONSISTENCIES: Final[tuple[Consistency, ...]] = get_args(Consistency)
 SYSTEM_TAG_PREFIX: Final = "$"  # tags that start with it are the libraries'
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+if TYPE_CHECKING:
+    import typing_extensions  # type checkers bring it; Python itself knows defaults from 3.13 on
+
+    T_co = typing_extensions.TypeVar("T_co", covariant=True, default=Buffer)
+else:
+    T_co = TypeVar("T_co", covariant=True)
 Tags: TypeAlias = str | Iterable[str]
 # Tag (None: the whole LogBook) -> after. Three, since the key type of a Mapping is invariant.
 Unless: TypeAlias = Mapping[str, int] | Mapping[None, int] | Mapping[str | None, int]
 Conditions: TypeAlias = tuple[tuple[str | None, int], ...]  # as checked, in the caller's order
 
 
-class Entry(NamedTuple):
-    """One record to append, as part of a unit; `tags="x"` is one tag."""
+class Entry(TypingNamedTuple, Generic[T_co]):
+    """One record to append, as part of a unit; `tags="x"` is one tag. Its data is bytes, or what
+    the codec of a typed LogBook encodes."""
 
-    data: Buffer
+    data: T_co
     tags: Tags = ()
 
 
@@ -209,7 +225,7 @@ def check_tag(tag: str | None) -> str | None:
     return None if tag is None else _check_tag(tag, allow_system=True)
 
 
-def check_data(data: Buffer) -> bytes:
+def check_data(data: object) -> bytes:
     """The data as `bytes`; anything else with the buffer protocol is copied, now."""
     if type(data) is not bytes:
         data = _copied(data)
@@ -227,8 +243,14 @@ def check_aux(aux: Buffer) -> bytes:
     return aux
 
 
-def check_unit(entries: Iterable[Entry], *, allow_system: bool = False) -> Unit:
-    """The entries of one unit, checked and in columns."""
+def check_unit(
+    entries: Iterable[Entry[object]],
+    *,
+    encode: Callable[[object], bytes] = check_data,
+    allow_system: bool = False,
+) -> Unit:
+    """The entries of one unit, checked and in columns; `encode` gives the bytes of each one's data,
+    checked."""
     if isinstance(entries, Entry):  # a tuple too
         raise InvalidUnit("is made of several Entry, not of Entry: give it in a list")
     if not isinstance(entries, Iterable):
@@ -242,7 +264,7 @@ def check_unit(entries: Iterable[Entry], *, allow_system: bool = False) -> Unit:
     for entry in entries:
         if not isinstance(entry, Entry):
             raise InvalidUnit(f"is made of Entry, not of {type(entry).__name__}: {entry!r}")
-    datas = [check_data(entry.data) for entry in entries]
+    datas = [encode(entry.data) for entry in entries]
     tags = [check_tags(entry.tags, allow_system=allow_system) for entry in entries]
     size_bytes = sum(map(len, datas))
     if size_bytes > UNIT_BYTES_MAX:

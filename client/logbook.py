@@ -232,7 +232,7 @@ class ClientLogBook(Generic[T]):
 
     async def append_batch(
         self,
-        entries: Iterable[Entry],
+        entries: Iterable[Entry[T]],
         *,
         unless: Unless | None = None,
         key: str | None = None,
@@ -243,9 +243,7 @@ class ClientLogBook(Generic[T]):
         See `bokilog.LogBook.append_batch`. If cancelled, the unit may still be ordered.
         """
         self._check(timeout_s)
-        if self._codec is not None:
-            entries = [self._encoded_entry(entry) for entry in entries]
-        unit = check_unit(entries, allow_system=self._system_tags)
+        unit = check_unit(entries, encode=self._encoded, allow_system=self._system_tags)
         columns = [in_column(tags) for tags in unit.tags]
         waiter = self._new_waiter()
         self._send(unit.datas, columns, unless=unless, key=key, timeout_s=timeout_s, waiter=waiter)
@@ -281,10 +279,7 @@ class ClientLogBook(Generic[T]):
     def _encoded(self, value: object) -> bytes:
         if self._codec is not None:
             return check_data(self._codec.encode(value))  # type: ignore[arg-type]  # user's value
-        return check_data(value)  # type: ignore[arg-type]  # the check says so if it is not bytes
-
-    def _encoded_entry(self, entry: Entry) -> Entry:
-        return entry._replace(data=self._encoded(entry.data)) if isinstance(entry, Entry) else entry
+        return check_data(value)
 
     # --- read -------------------------------------------------------------------------------------
 

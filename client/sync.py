@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from functools import wraps
 from types import TracebackType
-from typing import Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Concatenate, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.codecs import Codec, codec_for
@@ -213,7 +213,7 @@ class LogBook(Generic[T]):
         reverse: bool = False,
         timeout_s: float | None = None,
         consistency: Consistency = "session",
-    ) -> Iterator[Record]:
+    ) -> Generator[Record, None, None]:
         """Every visible record of `tag` in `[min_seqnum, until)`, then the end."""
         pages = self._book.scan_pages(
             tag=tag,
@@ -226,9 +226,17 @@ class LogBook(Generic[T]):
         for records in _iterated(self._thread, pages):
             yield from records
 
+    @overload
+    def follow(
+        self, *, tag: str | None = None, min_seqnum: int = 0, caught_up: Literal[False] = False
+    ) -> Generator[Record, None, None]: ...
+    @overload
+    def follow(
+        self, *, tag: str | None = None, min_seqnum: int = 0, caught_up: Literal[True]
+    ) -> Generator[Record | CaughtUp, None, None]: ...
     def follow(
         self, *, tag: str | None = None, min_seqnum: int = 0, caught_up: bool = False
-    ) -> Iterator[Record | CaughtUp]:
+    ) -> Generator[Record | CaughtUp, None, None]:
         """Every visible record of `tag` from `min_seqnum` on, for ever, in order, without gaps."""
         turns = self._book.follow_pages(tag=tag, min_seqnum=min_seqnum)
         for records, seqnum in _iterated(self._thread, turns):
@@ -237,7 +245,7 @@ class LogBook(Generic[T]):
                 yield CaughtUp(seqnum)
 
 
-def _iterated(thread: Bridge, generator: AsyncGenerator[R, None]) -> Iterator[R]:
+def _iterated(thread: Bridge, generator: AsyncGenerator[R, None]) -> Generator[R, None, None]:
     """An asynchronous generator as an ordinary one: a hop between threads per page."""
     try:
         while (page := thread.call(_next(generator))) is not None:

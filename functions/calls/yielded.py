@@ -111,7 +111,7 @@ class ItemRecords:
                 return
             run.credit(len(batch))
 
-    async def _append(self, call_id: str, attempt: int, entries: list[Entry]) -> bool:
+    async def _append(self, call_id: str, attempt: int, entries: list[Entry[bytes]]) -> bool:
         """Append them while this host holds the call; False: it does not any more."""
         while (after := self._held_at(call_id, attempt)) is not None:
             try:

@@ -96,7 +96,7 @@ class TracedLogBook(ClientLogBook[T]):
 
     async def append_batch(
         self,
-        entries: Iterable[Entry],
+        entries: Iterable[Entry[T]],
         *,
         unless: Unless | None = None,
         key: str | None = None,

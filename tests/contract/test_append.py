@@ -58,7 +58,7 @@ async def test_appends_of_several_logbooks_keep_their_orders(
 
 
 async def test_a_unit_has_contiguous_seqnums_and_its_own_tags(book: LogBook) -> None:
-    entries = [Entry(b"a", "x"), Entry(b"b"), Entry(bytearray(b"c"), ["x", "y"])]
+    entries: list[Entry] = [Entry(b"a", "x"), Entry(b"b"), Entry(bytearray(b"c"), ["x", "y"])]
     span = await book.append_batch(entries)
     assert type(span) is range
     assert len(span) == 3

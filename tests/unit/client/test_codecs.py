@@ -152,7 +152,7 @@ async def test_a_typed_log_book_takes_values_and_decodes_them_lazily() -> None:
         lines, raw = log.book("lines", type=Line), log.book("lines")
         seqnum = await lines.append(LINE, "t", key="k")
         assert await lines.append(LINE, "t", key="k") == seqnum
-        await lines.append_batch([Entry(LINE, "t"), Entry(LINE)])  # type: ignore[arg-type]
+        await lines.append_batch([Entry(LINE, "t"), Entry(LINE)])
         bad = await raw.append(b"not a line", "t")
         found = [record async for record in lines.scan(tag="t")]
         assert [record.value for record in found[:2]] == [LINE, LINE]

@@ -92,8 +92,8 @@ def test_following_ends_when_the_caller_stops(log: sync.Log) -> None:
     threading.Timer(0.02, book.append, (b"2",)).start()
     second = next(follow)
     assert isinstance(second, Record) and second.data == b"2"
-    follow.close()  # type: ignore[attr-defined]
-    assert [r.data for r in itertools.islice(book.follow(), 2)] == [b"1", b"2"]  # type: ignore[union-attr]
+    follow.close()
+    assert [r.data for r in itertools.islice(book.follow(), 2)] == [b"1", b"2"]
 
 
 def test_sessions_and_types(log: sync.Log) -> None:
