@@ -32,8 +32,8 @@ from bokilog.errors import (
     RemoteProtocolError,
 )
 from bokilog.limits import KIB, WIRE_MESSAGE_BYTES_MAX
+from bokilog.record import Buffer
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
 WireMessage: TypeAlias = tuple[int, memoryview, Sequence[memoryview]]
 """(kind, head, attachments). A plain tuple: a NamedTuple costs ten times as much to build, and
 there is one per message. The slices keep the whole read alive, so copy what is kept for long."""

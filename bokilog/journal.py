@@ -28,8 +28,8 @@ from xxhash import xxh3_64_intdigest
 
 from bokilog.errors import FormatTooNew
 from bokilog.named import NamedTuple
+from bokilog.record import Buffer
 
-Buffer = bytes | bytearray | memoryview
 Verify = Callable[[int, memoryview], bool]
 """Whether an item of that kind is whole: its own checksums match. Must answer, not raise."""
 

@@ -12,10 +12,12 @@ lists leave room for the next version.
 from collections.abc import Sequence
 from typing import Annotated, Final, TypeAlias
 
-from bokilog.frame import Buffer, Columns, Frame, Tags
+from bokilog.columns import Columns, Tags
+from bokilog.frame import Frame
 from bokilog.ids import Position, Shard, Term
 from bokilog.metalog import Entry, Run
 from bokilog.named import NamedTuple
+from bokilog.record import Buffer
 
 # --- what fields hold, by their annotation (checked on arrival, see `wire`) ------------------
 

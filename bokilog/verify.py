@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from bokilog.columns import first_bad_record
 from bokilog.cut import record_count
 from bokilog.errors import RemoteProtocolError
 from bokilog.frame import (
@@ -23,7 +24,6 @@ from bokilog.frame import (
     ITEM_FRAME,
     decode_columns,
     decode_head,
-    first_bad_record,
 )
 from bokilog.ids import LogSpaceId, Shard, Term
 from bokilog.journal import (

@@ -29,17 +29,15 @@ from bokilog.codec import (
     unpack,
     whole,
 )
-from bokilog.errors import RemoteProtocolError
-from bokilog.frame import (
-    Buffer,
+from bokilog.columns import (
     Columns,
     check_books,
     check_tags,
     check_units,
-    decode_frame,
     first_bad_record,
-    one_buffer,
 )
+from bokilog.errors import RemoteProtocolError
+from bokilog.frame import decode_frame, one_buffer
 from bokilog.ids import LogSpaceId, Position, Shard, Term
 from bokilog.limits import AUX_BYTES_MAX, TAG_BYTES_MAX
 from bokilog.messages import (
@@ -80,6 +78,7 @@ from bokilog.messages import (
     WireError,
 )
 from bokilog.metalog import decode_run, encode_run, entry_from_plain, entry_to_plain
+from bokilog.record import Buffer
 
 _BY_KIND: Final = {kind: message for message, kind in KINDS.items()}
 

@@ -26,7 +26,7 @@ from xxhash import xxh3_64_intdigest
 from bokilog.client.books import Route
 from bokilog.client.session import Session
 from bokilog.client.units import NEVER, RECORD_COST_BYTES, Unit, Waiter, tag_bytes, tags_cost
-from bokilog.frame import Columns, Tags, record_sum
+from bokilog.columns import Columns, Tags, record_sum
 from bokilog.ids import SYSTEM_SPACE, Position
 from bokilog.limits import BLOCK_BYTES, FRAME_BYTES_MAX
 from bokilog.record import Conditions

@@ -26,8 +26,8 @@ from bokilog.client.batching import Batch, sent_again
 from bokilog.client.books import Route
 from bokilog.client.session import Session
 from bokilog.client.units import NEVER, Unit, Waiter
+from bokilog.columns import Tags
 from bokilog.errors import BokilogError, Overloaded, UnavailableError, from_wire
-from bokilog.frame import Tags
 from bokilog.messages import AppendFrame, FrameLost, FrameOrdered, FrameRefused, FrameVerdicts
 
 RETRY_DELAY_S_MIN: Final = 0.01

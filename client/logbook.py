@@ -31,7 +31,7 @@ from bokilog.client.replies import refuse_trimmed
 from bokilog.client.session import Session
 from bokilog.client.spans import bytes_of, first_of, last_of, one, page_of
 from bokilog.client.units import NEVER, Unit, Waiter, in_column, unit_digest
-from bokilog.frame import Tags as ColumnTags
+from bokilog.columns import Tags as ColumnTags
 from bokilog.ids import SYSTEM_SPACE
 from bokilog.limits import (
     PAGE_BYTES_DEFAULT,

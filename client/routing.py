@@ -29,6 +29,7 @@ from bokilog.client.books import (
 from bokilog.client.requests import Query, wait_ms
 from bokilog.client.session import Session
 from bokilog.client.units import Unit
+from bokilog.columns import Tags
 from bokilog.errors import (
     AppendUnknown,
     ConditionFailed,
@@ -36,7 +37,6 @@ from bokilog.errors import (
     RemoteProtocolError,
     UnknownLogBook,
 )
-from bokilog.frame import Tags
 from bokilog.ids import SYSTEM_BOOK, SYSTEM_SPACE
 from bokilog.limits import PAGE_BYTES_DEFAULT, SEQNUM_MAX
 from bokilog.messages import BookState, Propose, Read, ReadReply, TailRequest

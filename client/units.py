@@ -15,7 +15,7 @@ from xxhash import xxh3_128
 
 from bokilog.client.session import Session
 from bokilog.codec import pack
-from bokilog.frame import Tags
+from bokilog.columns import Tags
 from bokilog.limits import FRAME_BYTES_MAX, INFLIGHT_RECORDS_MAX
 from bokilog.record import Conditions
 

@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
-from bokilog.frame import Tags
+from bokilog.columns import Tags
 from bokilog.limits import TAG_BYTES_MAX
 from bokilog.storage_nodes import keys
 from bokilog.storage_nodes.index_store import Batch, IndexStore, prefix_end

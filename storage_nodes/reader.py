@@ -15,6 +15,7 @@ from contextlib import suppress
 from itertools import accumulate
 
 from bokilog.cold import ColdMiss
+from bokilog.columns import block_count, first_bad_record, record_sum
 from bokilog.errors import (
     BokilogError,
     CorruptJournal,
@@ -27,19 +28,16 @@ from bokilog.errors import (
 )
 from bokilog.frame import (
     HEADER_BYTES,
-    Buffer,
     Frame,
-    block_count,
     decode_columns,
     decode_frame,
     decode_head,
-    first_bad_record,
-    record_sum,
 )
 from bokilog.ids import Position
 from bokilog.journal import Journal, Location, SegmentReleased
 from bokilog.limits import BLOCK_BYTES
 from bokilog.messages import Read, ReadReply
+from bokilog.record import Buffer
 from bokilog.storage_nodes.cold_reads import RANGE_BYTES_MAX, ColdReads, widened
 from bokilog.storage_nodes.hidden_spans import HiddenSpans
 from bokilog.storage_nodes.index import Index, Row

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from typing import cast
 
+from bokilog.columns import Columns
 from bokilog.conditions import KeyUse, Unit, decide
-from bokilog.frame import Columns, Frame
+from bokilog.frame import Frame
 from bokilog.messages import VERDICT_MALFORMED, VERDICT_VISIBLE
 from bokilog.storage_nodes.index import Index
 from bokilog.storage_nodes.key_uses import expiry_ms

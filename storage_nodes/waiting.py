@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bokilog.columns import Columns
 from bokilog.effects import Address, CancelTimer
-from bokilog.frame import Columns
 from bokilog.ids import LogSpaceId, Position
 from bokilog.messages import BookState, Read, ReadTag, SeqnumAt
 from bokilog.named import NamedTuple

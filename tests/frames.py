@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from bokilog.frame import Columns, Frame, Tags, record_sum
+from bokilog.columns import Columns, Tags, record_sum
+from bokilog.frame import Frame
 from bokilog.ids import LogSpaceId, Shard, Term
 
 SHARD = Shard(LogSpaceId(1), Term(2), 3)

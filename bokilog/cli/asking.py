@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar
 
 from bokilog.errors import NotReady
-from bokilog.framing import Buffer, WireMessage
+from bokilog.framing import WireMessage
 from bokilog.io.link import Link, LinkCallbacks
 from bokilog.io.transport import dial
+from bokilog.record import Buffer
 
 A = TypeVar("A")
 Said: TypeAlias = tuple[int, bytes, Sequence[Buffer]]

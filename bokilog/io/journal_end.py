@@ -33,7 +33,6 @@ from bokilog.journal import (
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     WORD_BYTES,
-    Buffer,
     GroupHeader,
     Moved,
     Place,
@@ -42,6 +41,7 @@ from bokilog.journal import (
     encode_group_header,
     encode_segment_header,
 )
+from bokilog.record import Buffer
 
 FIRST_SEGMENT_BYTES = 256 << 10  # of a new journal; later ones double up to `segment_bytes`
 

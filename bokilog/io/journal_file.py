@@ -32,7 +32,6 @@ from bokilog.journal import (
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     WORD_BYTES,
-    Buffer,
     Damage,
     Location,
     Refused,
@@ -42,6 +41,7 @@ from bokilog.journal import (
     Written,
     encode_word,
 )
+from bokilog.record import Buffer
 
 # 30 ms of the fastest stream here, and a fraction of a second to rewrite or fetch from a peer.
 SEGMENT_BYTES = 64 << 20

@@ -19,7 +19,6 @@ from bokilog.journal import (
     GROUP_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
     WORD_BYTES,
-    Buffer,
     Damage,
     Location,
     Place,
@@ -30,6 +29,7 @@ from bokilog.journal import (
     Written,
     encode_word,
 )
+from bokilog.record import Buffer
 
 SEGMENT_BYTES = 64 << 20
 

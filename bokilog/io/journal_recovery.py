@@ -28,7 +28,6 @@ from bokilog.journal import (
     GROUP_HEADER_BYTES,
     NOWHERE,
     SEGMENT_HEADER_BYTES,
-    Buffer,
     Chain,
     Damage,
     End,
@@ -51,6 +50,7 @@ from bokilog.journal import (
     scan_segment,
     segment_end,
 )
+from bokilog.record import Buffer
 
 
 class Segments(Protocol):

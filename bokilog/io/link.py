@@ -24,13 +24,13 @@ from typing import Final, cast
 from bokilog.errors import FormatTooNew, InvalidSettings, RemoteProtocolError
 from bokilog.framing import (
     PREAMBLE,
-    Buffer,
     MessageReader,
     WireMessage,
     append_message,
     join_small,
 )
 from bokilog.limits import KIB, MIB, WIRE_MESSAGE_BYTES_MAX
+from bokilog.record import Buffer
 
 CLOSE_TIMEOUT_S: Final = 1.0
 # A write this small is joined and written at once; a larger one keeps its payloads apart.

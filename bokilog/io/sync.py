@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from bokilog.errors import InvalidSettings
-from bokilog.journal import Buffer
+from bokilog.record import Buffer
 
 if sys.platform == "darwin":
     import fcntl

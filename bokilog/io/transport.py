@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bokilog.errors import BokilogError, NodeUnreachable
-from bokilog.framing import Buffer, WireMessage
+from bokilog.framing import WireMessage
 from bokilog.io.addresses import (
     TcpAddress,
     UnixAddress,
@@ -44,6 +44,7 @@ from bokilog.io.link import (
     LinkStats,
     Loss,
 )
+from bokilog.record import Buffer
 
 __all__ = [
     "Link",

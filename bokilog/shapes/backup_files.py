@@ -25,11 +25,11 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from bokilog.errors import BackupUnusable, BokilogError, FormatTooNew
-from bokilog.framing import PREAMBLE, Buffer, MessageReader, append_message
+from bokilog.framing import PREAMBLE, MessageReader, append_message
 from bokilog.io.places import Folder, Place
 from bokilog.limits import MIB
 from bokilog.messages import Message
-from bokilog.record import check_durability
+from bokilog.record import Buffer, check_durability
 from bokilog.wire import decode, encode
 
 FORMAT: Final = 1

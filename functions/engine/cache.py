@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence, Set as AbstractSet
 from functools import partial
 from itertools import accumulate, repeat
 
-from bokilog.frame import Buffer, Frame
+from bokilog.frame import Frame
 from bokilog.named import NamedTuple
+from bokilog.record import Buffer
 
 Tags = None | str | list[str]
 

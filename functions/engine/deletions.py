@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bokilog.frame import Columns
+from bokilog.columns import Columns
 
 
 class Deletions:

@@ -23,13 +23,13 @@ from typing import Final
 
 from bokilog.errors import Trimmed, to_wire
 from bokilog.facts import UNKNOWN, Facts, Known
-from bokilog.frame import Buffer
 from bokilog.functions.engine.cache import CachedRecord, RecordCache, cached_records
 from bokilog.functions.engine.index_follower import IndexFollower
 from bokilog.functions.engine.published import Published
 from bokilog.ids import START
 from bokilog.messages import Read, ReadReply, RequestFailed, SetAux
 from bokilog.named import NamedTuple
+from bokilog.record import Buffer
 
 
 class Missing(NamedTuple):

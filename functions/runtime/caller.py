@@ -19,7 +19,6 @@ import cloudpickle
 
 from bokilog.call_errors import CallTimeout, FunctionFailed, WorkerLost
 from bokilog.errors import BokilogError, NodeUnreachable, WrongLoop, from_wire, to_wire
-from bokilog.framing import Buffer
 from bokilog.functions.runtime.messages import (
     CallMessage,
     Cancel,
@@ -30,6 +29,7 @@ from bokilog.functions.runtime.messages import (
     Start,
     StartMany,
 )
+from bokilog.record import Buffer
 
 SILENCE_S: Final = 10.0
 """A host that says nothing for so long after a call's deadline has lost it."""

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar, cast
 
 from bokilog.client.admin import ClientLog
 from bokilog.client.session import Session
-from bokilog.framing import Buffer
+from bokilog.record import Buffer
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -23,7 +23,6 @@ import cloudpickle
 
 from bokilog.call_errors import UnknownFunction
 from bokilog.errors import InvalidSettings, NotSupported
-from bokilog.framing import Buffer
 from bokilog.functions.runtime import durable
 from bokilog.functions.runtime.caller import OpenCall, error_of
 from bokilog.functions.runtime.context import Context, LoopBridge, current
@@ -34,6 +33,7 @@ from bokilog.functions.runtime.outgoing import Caller, Outgoing, Packed
 from bokilog.functions.runtime.signature import Signature, signature_of
 from bokilog.functions.runtime.streaming import MapResults, Stream, Window
 from bokilog.functions.runtime.values import Values
+from bokilog.record import Buffer
 
 P = ParamSpec("P")
 L = TypeVar("L")

@@ -30,8 +30,9 @@ from bokilog.codec import (
     unpack,
 )
 from bokilog.errors import RemoteProtocolError
-from bokilog.framing import Buffer, WireMessage
+from bokilog.framing import WireMessage
 from bokilog.metalog import annotation_text
+from bokilog.record import Buffer
 
 CALLS_VERSION: Final = 1
 """Of these messages; a host refuses another one by name."""

@@ -22,12 +22,12 @@ from bokilog.call_errors import CallTimeout, CallTooDeep, WorkerLost
 from bokilog.client.admin import ClientLog
 from bokilog.client.session import Session
 from bokilog.errors import NotSupported, UnavailableError, from_wire
-from bokilog.framing import Buffer
 from bokilog.functions.runtime import references
 from bokilog.functions.runtime.caller import HostCalls, OpenCall, Request
 from bokilog.functions.runtime.context import Place
 from bokilog.functions.runtime.messages import DEPTH_MAX, Done, Encoding, Flag
 from bokilog.functions.runtime.streaming import SLICE_BYTES
+from bokilog.record import Buffer
 
 Packed: TypeAlias = tuple[str, Encoding, bytes]
 """(function, encoding, payload): a call, as its host is to get it."""

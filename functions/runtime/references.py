@@ -15,10 +15,10 @@ from bokilog.client.admin import ClientLog
 from bokilog.client.session import Session
 from bokilog.codec import listed, natural, pack, row, text, unpack
 from bokilog.errors import DataLost, RecordTooLarge
-from bokilog.framing import Buffer
 from bokilog.functions.books import data_book, ensure_data_book
 from bokilog.functions.runtime.messages import Encoding
 from bokilog.limits import KIB, RECORD_BYTES_MAX
+from bokilog.record import Buffer
 
 BY_REFERENCE_BYTES: Final = 256 * KIB
 """A larger payload is kept in the log; below it a message costs less than an append and a read."""

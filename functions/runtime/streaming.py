@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 
 from bokilog.errors import Overloaded, from_wire
-from bokilog.framing import Buffer
 from bokilog.functions.runtime.caller import HostCalls, OpenCall
 from bokilog.functions.runtime.messages import STREAM_WINDOW, Done, Item
 from bokilog.limits import MIB
+from bokilog.record import Buffer
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

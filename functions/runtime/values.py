@@ -29,8 +29,8 @@ from bokilog.call_errors import InvalidArguments, ResultUnusable
 from bokilog.client.codecs import PlainForm, anything_goes, plain_form, to_json
 from bokilog.codec import pack_exact, unpack
 from bokilog.errors import BokilogError, InvalidSettings, RemoteProtocolError
-from bokilog.framing import Buffer
 from bokilog.functions.runtime.messages import Encoding
+from bokilog.record import Buffer
 
 Encoded: TypeAlias = tuple[Encoding, bytes]
 Arguments: TypeAlias = tuple[list[object], dict[str, object]]

@@ -19,8 +19,8 @@ from bokilog.client.core import Book, ClientCore
 from bokilog.client.port import Frames
 from bokilog.client.session import Session
 from bokilog.client.units import NEVER, Unit, unit_digest
+from bokilog.columns import Tags
 from bokilog.errors import BokilogError, ConditionFailed, Overloaded
-from bokilog.frame import Tags
 from bokilog.messages import Message, Welcome
 from bokilog.shared_records import SharedReader
 from tests.unit.client.fake_engine import FakeEngine

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings, strategies as st
 
+from bokilog.columns import Columns, record_sum
 from bokilog.cut import CutSpan
 from bokilog.effects import BatchEnded, Checkpoint, CheckpointStored, Commit, TimerFired
-from bokilog.frame import Columns, Frame, record_sum
+from bokilog.frame import Frame
 from bokilog.ids import Position, Shard, Term
 from bokilog.messages import IndexReport, Read, ReadReply
 from bokilog.metalog import Cut, Entry, Proposer, Trim

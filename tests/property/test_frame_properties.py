@@ -7,14 +7,12 @@ from typing import cast
 from hypothesis import given, settings, strategies as st
 
 from bokilog.codec import pack, unpack
+from bokilog.columns import Columns, Tags, first_bad_record
 from bokilog.errors import RemoteProtocolError
 from bokilog.frame import (
     FLAG_VERDICT,
-    Columns,
-    Tags,
     decode_frame,
     decode_head,
-    first_bad_record,
     verify_frame,
 )
 from bokilog.limits import CONDITIONS_MAX, TAG_BYTES_MAX, TAGS_MAX, UNIT_RECORDS_MAX

@@ -7,13 +7,13 @@ from hypothesis import given, settings, strategies as st
 from bokilog.errors import BokilogError
 from bokilog.framing import (
     PREAMBLE,
-    Buffer,
     MessageReader,
     WireMessage,
     append_message,
     encode_message,
     join_small,
 )
+from bokilog.record import Buffer
 
 Plain = tuple[int, bytes, list[bytes]]
 

@@ -28,7 +28,6 @@ from bokilog.journal import (
     GROUP_HEADER_BYTES,
     NOWHERE,
     SEGMENT_HEADER_BYTES,
-    Buffer,
     GroupHeader,
     Location,
     Place,
@@ -40,6 +39,7 @@ from bokilog.journal import (
     is_corruption,
     scan_segment,
 )
+from bokilog.record import Buffer
 
 SEGMENT_BYTES = 8 << 10
 GENERATION = 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from bokilog.columns import Tags
 from bokilog.cut import CutSpan
 from bokilog.effects import (
     Address,
@@ -22,7 +23,7 @@ from bokilog.effects import (
     TimerFired,
     ViewInstalled,
 )
-from bokilog.frame import Frame, Tags, decode_frame
+from bokilog.frame import Frame, decode_frame
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import Message, Metalog, Read, ReadReply, Replicate, RequestFailed

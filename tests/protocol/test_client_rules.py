@@ -10,6 +10,7 @@ from bokilog.client.lane import Lane
 from bokilog.client.room import Room
 from bokilog.client.session import Session
 from bokilog.client.units import Unit, unit_digest
+from bokilog.columns import Tags, first_bad_record
 from bokilog.errors import (
     AppendUnknown,
     BokilogError,
@@ -21,7 +22,6 @@ from bokilog.errors import (
     Trimmed,
     to_wire,
 )
-from bokilog.frame import Tags, first_bad_record
 from bokilog.ids import Position, Term
 from bokilog.limits import FRAME_BYTES_MAX, INFLIGHT_RECORDS_MAX
 from bokilog.messages import (

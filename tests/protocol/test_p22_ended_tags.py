@@ -15,9 +15,15 @@ from bokilog.client.books import Route
 from bokilog.client.lane import Lane
 from bokilog.client.session import Session
 from bokilog.client.units import Unit
+from bokilog.columns import Columns, Tags
 from bokilog.effects import Effect, Received, Send
 from bokilog.errors import TagsEnded
-from bokilog.frame import FLAG_VERDICT, Columns, Tags, decode_frame, decode_head, encode_header
+from bokilog.frame import (
+    FLAG_VERDICT,
+    decode_frame,
+    decode_head,
+    encode_header,
+)
 from bokilog.ids import START
 from bokilog.messages import (
     VERDICT_TAGS_ENDED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bokilog.columns import Columns, record_sum
 from bokilog.effects import (
     CancelTimer,
     Effect,
@@ -23,7 +24,7 @@ from bokilog.errors import (
     from_wire,
     to_wire,
 )
-from bokilog.frame import HEADER_BYTES, Columns, record_sum
+from bokilog.frame import HEADER_BYTES
 from bokilog.ids import Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.messages import (

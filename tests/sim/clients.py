@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from bokilog.frame import Columns, record_sum
+from bokilog.columns import Columns, record_sum
 from bokilog.ids import NodeId
 from bokilog.messages import (
     VERDICT_CONDITION_FAILED,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
+from bokilog.columns import first_bad_record
 from bokilog.cut import CutSpan
 from bokilog.effects import (
     AcquireLease,
@@ -54,7 +55,7 @@ from bokilog.effects import (
     WrittenSynced,
 )
 from bokilog.errors import BokilogError
-from bokilog.frame import ITEM_FRAME, Frame, decode_frame, first_bad_record
+from bokilog.frame import ITEM_FRAME, Frame, decode_frame
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.node import GreetingCore
 from bokilog.functions.engine.producer import SpaceProducer, Standing

@@ -9,7 +9,7 @@ from bokilog.client.core import ClientCore
 from bokilog.client.requests import Reply, Request
 from bokilog.client.session import Session
 from bokilog.client.units import NEVER, Unit, unit_digest
-from bokilog.frame import Tags
+from bokilog.columns import Tags
 from bokilog.ids import NodeId
 from bokilog.messages import Message, Read, ReadReply, Welcome
 from bokilog.record import Conditions

@@ -22,11 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bokilog.cold import ColdSegment
 from bokilog.errors import RemoteProtocolError
-from bokilog.frame import ITEM_FRAME, Frame, decode_frame, decode_head
+from bokilog.frame import (
+    ITEM_FRAME,
+    Frame,
+    decode_frame,
+    decode_head,
+)
 from bokilog.ids import LogSpaceId, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.journal import (
-    Buffer,
     Damage,
     Location,
     Refused,
@@ -35,7 +39,7 @@ from bokilog.journal import (
     Written,
 )
 from bokilog.metalog import Run, decode_run
-from bokilog.record import Durability
+from bokilog.record import Buffer, Durability
 from bokilog.storage_nodes.memory_store import MemoryStore
 from tests.sim.loop import World
 from tests.sim.swarm import Knobs

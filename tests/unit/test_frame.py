@@ -6,22 +6,23 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from bokilog.codec import pack, unpack
-from bokilog.errors import RemoteProtocolError
-from bokilog.frame import (
-    HEADER_BYTES,
-    Buffer,
+from bokilog.columns import (
     Columns,
-    Frame,
     Tags,
     block_count,
     check_tags,
+    first_bad_record,
+    record_sum,
+)
+from bokilog.errors import RemoteProtocolError
+from bokilog.frame import (
+    HEADER_BYTES,
+    Frame,
     decode_columns,
     decode_frame,
     decode_head,
     encode_header,
-    first_bad_record,
     one_buffer,
-    record_sum,
     verify_frame,
 )
 from bokilog.limits import (
@@ -33,6 +34,7 @@ from bokilog.limits import (
     TAGS_MAX,
     UNIT_RECORDS_MAX,
 )
+from bokilog.record import Buffer
 from tests.frames import SHARD, columns_of, frame_of
 
 PAYLOAD = [b"one", b"", b"three"]

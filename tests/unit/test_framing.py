@@ -12,13 +12,13 @@ from bokilog.framing import (
     PREAMBLE,
     SCRATCH_BYTES_FIRST,
     SCRATCH_BYTES_MAX,
-    Buffer,
     MessageReader,
     WireMessage,
     append_message,
     encode_message,
     join_small,
 )
+from bokilog.record import Buffer
 
 GOLDEN = (
     b"bokl\x01\x00\x00\x00"  # magic, version 1, flags, reserved

@@ -8,8 +8,9 @@ from typing import get_args
 import pytest
 
 from bokilog.codec import pack, unpack
+from bokilog.columns import Columns
 from bokilog.errors import RemoteProtocolError
-from bokilog.frame import Buffer, Columns, Frame
+from bokilog.frame import Frame
 from bokilog.ids import LogSpaceId, Term
 from bokilog.limits import AUX_BYTES_MAX, TAG_BYTES_MAX
 from bokilog.messages import (
@@ -39,6 +40,7 @@ from bokilog.metalog import (
     encode_run,
     entry_to_plain,
 )
+from bokilog.record import Buffer
 from bokilog.wire import decode, encode
 from tests.unit.message_examples import EXAMPLES
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import accumulate, pairwise
 
 from bokilog.client.port import Events
+from bokilog.columns import Columns
 from bokilog.errors import (
     BokilogError,
     ConditionFailed,
@@ -22,7 +23,6 @@ from bokilog.errors import (
     Trimmed,
     to_wire,
 )
-from bokilog.frame import Columns
 from bokilog.ids import Position, Term
 from bokilog.messages import (
     VERDICT_BOOK_DELETED,

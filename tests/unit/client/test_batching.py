@@ -8,7 +8,7 @@ from bokilog.client import batching
 from bokilog.client.batching import JOIN_SLACK_S, Batch, sent_again
 from bokilog.client.session import Session
 from bokilog.client.units import NEVER, RECORD_COST_BYTES, Unit
-from bokilog.frame import record_sum
+from bokilog.columns import record_sum
 from bokilog.ids import SYSTEM_SPACE, Position, Term
 from bokilog.limits import BLOCK_BYTES
 from tests.unit.client.units import SPACE, Author, route

@@ -12,7 +12,7 @@ from bokilog.client.units import (
     tags_cost,
     unit_digest,
 )
-from bokilog.frame import Tags
+from bokilog.columns import Tags
 from bokilog.limits import FRAME_BYTES_MAX, INFLIGHT_RECORDS_MAX
 from tests.unit.client.units import Author
 

@@ -8,7 +8,7 @@ from bokilog.client.batching import Batch
 from bokilog.client.books import Route
 from bokilog.client.session import Session
 from bokilog.client.units import NEVER, Unit, unit_digest
-from bokilog.frame import Tags
+from bokilog.columns import Tags
 from bokilog.record import Conditions
 
 SPACE = 1

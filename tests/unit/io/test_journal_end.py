@@ -21,13 +21,13 @@ from bokilog.journal import (
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     WORD_BYTES,
-    Buffer,
     Moved,
     Place,
     decode_group,
     decode_segment_header,
     encode_word,
 )
+from bokilog.record import Buffer
 
 SEGMENT_BYTES = 16 << 10
 HEADERS = GROUP_HEADER_BYTES + WORD_BYTES

@@ -20,7 +20,6 @@ from bokilog.io.sync import IOV_MAX, DataSync, DelayedSync, NoSync, SyncPolicy, 
 from bokilog.journal import (
     GROUP_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
-    Buffer,
     Damage,
     Journal,
     Location,
@@ -30,6 +29,7 @@ from bokilog.journal import (
     SyncResult,
     Written,
 )
+from bokilog.record import Buffer
 
 SEGMENT_BYTES = 16 << 10
 FRAMING = GROUP_HEADER_BYTES + 8

@@ -6,9 +6,10 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from bokilog.columns import Columns, Tags
 from bokilog.cut import CutSpan
 from bokilog.errors import BokilogError
-from bokilog.frame import Columns, Frame, Tags
+from bokilog.frame import Frame
 from bokilog.ids import LogSpaceId, Position, Shard, Term
 from bokilog.journal import Location
 from bokilog.limits import NO_END

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bokilog.frame import Tags
+from bokilog.columns import Tags
 from bokilog.storage_nodes import keys, postings
 from bokilog.storage_nodes.memory_store import MemoryStore
 from bokilog.storage_nodes.postings import WHOLE_BOOK, Postings, Swept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from bokilog.frame import Columns, Tags
+from bokilog.columns import Columns, Tags
 from bokilog.ids import START, LogSpaceId
 from bokilog.messages import Read
 from bokilog.storage_nodes.waiting import Touched, WaitingRoom

@@ -9,6 +9,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+from bokilog.columns import Tags
 from bokilog.cut import CutSpan
 from bokilog.effects import (
     Address,
@@ -25,7 +26,7 @@ from bokilog.effects import (
     TimerFired,
     ViewInstalled,
 )
-from bokilog.frame import FLAG_VERDICT, Frame, Tags
+from bokilog.frame import FLAG_VERDICT, Frame
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import NodeId, Position, Shard, Term

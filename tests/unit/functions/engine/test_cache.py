@@ -2,7 +2,8 @@
 
 import pytest
 
-from bokilog.frame import Columns, Frame
+from bokilog.columns import Columns
+from bokilog.frame import Frame
 from bokilog.functions.engine.cache import CachedRecord, RecordCache
 from bokilog.ids import LogSpaceId, Shard, Term
 from tests.unit.functions.engine.world import BOOK, columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bokilog.columns import Tags
 from bokilog.effects import BatchEnded, CancelTimer, Effect, LinkDown, Send, SetTimer, TimerFired
 from bokilog.errors import (
     BokilogError,
@@ -12,7 +13,6 @@ from bokilog.errors import (
     Trimmed,
     to_wire,
 )
-from bokilog.frame import Tags
 from bokilog.ids import START, NodeId, Position
 from bokilog.messages import (
     Answer,

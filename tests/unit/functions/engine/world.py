@@ -7,6 +7,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
+from bokilog.columns import Columns, Tags, record_sum
 from bokilog.cut import CutSpan
 from bokilog.effects import (
     Effect,
@@ -16,7 +17,6 @@ from bokilog.effects import (
     Send,
     ViewInstalled,
 )
-from bokilog.frame import Columns, Tags, record_sum
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Shard, Term
