@@ -2,7 +2,7 @@
 hangs.
 
 Decides who has kept an engine waiting for too long: it owes an answer, or its stream stands still
-while the order goes on, and nothing at all was heard from it since. What it was asked is then asked
+while the order goes on, and nothing at all is heard from it. What it was asked is then asked
 of others, and another index is followed; it counts again with the first message it sends.
 
 Invariants: a node that owes nothing is never silent, however long it says nothing; being wrong
@@ -66,7 +66,7 @@ class Silence:
         silent = [
             node
             for node, since_s in since.items()
-            if now_s - since_s >= self._after_s and self._links.heard_s(node) <= since_s
+            if now_s - max(since_s, self._links.heard_s(node)) >= self._after_s
         ]
         for node in silent:
             self._links.silence(node)

@@ -106,8 +106,19 @@ def test_whoever_said_something_meanwhile_is_only_slow() -> None:
     sim.do(BatchEnded(0))
     sim.now_s += 0.9 * AFTER_S
     sim.get(node, IndexStream(SPACE, at(0), at(1), 1, [], [], [], [], [], []))
-    assert look(sim, AFTER_S) == [LOOK]
+    assert look(sim, 0.9 * AFTER_S) == [LOOK]
     assert followed(sim) == node
+
+
+def test_whoever_says_nothing_more_is_silent_though_it_said_something_first() -> None:
+    """It streams a moment before it is stopped: the question that it took is not answered."""
+    sim, node = started()
+    ((_, request),) = asked(sim.get(CLIENT, read(tag="t")))
+    sim.do(BatchEnded(0))
+    sim.now_s += 0.01
+    sim.get(node, IndexStream(SPACE, at(0), at(1), 1, [], [], [], [], [], []))
+    assert asked(look(sim)) == [(followed(sim), request)]
+    assert followed(sim) != node
 
 
 def test_whoever_waits_for_the_cold_store_is_not_silent() -> None:
