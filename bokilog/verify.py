@@ -26,13 +26,7 @@ from bokilog.frame import (
     decode_head,
 )
 from bokilog.ids import LogSpaceId, Shard, Term
-from bokilog.journal import (
-    Damage,
-    Group,
-    Location,
-    decode_group,
-    decode_group_header,
-)
+from bokilog.journal import Damage, Location
 from bokilog.metalog import (
     ITEM_METALOG,
     CloseShard,
@@ -44,6 +38,7 @@ from bokilog.metalog import (
     StartOver,
     verify_run as _verify_run,
 )
+from bokilog.segment import Group, decode_group, decode_group_header
 from bokilog.view import End, View
 
 FINDINGS_MAX: Final = 1000

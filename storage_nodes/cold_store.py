@@ -48,7 +48,7 @@ from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_recovery import read_file
 from bokilog.io.known_segments import Sealed
 from bokilog.io.places import Place, open_place
-from bokilog.journal import SEGMENT_HEADER_BYTES, scan_segment
+from bokilog.segment import SEGMENT_HEADER_BYTES, scan_segment
 from bokilog.storage_nodes.cold_reads import FETCHES_MAX
 
 MARKER: Final = "disk.json"

@@ -19,7 +19,12 @@ from time import monotonic
 from typing import Final
 
 from bokilog.io.inline_syncs import InlineSyncs
-from bokilog.journal import Journal, Refused, SyncResult, Written
+from bokilog.journal import (
+    Journal,
+    Refused,
+    SyncResult,
+    Written,
+)
 
 SHALLOW_ITEMS_MAX: Final = 4
 SHALLOW_BYTES_MAX: Final = 64 * 1024

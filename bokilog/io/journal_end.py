@@ -27,21 +27,21 @@ from bokilog.io.journal_recovery import Recovery, rewrite_tail
 from bokilog.io.known_segments import KnownSegments
 from bokilog.io.segment_files import OpenFile, SegmentFiles
 from bokilog.io.sync import SyncPolicy, Write, write_all
-from bokilog.journal import (
+from bokilog.journal import Moved
+from bokilog.record import Buffer
+from bokilog.segment import (
     GROUP_HEADER_BYTES,
     ITEM_BYTES_MAX,
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     WORD_BYTES,
     GroupHeader,
-    Moved,
     Place,
     SegmentHeader,
     checksum,
     encode_group_header,
     encode_segment_header,
 )
-from bokilog.record import Buffer
 
 FIRST_SEGMENT_BYTES = 256 << 10  # of a new journal; later ones double up to `segment_bytes`
 

@@ -28,20 +28,22 @@ from bokilog.io.known_segments import KnownSegments, Sealed
 from bokilog.io.segment_files import Background, SegmentFiles
 from bokilog.io.sync import SyncPolicy, Write, write_at
 from bokilog.journal import (
-    GROUP_HEADER_BYTES,
-    NOWHERE,
-    SEGMENT_HEADER_BYTES,
-    WORD_BYTES,
     Damage,
     Location,
     Refused,
     SegmentInfo,
     SyncResult,
-    Verify,
     Written,
-    encode_word,
 )
 from bokilog.record import Buffer
+from bokilog.segment import (
+    GROUP_HEADER_BYTES,
+    NOWHERE,
+    SEGMENT_HEADER_BYTES,
+    WORD_BYTES,
+    Verify,
+    encode_word,
+)
 
 # 30 ms of the fastest stream here, and a fraction of a second to rewrite or fetch from a peer.
 SEGMENT_BYTES = 64 << 20

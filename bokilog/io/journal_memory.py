@@ -16,20 +16,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bokilog.errors import ReadOnly
 from bokilog.journal import (
-    GROUP_HEADER_BYTES,
-    SEGMENT_HEADER_BYTES,
-    WORD_BYTES,
     Damage,
     Location,
-    Place,
     Refused,
     SegmentInfo,
     SegmentReleased,
     SyncResult,
     Written,
-    encode_word,
 )
 from bokilog.record import Buffer
+from bokilog.segment import (
+    GROUP_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    WORD_BYTES,
+    Place,
+    encode_word,
+)
 
 SEGMENT_BYTES = 64 << 20
 

@@ -24,17 +24,16 @@ from typing import NamedTuple, Protocol
 from bokilog.errors import CorruptJournal
 from bokilog.io.segment_files import OpenFile, SegmentFiles
 from bokilog.io.sync import DataSync, SyncPolicy, Write, write_all
-from bokilog.journal import (
+from bokilog.journal import Damage, Location, Moved
+from bokilog.record import Buffer
+from bokilog.segment import (
     GROUP_HEADER_BYTES,
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     Chain,
-    Damage,
     End,
     FoundSegment,
     Group,
-    Location,
-    Moved,
     Place,
     SegmentHeader,
     Verify,
@@ -50,7 +49,6 @@ from bokilog.journal import (
     scan_segment,
     segment_end,
 )
-from bokilog.record import Buffer
 
 
 class Segments(Protocol):

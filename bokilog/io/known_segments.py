@@ -21,13 +21,8 @@ from typing import NamedTuple
 
 from bokilog.io.journal_recovery import KnownSegment, Recovery, Run
 from bokilog.io.segment_files import OpenFile, OpenFiles, SegmentFiles
-from bokilog.journal import (
-    SEGMENT_HEADER_BYTES,
-    Place,
-    SegmentHeader,
-    SegmentInfo,
-    SegmentReleased,
-)
+from bokilog.journal import SegmentInfo, SegmentReleased
+from bokilog.segment import SEGMENT_HEADER_BYTES, Place, SegmentHeader
 
 
 class Sealed(NamedTuple):

@@ -41,7 +41,7 @@ from queue import SimpleQueue
 
 from bokilog.io.directory import make_directory
 from bokilog.io.sync import DataSync, sync_directory, write_all, write_at
-from bokilog.journal import (
+from bokilog.segment import (
     SEGMENT_END_OFFSET,
     SEGMENT_HEADER_BYTES,
     Place,

@@ -15,11 +15,10 @@ from bokilog.errors import CorruptJournal, RemoteProtocolError
 from bokilog.frame import HEADER_BYTES, Head, decode_head
 from bokilog.io.journal_recovery import KnownSegment, Recovery, Scanner, items_of, read_file
 from bokilog.io.segment_files import OpenFile, OpenFiles, StoppedSegments
-from bokilog.journal import (
+from bokilog.journal import Damage, Location
+from bokilog.segment import (
     GROUP_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
-    Damage,
-    Location,
     Verify,
     decode_group_header,
 )

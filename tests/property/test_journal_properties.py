@@ -24,14 +24,14 @@ from xxhash import xxh3_64_intdigest
 
 from bokilog.errors import CorruptJournal
 from bokilog.io.journal_file import JournalFile
-from bokilog.journal import (
+from bokilog.journal import Location, Written
+from bokilog.record import Buffer
+from bokilog.segment import (
     GROUP_HEADER_BYTES,
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     GroupHeader,
-    Location,
     Place,
-    Written,
     checksum,
     encode_group_header,
     encode_word,
@@ -39,7 +39,6 @@ from bokilog.journal import (
     is_corruption,
     scan_segment,
 )
-from bokilog.record import Buffer
 
 SEGMENT_BYTES = 8 << 10
 GENERATION = 9

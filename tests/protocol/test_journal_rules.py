@@ -21,8 +21,14 @@ from bokilog.io.directory import claim, write_synced
 from bokilog.io.file_views import FileViews
 from bokilog.io.journal_file import JournalFile
 from bokilog.io.journal_memory import MemoryJournal
-from bokilog.journal import Damage, Location, SegmentReleased, Written, decode_segment_header
+from bokilog.journal import (
+    Damage,
+    Location,
+    SegmentReleased,
+    Written,
+)
 from bokilog.metalog import ITEM_METALOG, OpenShard, Run, encode_run
+from bokilog.segment import decode_segment_header
 from bokilog.shapes import embedded
 from bokilog.shapes.recovery import verify_item
 from bokilog.view import View, first_end

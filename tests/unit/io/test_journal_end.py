@@ -16,18 +16,18 @@ from bokilog.io.journal_end import JournalEnd, NotTakenBack, WrittenGroup
 from bokilog.io.journal_recovery import Recovery
 from bokilog.io.known_segments import KnownSegments
 from bokilog.io.segment_files import SegmentFiles
-from bokilog.journal import (
+from bokilog.journal import Moved
+from bokilog.record import Buffer
+from bokilog.segment import (
     GROUP_HEADER_BYTES,
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     WORD_BYTES,
-    Moved,
     Place,
     decode_group,
     decode_segment_header,
     encode_word,
 )
-from bokilog.record import Buffer
 
 SEGMENT_BYTES = 16 << 10
 HEADERS = GROUP_HEADER_BYTES + WORD_BYTES

@@ -18,8 +18,6 @@ from bokilog.io.journal_recovery import Scanner
 from bokilog.io.segment_files import OpenFiles, SegmentFiles
 from bokilog.io.sync import IOV_MAX, DataSync, DelayedSync, NoSync, SyncPolicy, policy, write_at
 from bokilog.journal import (
-    GROUP_HEADER_BYTES,
-    SEGMENT_HEADER_BYTES,
     Damage,
     Journal,
     Location,
@@ -30,6 +28,7 @@ from bokilog.journal import (
     Written,
 )
 from bokilog.record import Buffer
+from bokilog.segment import GROUP_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
 SEGMENT_BYTES = 16 << 10
 FRAMING = GROUP_HEADER_BYTES + 8

@@ -9,13 +9,12 @@ import pytest
 from bokilog.io.journal_recovery import KnownSegment, Recovery, Run
 from bokilog.io.known_segments import KnownSegments
 from bokilog.io.segment_files import SegmentFiles
-from bokilog.journal import (
+from bokilog.journal import SegmentInfo, SegmentReleased
+from bokilog.segment import (
     NOWHERE,
     SEGMENT_HEADER_BYTES,
     Place,
     SegmentHeader,
-    SegmentInfo,
-    SegmentReleased,
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 import bokilog
 from bokilog.cli.main import main
 from bokilog.frame import HEADER_BYTES, decode_head
-from bokilog.journal import (
+from bokilog.segment import (
     GROUP_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
     WORD_BYTES,

@@ -1,4 +1,4 @@
-"""The journal's bytes: golden headers, whole groups only, and which segments follow which."""
+"""A segment's bytes: golden headers, whole groups only, and which segments follow which."""
 
 import struct
 
@@ -6,7 +6,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from bokilog.errors import FormatTooNew
-from bokilog.journal import (
+from bokilog.segment import (
     GROUP_HEADER_BYTES,
     NOWHERE,
     SEGMENT_END_OFFSET,
