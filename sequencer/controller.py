@@ -148,6 +148,8 @@ class ControllerCore:
         self._leaves_unsaid = False
         self._links: set[str] = set()
         self._newest_term = Term(0)
+        self._intent: tuple[Term, str] | None = None
+        """The last one that is known to be stored: the first of its term stays."""
         self._reason = ""
         self._blocked = ""
         """Why a change that is needed is not begun, or does not get on."""
@@ -180,8 +182,7 @@ class ControllerCore:
             case LeaseLost(holder=holder):
                 return self._lease_lost(holder)
             case IntentStored(term=term):
-                ours = self.step is Step.INTENT and self.view.term == term
-                return self._seal() if ours else []
+                return self._intent_stored(term)
             case ViewSwapped(term=term, ok=ok):
                 return self._swapped(term, ok=ok)
             case _:
@@ -299,6 +300,7 @@ class ControllerCore:
     def _lease_held(self, intent: tuple[Term, str] | None) -> list[Effect]:
         if self.lease.got():
             self._note("holds the lease")
+        self._intent = intent or self._intent
         if self.judgement.view is None or self.step is not Step.WATCHING:
             return []
         if intent is not None and intent[0] == self.view.term:
@@ -327,10 +329,19 @@ class ControllerCore:
         return [StoreIntent(self.view.term, self._reason), *self._retry()]
 
     def _begin(self, reason: str) -> None:
+        if self._intent is not None and self._intent[0] == self.view.term:
+            reason = self._intent[1]  # whatever else has happened since
         self._note(f"term {self.view.term} is to end: {reason}")
         self._reason, self._blocked = reason, ""
         self._began_s, self._attempts = self.judgement.now_s, 0
         self._avoid = set(filter(self.judgement.is_stuck, primaries_of(self.view)))
+
+    def _intent_stored(self, term: Term) -> list[Effect]:
+        if self.step is not Step.INTENT or self.view.term != term:
+            return []
+        if self._intent is None or self._intent[0] != term:
+            self._intent = (term, self._reason)
+        return self._seal()
 
     def _seal(self) -> list[Effect]:
         """From here on no answer of an earlier round counts: whoever gave it may be gone."""
@@ -403,14 +414,22 @@ class ControllerCore:
         if not all(is_quorum(space, change.answers) for space in self.view.spaces):
             return []
         change.endings = endings(self.view, change.answers)
-        lost = [space for space, ending in change.endings.items() if not ending.sources]
-        if lost:
-            what = f"log space {lost[0]} up to where term {self.view.term} began"
-            self._blocked = f"none of {', '.join(change.answers)} has {what}"
+        self._blocked = self._lost()
+        if self._blocked:
             return []
         self.step, self._attempts, self._blocked = Step.EXTENDING, 0, ""
         self._note(f"sealed by {', '.join(change.answers)}")
         return [*self._ask_all(), *self._retry()]
+
+    def _lost(self) -> str:
+        """What nobody of those who are sealed holds; empty: somebody has everything, or it is not
+        known yet."""
+        change = self._change
+        for space, ending in change.endings.items():
+            if not ending.sources:
+                what = f"log space {space} up to where term {self.view.term} began"
+                return f"none of {', '.join(change.answers)} has {what}"
+        return ""
 
     def _extended(self, node: NodeId, message: Extended) -> list[Effect]:
         change = self._change
@@ -539,7 +558,7 @@ class ControllerCore:
                 return "the view store does not answer"
             case Step.SEALING:
                 done = ", ".join(change.answers) or "nobody"
-                return f"sealed by {done}; {self.judgement.roll()}"
+                return self._lost() or f"sealed by {done}; {self.judgement.roll()}"
             case Step.EXTENDING:
                 done = ", ".join(change.extended) or "nobody"
                 return f"the whole metalog is with {done}; {self.judgement.roll()}"

@@ -21,13 +21,14 @@ from bokilog.effects import (
     Send,
     StoreIntent,
     SwapView,
+    TimerFired,
     ViewInstalled,
     ViewSwapped,
 )
 from bokilog.errors import InvalidSettings
-from bokilog.ids import NodeId, Term
-from bokilog.messages import Heartbeat, Seal, StatusRequest, TermChanged
-from bokilog.sequencer.controller import ControllerCore, Step
+from bokilog.ids import NodeId, Position, Term
+from bokilog.messages import Heartbeat, Seal, Sealed, StatusRequest, TermChanged
+from bokilog.sequencer.controller import _STEP, ControllerCore, Step
 from bokilog.sequencer.controller_settings import ControllerSettings
 from bokilog.sequencer.next_view import has_vote
 from bokilog.view import View
@@ -477,6 +478,49 @@ def test_a_lost_swap_is_looked_at() -> None:
     one.handle(LeaseHeld((Term(0), "because")))
     assert one.handle(ViewSwapped(Term(1), ok=False))[-1] == LoadView(1)
     assert one.core.step is Step.WATCHING
+
+
+def test_what_nobody_holds_is_named_for_as_long_as_it_is_missing() -> None:
+    """1. Term 1 began at entry 5. A and B are sealed, and hold four each.
+    2. The seal is asked again of C, which does not answer. That A and B are sealed says nothing.
+    3. C is back, with five.
+    """
+    one = One()
+    ends = (replace(first_view().ends[0], position=Position(Term(0), 5)),)
+    nodes = tuple(replace(each, disk_id=f"{each.id} disk") for each in first_view().nodes)
+    one.handle(ViewInstalled(replace(_of_term(1), ends=ends, nodes=nodes)))
+    one.handle(LeaseHeld((Term(1), "because")))
+    for node in (A, B):
+        one.handle(Received(node, Sealed(1, f"{node} disk", 1, [[0, 0, 4, 5, 0, 1]])))
+    missing = f"none of {A}, {B} has log space 0 up to where term 1 began"
+    assert one.core.facts()["blocked"] == missing
+    assert one.handle(TimerFired(_STEP))[0] == Send(C, Seal(1))
+    assert one.core.facts()["blocked"] == missing
+    one.handle(Received(C, Sealed(1, f"{C} disk", 1, [[0, 0, 5, 6, 0, 1]])))
+    assert one.core.step is Step.EXTENDING
+    assert one.core.facts()["blocked"] == ""
+
+
+def test_a_change_keeps_its_reason_when_its_view_could_not_be_stored() -> None:
+    """1. A primary is about to stop; the intent to end its term, and why, are stored.
+    2. The view store does not say whether it took the next view. Meanwhile the primary is gone.
+    3. The controller, which has not asked for the lease again, begins anew: with what is stored.
+    """
+    cluster = running()
+    active, _ = backups(cluster)
+    cluster.core(A).leave()
+    assert cluster.run(1, until=cluster.step_of(active, Step.SWAPPING))
+    cluster.store_is_up = False
+    cluster.kill(A)
+    cluster.run(1)
+    cluster._deliver(active, ViewSwapped(Term(2), ok=False))
+    cluster.run(0.3, until=cluster.step_of(active, Step.INTENT))
+    assert cluster.facts(active)["reason"] == f"{A}: it is about to stop"
+    cluster.store_is_up = True
+    assert cluster.run(4, until=cluster.is_settled)
+    last = cluster.facts(active)["last_change"]
+    assert isinstance(last, dict)
+    assert last["reason"] == f"{A}: it is about to stop"
 
 
 def test_messages_of_others_are_ignored_and_counted() -> None:
