@@ -4,8 +4,9 @@ Decides whom this sequencer suspects and since when. A node is alive once its he
 until it is suspected: silent for too long while its link stands, or for less once its link is down.
 Whoever was never heard of is awaited for as long as a silent one.
 
-Invariants: a heartbeat of an earlier start of the same disk changes nothing; time during which this
-process itself did not run is nobody's silence.
+Invariants: a heartbeat of an earlier start changes nothing, whatever its disk, since incarnations
+are counted in the view store (P3); time during which this process itself did not run is nobody's
+silence.
 
 Does not know: terms, views, what follows from a suspicion. Suspicion is a guess, so safety must
 never rest on it.
@@ -77,7 +78,7 @@ class Vitals:
     def heartbeat(self, message: Heartbeat, now_s: float) -> bool:
         """Whether it tells anything: of a known node, and of no earlier start than the last."""
         peer = self._peers.get(message.node)
-        if peer is None or (peer.heard and _is_late(message, peer)):
+        if peer is None or (peer.heard and message.incarnation < peer.incarnation):
             return False
         peer.heard, peer.since_s = True, now_s
         peer.incarnation, peer.disk_id = message.incarnation, message.disk_id
@@ -157,7 +158,3 @@ class Vitals:
     def _clock_of(self, node: str) -> int:
         peer = self._peers.get(node)
         return 0 if peer is None else peer.clock_ms
-
-
-def _is_late(message: Heartbeat, peer: Peer) -> bool:
-    return message.disk_id == peer.disk_id and message.incarnation < peer.incarnation

@@ -43,3 +43,14 @@ def test_a_tick_that_is_late_is_nobodys_silence() -> None:
     vitals.tick(30.0)
     assert vitals.is_alive(NODE, 30.0)
     assert not vitals.is_alive(NODE, 30.0 + settings.link_down_suspicion_s)
+
+
+def test_p3_a_heartbeat_of_an_earlier_start_on_another_disk_changes_nothing() -> None:
+    """1. A node is wiped, starts anew, and is heard of. 2. What it said before arrives late."""
+    vitals = Vitals(ControllerSettings())
+    vitals.expect([(NODE, "sequencer")], 0.0)
+    assert vitals.heartbeat(Heartbeat(NODE, "sequencer", 9, "new", 1, 1, 0, False, False), 1.0)
+    assert not vitals.heartbeat(Heartbeat(NODE, "sequencer", 5, "old", 1, 1, 0, False, False), 2.0)
+    peer = vitals.get(NODE)
+    assert peer is not None
+    assert (peer.incarnation, peer.disk_id, peer.since_s) == (9, "new", 1.0)
