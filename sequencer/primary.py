@@ -24,7 +24,15 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias, assert_never
 
 from bokilog.effects import Address, Commit, Effect, EndTerm, RaiseCeiling, Send
-from bokilog.errors import BokilogError, NotReady, Overloaded, ReadOnly, WrongTerm, to_wire
+from bokilog.errors import (
+    BokilogError,
+    NotReady,
+    Overloaded,
+    ReadOnly,
+    Sealed,
+    WrongTerm,
+    to_wire,
+)
 from bokilog.histogram import Moment
 from bokilog.ids import NodeId, Position, Term
 from bokilog.journal import Journal
@@ -71,6 +79,9 @@ RUNS_REPLICATED_MAX: Final = 2
 is one cut, which costs every process less than several (7 to 10 % of throughput when saturated)."""
 PROPOSALS_MAX: Final = 4096
 """Proposals of one run, at most 300 bytes each; more are refused as `Overloaded`."""
+TAILS_MAX: Final = 4096
+"""Requests for a tail that wait for the next round, each once however often it is asked; more are
+refused as `Overloaded`."""
 RETRY_AFTER_S: Final = 0.1
 CEILING_STEP: Final = 1 << 24
 """Seqnums that one synced ceiling covers; at most that many are skipped when a term ends (P11)."""
@@ -197,11 +208,18 @@ class Primary:
         """Answered at the end of the batch for all who wait: a round begun after they asked (P26).
 
         Also when the journal has failed: nothing past what is published was acknowledged to
-        anybody. Not when another term has begun: there may be more by now.
+        anybody. Not when another term has begun, or this one is sealed: there may be more by now.
         """
+        waiter = (source, message.request)
         if self._deposed and self._stopped is not None:
-            return [self._refuse(source, message.request, self._stopped)]
-        self._tails.append((source, message.request))
+            return [self._refuse(*waiter, self._stopped)]
+        if self._sealed:
+            return [self._refuse(*waiter, Sealed(self.term))]
+        if waiter in self._tails:
+            return []
+        if len(self._tails) >= TAILS_MAX:
+            return [self._refuse(*waiter, Overloaded(RETRY_AFTER_S))]
+        self._tails.append(waiter)
         return []
 
     def follow(self, source: Address, message: FollowMetalog) -> list[Effect]:

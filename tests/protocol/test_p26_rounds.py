@@ -9,6 +9,7 @@ Were that one to answer by itself, the reader would not find the entry.
 from __future__ import annotations
 
 from bokilog.messages import ConfirmTerm, RequestFailed, Tail, TailRequest
+from bokilog.sequencer.replication import ROUNDS_MAX
 from tests.unit.sequencer.trio import S1, S2, S3, SPACE, Trio, started
 
 READER = "reader"
@@ -98,3 +99,13 @@ def test_p26_a_round_that_was_lost_with_a_link_is_asked_again() -> None:
     trio.link(S1, S2)
     trio.settle()
     assert told(trio) == [(7, 3)]
+
+
+def test_p26_who_asks_again_while_no_majority_answers_takes_no_more_room() -> None:
+    """The backups are away for hours, and an engine asks again every so often."""
+    trio = started()
+    trio.isolate(S1)
+    primary = trio.processes[S1].core.primaries[SPACE]
+    for _ in range(3 * ROUNDS_MAX):
+        ask(trio, 7, 8)
+    assert len(primary._tails) == 2

@@ -6,7 +6,15 @@ import pytest
 
 from bokilog.cut import CutSpan
 from bokilog.effects import Commit, RaiseCeiling, Send, SetTimer
-from bokilog.errors import InvalidRange, InvalidTag, NotReady, Overloaded, WrongTerm, to_wire
+from bokilog.errors import (
+    InvalidRange,
+    InvalidTag,
+    NotReady,
+    Overloaded,
+    Sealed,
+    WrongTerm,
+    to_wire,
+)
 from bokilog.ids import START, Position, Term
 from bokilog.limits import SEQNUM_MAX
 from bokilog.messages import (
@@ -307,6 +315,40 @@ def test_who_is_gone_gets_no_tail() -> None:
     rig.primary.tail_wanted("engine-2", TailRequest(8, SPACE))
     rig.primary.link_down(ENGINE)
     assert [each.to for each in rig.end_batch() if isinstance(each, Send)] == ["engine-2"]
+
+
+def test_a_tail_that_is_asked_for_again_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine asks again for as long as it has no answer."""
+    monkeypatch.setattr(module, "TAILS_MAX", 2)
+    rig = opened(1)
+    for _ in range(5):
+        assert rig.primary.tail_wanted(ENGINE, TailRequest(7, SPACE)) == []
+    assert [each for each in rig.end_batch() if isinstance(each, Send)] == [
+        Send(ENGINE, Tail(7, SPACE, Position(TERM, 11), TAIL))
+    ]
+
+
+def test_more_tails_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TAILS_MAX", 2)
+    rig = opened(1)
+    for request in (1, 2):
+        assert rig.primary.tail_wanted(ENGINE, TailRequest(request, SPACE)) == []
+    overloaded = to_wire(Overloaded(module.RETRY_AFTER_S))
+    assert rig.primary.tail_wanted(ENGINE, TailRequest(3, SPACE)) == [
+        Send(ENGINE, failed(3, overloaded))
+    ]
+    rig.end_batch()
+    assert rig.primary.tail_wanted(ENGINE, TailRequest(3, SPACE)) == []
+
+
+def test_in_a_sealed_term_nobody_waits_for_a_tail() -> None:
+    """None of it will ever be told; whoever asks is to ask the next primary."""
+    rig = opened(1)
+    rig.primary.seal()
+    sealed = to_wire(Sealed(TERM))
+    assert rig.primary.tail_wanted(ENGINE, TailRequest(7, SPACE)) == [
+        Send(ENGINE, failed(7, sealed))
+    ]
 
 
 # --- followers ------------------------------------------------------------------------------------
