@@ -82,6 +82,8 @@ class Client:
         self._drained: asyncio.Event | None = None
         """Set while closing, once no append is under way."""
         self._first_up: asyncio.Future[None] = loop.create_future()
+        self.link_changed: Callable[[str], None] = lambda reason: None
+        """Called when the engine is gone, with why, and with an empty text when one answers."""
         self._deletions: set[int] = set()
         self._reminded: set[int] = set()
         """LogBooks with a retention whose log space was told."""
@@ -99,6 +101,7 @@ class Client:
         if not self._first_up.done():
             self._first_up.set_result(None)
         self._set_timer()
+        self.link_changed("")
 
     def on_shared(self, shared: SharedReader | None) -> None:
         """Records may be read from the engine's memory, or not any more."""
@@ -121,6 +124,7 @@ class Client:
         """The engine is gone."""
         self.core.on_down(reason, unsent)
         self._look_if_drained()
+        self.link_changed(reason)
 
     async def wait_up(self, timeout_s: float) -> None:
         """Until an engine has answered for the first time.

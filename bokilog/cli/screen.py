@@ -102,6 +102,10 @@ class Screen:
         """Something may not be as it was meant."""
         self._say(f"[yellow]warning[/] {escape(problem)}")
 
+    def said(self, news: str) -> None:
+        """What was warned of is over."""
+        self.say(news)
+
     def stopping(self, calls_count: int) -> None:
         """It was told to end; so many calls are not over, and get some seconds."""
         if not calls_count:

@@ -167,7 +167,7 @@ def serve(
         settings = _settings(
             app,
             app_dir=app_dir,
-            name=name or f"{socket.gethostname()}-{os.getpid()}",
+            name=name if name is not None else f"{socket.gethostname()}-{os.getpid()}",
             addresses=(f"unix:{sockets}/host.sock", *listen),
             log_url=url,
             gateway=_gateway(http_port, show_traces=watch),

@@ -184,6 +184,12 @@ class WorkerEnded(NamedTuple):
     reason: str
 
 
+class TemplateLost(NamedTuple):
+    """The template of the version that serves ended of itself; another one is started."""
+
+    reason: str
+
+
 Effect: TypeAlias = (
     Send
     | StartTemplate
@@ -195,5 +201,6 @@ Effect: TypeAlias = (
     | CallBegan
     | CallOver
     | WorkerEnded
+    | TemplateLost
     | SetTimer
 )

@@ -43,9 +43,11 @@ from bokilog.functions.runtime.effects import (
     StartTemplate,
     Stopping,
     TemplateEnded,
+    TemplateLost,
     WorkerEnded,
 )
 from bokilog.functions.runtime.local_calls import LOCAL, LocalCalls
+from bokilog.functions.runtime.log_watch import LogWatch
 from bokilog.functions.runtime.messages import (
     CallMessage,
     Output,
@@ -112,6 +114,12 @@ class Host:
             on_bug=self._on_bug,
         )
         self._watch = Watch(_stamp)
+        self._log_watch = LogWatch(
+            later=self._loop.call_later,
+            now_s=self._loop.time,
+            warn=self._shown.warned,
+            back=self._shown.said,
+        )
         self._neighbours = Neighbours(
             settings.node_id,
             links=self._connections,
@@ -194,11 +202,17 @@ class Host:
             if not connecting.done():
                 connecting.cancel()
                 await asyncio.wait([connecting])
+            if self.log is None:
+                self._log_watch.close()
         if self.app:
             await self._join()
 
     async def _connect(self) -> ClientLog:
-        return await connect(self.settings.log_url, connect_timeout_s=CONNECT_S)
+        self._log_watch.waits(self.settings.log_url, CONNECT_S)
+        log = await connect(self.settings.log_url, connect_timeout_s=CONNECT_S)
+        log.client.link_changed = self._log_watch.changed
+        self._log_watch.changed("")
+        return log
 
     async def _join(self) -> None:
         assert self.log is not None
@@ -241,6 +255,7 @@ class Host:
             at_once: workers get no time to end by themselves, other hosts find out when they dial.
         """
         self._deliver(RetireAll())
+        self._log_watch.close()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -300,6 +315,10 @@ class Host:
             case WorkerEnded():
                 self._worker_watch.ended(effect.worker)
                 self._shown.worker_ended(effect)
+            case TemplateLost(reason=why):
+                self._shown.warned(
+                    f"the template of the app is gone: {why}; the app is loaded again"
+                )
             case SetTimer():
                 raise AssertionError("the driver keeps the timers")
             case _:

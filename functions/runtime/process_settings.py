@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from bokilog.errors import InvalidSettings
 from bokilog.functions.runtime.settings import SchedulerSettings
 from bokilog.io.addresses import parse_address
 from bokilog.io.settings import check_app, check_setting
+
+NAME_BYTES_MAX: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +19,7 @@ class HostSettings:
     """One host process of a function node."""
 
     node_id: str
-    """Its name, such as `host-1`."""
+    """Its name, such as `host-1`: printable, 1 to 128 bytes of UTF-8."""
     app: str
     """What is run: `module:app`, or a file `path/to/module.py:app`."""
     app_dir: Path = Path()
@@ -46,6 +49,7 @@ class HostSettings:
     """Delays of its scheduler."""
 
     def __post_init__(self) -> None:
+        _check_name(self.node_id)
         check_setting("watch_s", self.watch_s, least=0.01, most=60)
         check_setting("memory_poll_s", self.memory_poll_s, least=0.01, most=60)
         check_setting("worker_silent_s", self.worker_silent_s, least=0.1, most=3_600)
@@ -58,3 +62,15 @@ class HostSettings:
         for address in (*self.addresses, *self.advertised):
             parse_address(address)
         check_app(self.app)
+
+
+def _check_name(name: str) -> None:
+    """Other hosts are told of it, and people read it."""
+    size_bytes = len(name.encode(errors="surrogateescape"))
+    if not 1 <= size_bytes <= NAME_BYTES_MAX:
+        shown = name if len(name) <= 20 else f"{name[:20]}..."
+        problem = f"has {size_bytes} bytes: the name of a host has 1 to {NAME_BYTES_MAX}"
+        raise InvalidSettings("name", repr(shown), problem)
+    if not name.isprintable():
+        problem = "holds what cannot be printed: the name of a host is text in one line"
+        raise InvalidSettings("name", repr(name), problem)

@@ -42,6 +42,8 @@ class Watcher(Protocol):
 
     def warned(self, problem: str) -> None: ...
 
+    def said(self, news: str) -> None: ...
+
     def stopping(self, calls_count: int) -> None: ...
 
 
@@ -121,6 +123,13 @@ class Shown:
             self._watcher.warned(problem)
         else:
             logger.warning("%s", problem)
+
+    def said(self, news: str) -> None:
+        """What was told of is well again."""
+        if self._watcher is not None:
+            self._watcher.said(news)
+        else:
+            logger.info("%s", news)
 
     def stopping(self, calls_count: int) -> None:
         """The host was told to end, and so many calls are not over."""

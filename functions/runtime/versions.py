@@ -22,6 +22,7 @@ from bokilog.functions.runtime.effects import (
     Effect,
     EndTemplate,
     StartTemplate,
+    TemplateLost,
 )
 from bokilog.functions.runtime.messages import FunctionRows, TemplateFailed, TemplateReady
 from bokilog.functions.runtime.settings import SchedulerSettings
@@ -184,6 +185,8 @@ class Versions:
                 self.failed = f"its template ended: {why}"
         elif template is not self._current:
             return True
+        else:
+            self._out.append(TemplateLost(why))
         self._try_again(now_s)
         if self._failures == LOADS_MAX and (self._current is None or not self._current.ready):
             trace = f"its template ended {LOADS_MAX} times before the app was loaded: {why}\n"

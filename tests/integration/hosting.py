@@ -43,6 +43,7 @@ class Seen:
         self.begun: list[CallBegan] = []
         self.calls: list[CallOver] = []
         self.warnings: list[str] = []
+        self.news: list[str] = []
         self.stops: list[int] = []
 
     def loaded(self, loaded: AppLoaded) -> None:
@@ -65,6 +66,9 @@ class Seen:
 
     def warned(self, problem: str) -> None:
         self.warnings.append(problem)
+
+    def said(self, news: str) -> None:
+        self.news.append(news)
 
     def stopping(self, calls_count: int) -> None:
         self.stops.append(calls_count)

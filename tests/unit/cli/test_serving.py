@@ -69,6 +69,25 @@ def test_what_serves_needs_a_log_that_its_workers_reach_too(
 
 
 @pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "name='' has 0 bytes: the name of a host has 1 to 128"),
+        (
+            "n" * 129,
+            "name='nnnnnnnnnnnnnnnnnnnn...' has 129 bytes: the name of a host has 1 to 128",
+        ),
+        ("a\nb", "name='a\\nb' holds what cannot be printed"),
+        ("\udcff", "name='\\udcff' holds what cannot be printed"),
+    ],
+)
+def test_the_name_of_a_host_can_be_told_to_others(
+    capsys: pytest.CaptureFixture[str], name: str, problem: str
+) -> None:
+    assert main(["serve", "m:app", "--http-port", "0", "--name", name]) == 2
+    assert f"InvalidSettings: {problem}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("http", "loaded", "said"),
     [
         (True, True, "shop:app is served at http://127.0.0.1:7380; log"),

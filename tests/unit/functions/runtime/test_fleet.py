@@ -19,6 +19,7 @@ from bokilog.functions.runtime.effects import (
     Send,
     StartTemplate,
     TemplateEnded,
+    TemplateLost,
     WorkerEnded,
     WorkerSilent,
 )
@@ -153,6 +154,7 @@ def test_a_template_that_ends_by_itself_is_started_again_with_back_off() -> None
     sim = Sim()
     effects = sim.give(TemplateEnded(sim.template, "it was killed"))
     assert effects == [each for each in effects if not isinstance(each, StartTemplate)]
+    assert TemplateLost("it was killed") in effects
     assert sim.forks(sim.ask(start(1))) == [], "nobody is there to fork"
     effects = sim.wait(0.2)
     assert len([each for each in effects if isinstance(each, StartTemplate)]) == 1
@@ -215,6 +217,7 @@ def test_an_app_whose_template_dies_again_and_again_cannot_be_loaded() -> None:
         told += sim.give(TemplateEnded(template, "it was killed by signal 11 (SIGSEGV)"))
         told += sim.wait(1.0)
     (failed,) = [each for each in told if isinstance(each, AppNotLoaded)]
+    assert not [each for each in told if isinstance(each, TemplateLost)], "that tells it"
     assert "SIGSEGV" in failed.trace and not failed.serving
     assert codes(sim.ask(start(1))) == {1: AppFailed.code}
 

@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from bokilog.client.admin import ClientLog
 from bokilog.errors import InvalidSettings
-from bokilog.functions.runtime import host as host_module
-from bokilog.functions.runtime.effects import AppNotLoaded, Effect, KillWorker, WorkerEnded
+from bokilog.functions.runtime import host as host_module, log_watch
+from bokilog.functions.runtime.effects import (
+    AppNotLoaded,
+    Effect,
+    KillWorker,
+    TemplateLost,
+    WorkerEnded,
+)
 from bokilog.functions.runtime.host import Host
 from bokilog.functions.runtime.process_settings import HostSettings
 from bokilog.functions.runtime.shown import Watcher
@@ -47,6 +54,47 @@ async def test_trouble_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
             unwatched._perform(effect)
         assert caplog.messages[0] == "worker 1 of f: gone", "what is wrong at the start is raised"
         assert "no such thing" in caplog.messages[1]
+
+
+@pytest.mark.asyncio
+async def test_a_template_that_ends_of_itself_is_told_to_people(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = Seen()
+    line = "the template of the app is gone: it was killed; the app is loaded again"
+    host_of(seen)._perform(TemplateLost("it was killed"))
+    assert (seen.warnings, caplog.messages) == ([line], [])
+    host_of(None)._perform(TemplateLost("it was killed"))
+    assert caplog.messages == [line]
+
+
+@pytest.mark.asyncio
+async def test_a_log_that_is_not_there_is_waited_for_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And no more once it is known that the host will not live."""
+    monkeypatch.setattr(log_watch, "QUIET_S", 0.0)
+    dialled = asyncio.Event()
+
+    async def connect(url: str, *, connect_timeout_s: float) -> ClientLog:
+        dialled.set()
+        await asyncio.Event().wait()
+        raise AssertionError(url)
+
+    monkeypatch.setattr(host_module, "connect", connect)
+    seen = Seen()
+    host = host_of(seen)
+    monkeypatch.setattr(host._connections, "listen", _listened)
+    monkeypatch.setattr(host._templates, "start", lambda number: None)
+    beginning = asyncio.create_task(host.begin())
+    await dialled.wait()
+    while not seen.warnings:  # noqa: ASYNC110 - the timer is due in the loop's next turns
+        await asyncio.sleep(0)
+    assert seen.warnings == ["waiting up to 20 s for the log at bokilog://127.0.0.1:1"]
+    beginning.cancel()
+    await asyncio.wait([beginning])
+    await host.aclose()
+    assert not seen.news
 
 
 @pytest.mark.asyncio

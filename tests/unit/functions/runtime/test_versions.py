@@ -11,6 +11,7 @@ from bokilog.functions.runtime.effects import (
     Effect,
     EndTemplate,
     StartTemplate,
+    TemplateLost,
 )
 from bokilog.functions.runtime.messages import TemplateFailed, TemplateReady
 from bokilog.functions.runtime.settings import SchedulerSettings
@@ -123,7 +124,7 @@ def test_an_app_that_was_never_loaded_says_why() -> None:
 def test_a_template_that_ends_of_itself_is_started_again_after_a_while() -> None:
     rig = Rig()
     rig.ready(1)
-    assert rig.ends(1) == []
+    assert rig.ends(1) == [TemplateLost("killed")]
     assert rig.versions.forking is None
     assert rig.agenda.take(11.0) == [AGAIN]
     rig.versions.due()
