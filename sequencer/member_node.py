@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +89,9 @@ class PromiseFile:
 class StoreCalls:
     """A controller's effects on the view store, one after the other, as calls and their answers.
 
+    A controller asks again for what is not answered, for as long as a store hangs: a call takes the
+    place of one of its kind that still waits, so at most one of each does.
+
     Args:
         store: for this alone, since the lease belongs to the object that took it.
         node: whose controller it is.
@@ -108,16 +112,30 @@ class StoreCalls:
         self._deliver = deliver
         self._load_views = load_views
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bokilog-store")
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Effect] = {}
+        """By kind, the last one that was asked for."""
         self._problem = ""
 
     def perform(self, effect: Effect) -> None:
-        """Queue a call."""
-        self._thread.submit(self._run, effect)
+        """Queue a call. Whoever lets the lease go does not want what it asked for before."""
+        lease = isinstance(effect, AcquireLease | ReleaseLease)
+        kind = "lease" if lease else type(effect).__name__
+        with self._lock:
+            waits = kind in self._waiting
+            self._waiting[kind] = effect
+        if not waits:
+            self._thread.submit(self._run_next, kind)
 
     def close(self) -> None:
         """Let the lease go and end the thread; calls that wait are dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._store.close()
+
+    def _run_next(self, kind: str) -> None:
+        with self._lock:
+            effect = self._waiting.pop(kind)
+        self._run(effect)
 
     def _run(self, effect: Effect) -> None:
         try:
