@@ -51,6 +51,7 @@ from bokilog.functions.gateway.requests import (
     Handler,
     answer_json,
     answer_problem,
+    cut_short_by,
     known,
     read_body,
     refuse,
@@ -96,11 +97,11 @@ class CallApi:
         self._settings = settings
         self._stopping = stopping
         self._waited_for: dict[str, RunningCall] = {}
-        self._given_up = False
+        self._given_up = asyncio.Event()
 
     def give_up(self) -> None:
         """The host stops, and has waited long enough: callers are told while they can be."""
-        self._given_up = True
+        self._given_up.set()
         for running in list(self._waited_for.values()):
             running.cancel(_HOST_STOPS)
 
@@ -146,7 +147,7 @@ class CallApi:
         call = await self._found(request)
         wait_s = self._wait_s(request)
         if wait_s:
-            await call.outcome(wait_s=wait_s)
+            await cut_short_by(self._given_up, call.outcome(wait_s=wait_s))
         return _status(await call.status())
 
     async def result(self, request: web.Request) -> web.StreamResponse:
@@ -203,7 +204,11 @@ class CallApi:
             raise
         finally:
             del self._waited_for[start.call_id]
-        if self._given_up and done.error and isinstance(from_wire(done.error), CallCancelled):
+        if (
+            self._given_up.is_set()
+            and done.error
+            and isinstance(from_wire(done.error), CallCancelled)
+        ):
             return done._replace(error=to_wire(WorkerLost(start.function, _HOST_STOPS)))
         return done
 
@@ -240,7 +245,7 @@ class CallApi:
         return self._options(start.function).timeout_s
 
     async def _outcome(self, call: Call, *, wait_s: float) -> web.StreamResponse:
-        done = await call.outcome(wait_s=wait_s)
+        done = await cut_short_by(self._given_up, call.outcome(wait_s=wait_s))
         return _accepted(call) if done is None else await self._answer(done, call.id)
 
     async def _send_items(
@@ -284,7 +289,8 @@ class CallApi:
             headers[SESSION] = done.token
         content_type = _TYPE_OF.get(encoding)
         if content_type is None:
-            raise refuse(406, "the result is a Python object that only Python programs can read")
+            detail = "the result is a Python object that only Python programs can read"
+            raise refuse(406, detail, definite=False)  # the function has run
         return web.Response(body=payload, content_type=content_type, headers=headers)
 
     def _wait_s(self, request: web.Request) -> float:

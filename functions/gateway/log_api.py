@@ -19,19 +19,21 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Final, Literal, cast, get_args
+from typing import Final, Literal, TypeVar, cast, get_args
 
 from aiohttp import web
 
+from bokilog.errors import NotReady
 from bokilog.functions.gateway.events import ServerEvent, last_event, send_events
 from bokilog.functions.gateway.requests import (
     JSON,
     SESSION,
     Handler,
     answer_json,
+    cut_short_by,
     is_text,
     known,
     only_known,
@@ -46,6 +48,7 @@ from bokilog.functions.gateway.settings import GatewaySettings
 from bokilog.logbook import Log, LogBook, Session
 from bokilog.record import Consistency, Durability, Entry, Record
 
+T = TypeVar("T")
 _UNIT_FIELDS: Final = frozenset({"records", "unless", "key"})
 _RECORD_FIELDS: Final = frozenset({"data", "data_base64", "tags"})
 _BOOK_FIELDS: Final = frozenset({"durability", "retention_s", "retention_bytes", "key_horizon_s"})
@@ -155,39 +158,42 @@ class LogApi:
     async def read(self, request: web.Request) -> web.StreamResponse:
         """One record: its bytes, or all of it as JSON if the client accepts only that."""
         book, session = self._book(request)
-        record = await book.read(
+        reading = book.read(
             int(request.match_info["seqnum"]),
             wait_s=self._wait_s(request),
             consistency=_consistency(request),
         )
+        record = await self._waited(request, reading)
         return _one(request, record, session)
 
     async def read_next(self, request: web.Request) -> web.StreamResponse:
         """The first record of a tag from a seqnum on."""
         book, session = self._book(request)
-        record = await book.read_next(
+        reading = book.read_next(
             tag=request.query.get("tag"),
             min_seqnum=whole(request, "min_seqnum", 0) or 0,
             wait_s=self._wait_s(request),
             consistency=_consistency(request),
         )
+        record = await self._waited(request, reading)
         return _one(request, record, session)
 
     async def read_prev(self, request: web.Request) -> web.StreamResponse:
         """The last record of a tag up to a seqnum."""
         book, session = self._book(request)
-        record = await book.read_prev(
+        reading = book.read_prev(
             tag=request.query.get("tag"),
             max_seqnum=whole(request, "max_seqnum"),
             wait_s=self._wait_s(request),
             consistency=_consistency(request),
         )
+        record = await self._waited(request, reading)
         return _one(request, record, session)
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         """Some records of a range."""
         book, session = self._book(request)
-        page = await book.read_range(
+        reading = book.read_range(
             tag=request.query.get("tag"),
             min_seqnum=whole(request, "min_seqnum", 0) or 0,
             until=whole(request, "until"),
@@ -197,6 +203,8 @@ class LogApi:
             wait_s=self._wait_s(request),
             consistency=_consistency(request),
         )
+        page = await self._waited(request, reading)
+        assert page is not None, "a page may be empty, and is one"
         told = {
             "records": [record_as_plain(each) for each in page.records],
             "next_seqnum": page.next_seqnum,
@@ -228,6 +236,18 @@ class LogApi:
     def _book(self, request: web.Request) -> tuple[LogBook, Session]:
         session = self._log.session(request.headers.get(SESSION))
         return self._log.book(request.match_info["book"], session=session), session
+
+    async def _waited(
+        self, request: web.Request, reading: Coroutine[object, object, T]
+    ) -> T | None:
+        """What a read gives; one that waits is refused at a stop, since nobody can say that there
+        was nothing for as long as it wanted to wait."""
+        if not self._wait_s(request):
+            return await reading
+        found = await cut_short_by(self._stopping, reading)
+        if found is None and self._stopping.is_set():
+            raise NotReady("this host stops before the wait is over: ask again, or another one")
+        return found
 
     def _wait_s(self, request: web.Request) -> float:
         return min(seconds(request, "wait_s", 0.0), self._settings.wait_s_max)

@@ -86,7 +86,8 @@ def of_error(error: BokilogError, *, call_id: str = "", show_traces: bool = Fals
 def of_request(status: int, detail: str, **extra: object) -> Problem:
     """The answer to a request that is wrong by itself, before any function or LogBook is asked."""
     title = HTTPStatus(status).phrase.replace(" ", "")
-    return _problem(status, title, detail, extra)
+    may_conclude = {"retryable": status == HTTPStatus.REQUEST_TIMEOUT, "definite": True}
+    return _problem(status, title, detail, may_conclude | extra)
 
 
 def _problem(

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -25,6 +25,7 @@ SESSION: Final = "Bokilog-Session"
 CALL: Final = "Bokilog-Call"
 JSON: Final = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
 _NUMBER_MAX: Final = 2**63 - 1
 
 
@@ -201,3 +202,17 @@ def truth(request: web.Request, name: str) -> bool:
     if said in ("", "1", "true"):
         return True
     raise refuse(400, f"{name}={said!r} is neither true nor false", parameter=name)
+
+
+async def cut_short_by(ended: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
+    """What comes of something that may wait for long; None, and it is cancelled, if that is so
+    before."""
+    working, ending = asyncio.ensure_future(work), asyncio.ensure_future(ended.wait())
+    try:
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        ending.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})

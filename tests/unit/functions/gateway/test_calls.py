@@ -120,7 +120,8 @@ async def test_a_python_object_cannot_be_answered(serve: Serve) -> None:
         return Encoding.PICKLE, b"..."
 
     async with serve({"f": pickled}) as served, served.http.post("/f/f") as answer:
-        assert answer.status == 406
+        problem = await answer.json()
+        assert (answer.status, problem["retryable"], problem["definite"]) == (406, False, False)
 
 
 async def test_a_stop_that_has_waited_tells_callers_what_became_of_their_calls(
@@ -143,6 +144,35 @@ async def test_a_stop_that_has_waited_tells_callers_what_became_of_their_calls(
         assert (answer.status, problem["title"], problem["definite"]) == (502, "WorkerLost", False)
         assert "its host stops" in problem["detail"] and problem["call"]
         assert served.runner.running[0].cancelled == ["its host stops"]
+
+
+@pytest.mark.parametrize("how", ["status", "result", "key"])
+async def test_a_stop_says_of_durable_calls_how_they_stand(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(server, "_TELL_S", 60.0)
+    async with serve({"echo": echo}, drain_s=0.01) as served:
+        key = {"Idempotency-Key": "k"}
+        headers = {"Prefer": "respond-async", **key}
+        async with served.http.post("/f/echo", json={"x": 1}, headers=headers) as answer:
+            where = answer.headers["Location"]
+        asking = {
+            "status": served.http.get(where, params={"wait_s": "50"}),
+            "result": served.http.get(f"{where}/result", params={"wait_s": "50"}),
+            "key": served.http.post("/f/echo", json={"x": 1}, headers=key),
+        }
+        asked = asyncio.ensure_future(asking.pop(how).__aenter__())
+        for other in asking.values():
+            other.close()
+        while not served.log.client.core.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await served.gateway.aclose()
+        answer = await asked
+        told = await answer.json()
+        assert told["call"] == where.removeprefix("/calls/")
+        assert (answer.status, told["state" if how == "status" else "status"]) == (
+            (200, "waiting") if how == "status" else (202, where)
+        )
 
 
 async def test_a_client_that_goes_has_cancelled_its_call(serve: Serve) -> None:

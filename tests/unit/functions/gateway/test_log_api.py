@@ -116,6 +116,43 @@ async def test_a_long_poll_waits_for_a_record(serve: Serve) -> None:
         answer.release()
 
 
+@pytest.mark.parametrize("path", ["next", "prev", "records", "records/7"])
+async def test_a_long_poll_is_told_that_its_host_stops(serve: Serve, path: str) -> None:
+    async with serve(drain_s=60.0) as served:
+        await served.log.create_book("jobs")
+        where = {"wait_s": "50", **({} if path == "records/7" else {"tag": "job"})}
+        async with served.http.get("/books/jobs"):
+            pass  # the connection is there
+        asked = asyncio.create_task(
+            served.http.get(f"/books/jobs/{path}", params=where).__aenter__()
+        )
+        while not served.log.client.core.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await served.gateway.aclose()
+        answer = await asked
+        problem = await answer.json()
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert (problem["title"], problem["retryable"]) == ("NotReady", True)
+        assert "this host stops before the wait is over" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/books/b/next", 404),
+        ("PUT", "/books", 405),
+        ("GET", "/books/b/next?wait=1", 400),
+    ],
+)
+async def test_every_refusal_says_what_may_be_concluded(
+    serve: Serve, method: str, path: str, status: int
+) -> None:
+    async with serve() as served, served.http.request(method, path) as answer:
+        problem = await answer.json()
+        assert (answer.status, problem["retryable"], problem["definite"]) == (status, False, True)
+
+
 async def test_logbooks_are_made_told_trimmed_and_deleted(serve: Serve) -> None:
     async with serve() as served:
         made = {"durability": "flush", "retention_s": 60}
