@@ -19,7 +19,6 @@ from typing import Final
 
 from bokilog.effects import (
     AcquireLease,
-    CeilingRaised,
     Effect,
     Event,
     IntentStored,
@@ -35,6 +34,7 @@ from bokilog.effects import (
 )
 from bokilog.errors import Closed, CorruptJournal, UnavailableError, WrongTerm
 from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.io.ceiling_calls import CeilingCalls
 from bokilog.io.clock import SystemClock
 from bokilog.io.directory import Directory, write_synced
 from bokilog.io.journal_file import JournalFile
@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 PROMISE: Final = "promise.json"
 HAND_OVER_S: Final = 2.0
 """How long a stopping primary waits for its successor."""
+CALLS_WAITING_MAX: Final = 3
+"""Calls on a view store that hangs: one about the lease, one intent, one view."""
 _HAND_OVER_POLL_S: Final = 0.01
 
 
@@ -124,6 +126,7 @@ class StoreCalls:
         with self._lock:
             waits = kind in self._waiting
             self._waiting[kind] = effect
+            assert len(self._waiting) <= CALLS_WAITING_MAX, f"a call of another kind: {kind}"
         if not waits:
             self._thread.submit(self._run_next, kind)
 
@@ -224,17 +227,17 @@ async def run_member(
     def load_views() -> None:
         loop.call_soon_threadsafe(shell.load_views)
 
-    def on_disk(effect: RaiseCeiling | StorePromise) -> None:
-        if isinstance(effect, RaiseCeiling):
-            ceilings.raise_to(effect.space, effect.seqnum)
-            deliver(CeilingRaised(effect.space, effect.seqnum))
-        else:
-            promise.store(effect.term)
-            deliver(PromiseStored(effect.term))
+    raising = CeilingCalls(disk, ceilings.raise_to, deliver=lambda event: shell.deliver(event))
+
+    def store_promise(effect: StorePromise) -> None:
+        promise.store(effect.term)
+        deliver(PromiseStored(effect.term))
 
     def perform(effect: Effect) -> None:
-        if isinstance(effect, RaiseCeiling | StorePromise):
-            disk.submit(_logged, on_disk, effect)
+        if isinstance(effect, RaiseCeiling):
+            raising.perform(effect)
+        elif isinstance(effect, StorePromise):
+            disk.submit(_logged, store_promise, effect)
         else:
             store.perform(effect)
 
@@ -278,6 +281,7 @@ async def run_member(
     finally:
         store.close()
         await shell.aclose()
+        raising.close()
         disk.shutdown(wait=True)
 
 
@@ -343,10 +347,8 @@ async def _hand_over(shell: NodeShell, controller: ControllerCore) -> None:
         shell.load_views()
 
 
-def _logged(
-    call: Callable[[RaiseCeiling | StorePromise], None], effect: RaiseCeiling | StorePromise
-) -> None:
-    """What fails on the disk is not answered: nothing that depends on it happens."""
+def _logged(call: Callable[[StorePromise], None], effect: StorePromise) -> None:
+    """What fails on the disk is not answered: a controller asks again (P14)."""
     try:
         call(effect)
     except OSError:

@@ -8,9 +8,10 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from bokilog.effects import CeilingRaised, Effect, RaiseCeiling
+from bokilog.effects import Effect, RaiseCeiling
 from bokilog.errors import NotReady
 from bokilog.ids import NodeId
+from bokilog.io.ceiling_calls import CeilingCalls
 from bokilog.io.clock import SystemClock
 from bokilog.io.directory import claim
 from bokilog.io.journal_file import JournalFile
@@ -92,15 +93,11 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
     if not views.compare_and_swap(last.term, view):
         raise NotReady(f"another sequencer stored term {view.term} first")
     disk = ThreadPoolExecutor(1, thread_name_prefix="bokilog-disk")
-    loop = asyncio.get_running_loop()
+    raising = CeilingCalls(disk, ceilings.raise_to, deliver=lambda event: shell.deliver(event))
 
     def perform(effect: Effect) -> None:
         assert isinstance(effect, RaiseCeiling), f"a sequencer cannot carry out {effect}"
-        disk.submit(raise_ceiling, effect)
-
-    def raise_ceiling(effect: RaiseCeiling) -> None:
-        ceilings.raise_to(effect.space, effect.seqnum)
-        loop.call_soon_threadsafe(shell.deliver, CeilingRaised(effect.space, effect.seqnum))
+        raising.perform(effect)
 
     shell = NodeShell(
         SequencerCore(
@@ -134,6 +131,7 @@ async def run(settings: SequencerSettings, ready: Callable[[], None], stop: asyn
         await shell.run(stop, poll_s=settings.view_poll_s)
     finally:
         await shell.aclose()
+        raising.close()
         disk.shutdown(wait=True)
         for journal in journals.values():
             journal.close()

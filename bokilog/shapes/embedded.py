@@ -25,7 +25,6 @@ from bokilog.client.port import Events
 from bokilog.effects import (
     Address,
     CancelTimer,
-    CeilingRaised,
     Checkpoint,
     CheckpointStored,
     Commit,
@@ -43,6 +42,7 @@ from bokilog.effects import (
 from bokilog.functions.engine.core import EngineCore
 from bokilog.functions.engine.settings import EngineSettings
 from bokilog.ids import LogSpaceId, NodeId, Term
+from bokilog.io.ceiling_calls import CeilingCalls
 from bokilog.io.clock import Clock, SystemClock
 from bokilog.io.commits import Committer
 from bokilog.io.driver import Driver
@@ -133,9 +133,9 @@ class Storage:
             return DelayedSync(self.settings.sync_delay_ms, policy)
         return policy
 
-    def raise_ceiling(self, space: LogSpaceId, seqnum: int) -> None:
+    def raise_ceiling(self, space: int, seqnum: int) -> None:
         """Synced when this returns (P11)."""
-        self.ceilings[space] = seqnum
+        self.ceilings[LogSpaceId(space)] = seqnum
         if self.disk is not None:
             self.disk.store_ceilings(self.ceilings)
 
@@ -192,6 +192,11 @@ class EmbeddedNode:
         self._replies: list[Message] = []
         self._checkpoints = Checkpoints()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="bokilog-disk")
+        self._ceilings = CeilingCalls(
+            self._disk,
+            storage.raise_ceiling,
+            deliver=lambda event: self._deliver(SEQUENCER, event),
+        )
         self._replicas = self._recover()
         self.view = self._next_view()
         self._committers = {
@@ -373,8 +378,8 @@ class EmbeddedNode:
         match asked:
             case Checkpoint(space=space):
                 self._start_checkpoint(LogSpaceId(space))
-            case RaiseCeiling(space=space, seqnum=seqnum):
-                self._disk.submit(self._raise_ceiling, LogSpaceId(space), seqnum)
+            case RaiseCeiling():
+                self._ceilings.perform(asked)
             case _:
                 raise AssertionError(f"{core} asked for {asked} in a process of its own")
 
@@ -385,14 +390,6 @@ class EmbeddedNode:
             self._guests.stopped(error)
         if self._client is not None:
             self._client.on_down(f"it has stopped: {error!r}")
-
-    def _raise_ceiling(self, space: LogSpaceId, seqnum: int) -> None:
-        """In the disk's thread: synced, then told."""
-        self._storage.raise_ceiling(space, seqnum)
-        self._loop.call_soon_threadsafe(self._ceiling_raised, CeilingRaised(space, seqnum))
-
-    def _ceiling_raised(self, event: CeilingRaised) -> None:
-        self._deliver(SEQUENCER, event)
 
     def _start_checkpoint(self, space: LogSpaceId) -> None:
         def done() -> None:
@@ -421,6 +418,7 @@ class EmbeddedNode:
         self._checkpoints.cancel()
         for committer in self._committers.values():
             committer.close()
+        self._ceilings.close()
         self._disk.shutdown(wait=True)
         self._storage.close(clean=self._bug is None)
         if self._bug is not None:
