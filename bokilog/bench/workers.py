@@ -126,6 +126,8 @@ class Worker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:  # Ctrl-C, for one: nobody waits for what it is doing
+            self._process.kill()
         self.close()
 
 

@@ -18,6 +18,7 @@ from typing import Final
 import click
 
 from bokilog.cli.cluster import directory_option
+from bokilog.cli.options import Directory
 from bokilog.cli.output import print_json, time_of
 from bokilog.io.places import open_place
 from bokilog.limits import MIB
@@ -85,7 +86,7 @@ def backup(destination: str, directory: Path, rate_mib: int, as_json: bool) -> N
 @click.option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Directory(),
     required=True,
     help="Where the new log is to be: empty, or not there yet.",
 )

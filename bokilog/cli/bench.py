@@ -20,6 +20,7 @@ import click
 from bokilog import __version__
 from bokilog.bench.figures import Result, to_cells, to_json, to_line, without_repeats
 from bokilog.bench.rounds import QUICK, Plan
+from bokilog.cli.options import Directory, Seconds
 
 if TYPE_CHECKING:
     from bokilog.bench.suites import Setting
@@ -76,13 +77,13 @@ def shared_options(command: Callable[P, T]) -> Callable[P, T]:
         click.option(
             "--dir",
             "directory",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=Directory(),
             help="On the disk to measure; the usual temporary directory if it is on one.",
         ),
         click.option("--quick", is_flag=True, help="Only see that it works; figures mean little."),
         click.option(
             "--seconds",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(min=0, min_open=True),
             default=SECONDS,
             show_default=True,
             help="Per contender and round.",
@@ -155,7 +156,7 @@ _durability_option = click.option(
 )
 @click.option(
     "--sync-delay-ms",
-    type=click.FloatRange(min=0, max=10_000),
+    type=Seconds(min=0, max=10_000),
     default=0.0,
     show_default=True,
     help="Added to every sync: a slower disk. No append may then be faster than its syncs.",
@@ -280,7 +281,7 @@ def follow(
 )
 @_size_option(128)
 @click.option("--quick", is_flag=True, help="Only 20,000 records, to see that it works.")
-@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--dir", "directory", type=Directory())
 @_history_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def memory(

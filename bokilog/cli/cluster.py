@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from bokilog.cli.options import Directory, Seconds
 from bokilog.io import logs
 from bokilog.shapes.cluster_layout import read_layout
 from bokilog.shapes.detach import Starting, detach
@@ -25,7 +26,7 @@ _DETACH_MARGIN_S: Final = 45.0
 directory_option = click.option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Directory(),
     default=DIRECTORY,
     show_default=True,
     envvar="BOKILOG_DIR",
@@ -60,7 +61,7 @@ directory_option = click.option(
 )
 @click.option(
     "--app-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=Directory(exists=True),
     help="The folder that the app is imported from, with --app (the current one).",
 )
 @click.option("--http-port", type=int, help="Of the first HTTP gateway, with an app (new: 7380).")
@@ -72,7 +73,7 @@ directory_option = click.option(
 @click.option("--detach", "in_background", is_flag=True, help="Return once it is up.")
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=START_TIMEOUT_S,
     show_default=True,
     help="How long all processes may take to be ready.",
@@ -149,7 +150,7 @@ def up(
 @directory_option
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=_STOP_TIMEOUT_S,
     show_default=True,
     help="How long it may take.",

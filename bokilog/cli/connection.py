@@ -14,6 +14,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import click
 
+from bokilog.cli.options import Seconds
 from bokilog.errors import InvalidSettings
 from bokilog.logbook import Log
 
@@ -28,7 +29,7 @@ def log_options(command: Callable[P, None]) -> Callable[P, None]:
         click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
         click.option(
             "--timeout-s",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Seconds(min=0, min_open=True),
             default=TIMEOUT_S,
             show_default=True,
             help="Give up connecting after that many seconds, and so each call.",
@@ -58,20 +59,22 @@ def run(
         timeout_s: for connecting.
         makes_log: whether the directory of a `file:` URL is made if it is not there.
     """
-    if not makes_log:
-        check_there(url)
+    check_there(url, makes_log=makes_log)
     return asyncio.run(_connected(url, work, timeout_s))
 
 
-def check_there(url: str | None) -> None:
-    """Refuse a `file:` URL whose directory is not there or empty: opening it would make a log.
+def check_there(url: str | None, *, makes_log: bool = False) -> None:
+    """Refuse a `file:` URL whose directory is not there or empty, as opening it would make a log
+    that nobody meant; and to write to a log in memory.
 
     Raises:
-        InvalidSettings: it holds no log.
+        InvalidSettings: it holds no log, or will not hold it.
     """
     scheme, _, rest = (url or "").partition(":")
+    if scheme == "memory" and makes_log:
+        raise InvalidSettings("url", repr(url), "is a log that ends with the command: use file:DIR")
     directory = rest.removeprefix("//")
-    if scheme != "file" or not directory:
+    if scheme != "file" or not directory or makes_log:
         return
     problem = ""
     if not os.path.lexists(directory):

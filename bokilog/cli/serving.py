@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from bokilog.cli.options import Directory
 from bokilog.errors import InvalidSettings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ PORT: Final = 7300
 _app_argument = click.argument("app", metavar="MODULE:APP")
 _app_dir_option = click.option(
     "--app-dir",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=Directory(exists=True),
     default=".",
     show_default=True,
     help="The folder that the app is imported from.",
@@ -57,7 +58,7 @@ _http_port_option = click.option(
 @click.option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Directory(),
     default=DEV_DIRECTORY,
     show_default=True,
     help="What is logged is kept there.",
@@ -157,11 +158,13 @@ def serve(
     lets running calls finish, then stops it.
     """
     from bokilog.cli.screen import Screen
+    from bokilog.client.connect import addresses_of
 
     if not url.startswith(("bokilog://", "bokilog+unix://")):
         problem = "is neither bokilog://HOST:PORT nor bokilog+unix:///PATH, which workers reach too"
         hint = "`bokilog dev --embedded` runs an app beside a log of its own"
         raise InvalidSettings("--connect", repr(url), f"{problem}; {hint}")
+    addresses_of(url)
     screen = Screen(_console(), calls=show_calls)
     with tempfile.TemporaryDirectory(prefix="bokilog-") as sockets:
         settings = _settings(

@@ -15,6 +15,7 @@ from typing import Final
 
 import click
 
+from bokilog.cli.options import Directory
 from bokilog.cli.output import print_json
 from bokilog.errors import DirectoryInUse, UnavailableError
 from bokilog.shapes.verification import Verification
@@ -29,7 +30,7 @@ _SAY_EVERY_S: Final = 0.2
 @click.argument(
     "directory",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=Directory(exists=True),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def verify(directory: Path, as_json: bool) -> int:

@@ -77,7 +77,7 @@ def parse_address(text: str) -> Address:
         bracketed = host.startswith("[") and host.endswith("]")
         if bracketed or ":" not in host:
             return TcpAddress(host[1:-1] if bracketed else host, int(port))
-    raise InvalidSettings("address", text, "is neither tcp:HOST:PORT nor unix:PATH")
+    raise InvalidSettings("address", repr(text), "is neither tcp:HOST:PORT nor unix:PATH")
 
 
 def in_use(address: str) -> OSError:

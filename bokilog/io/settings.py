@@ -127,6 +127,8 @@ def check_setting(
 
 def check_app(app: str) -> None:
     """Refuse what names no app."""
+    if not app.isprintable():
+        raise InvalidSettings("app", repr(app), "holds what cannot be printed, or is not UTF-8")
     if not all(app.rpartition(":")[::2]):
         raise InvalidSettings("app", repr(app), "is not MODULE:NAME, as in shop:app")
 

@@ -226,9 +226,12 @@ async def listen(
 async def _listen_tcp(address: TcpAddress) -> socket.socket:
     # One socket, although a name may have several addresses: with port 0 each would get its own.
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    try:
+        found = await loop.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise _refused(address, error) from error
     family, kind, protocol, _, name = found[0]
     bound = socket.socket(family, kind, protocol)
     try:
@@ -241,8 +244,13 @@ async def _listen_tcp(address: TcpAddress) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             raise in_use(str(address)) from error
-        raise
+        raise _refused(address, error) from error
     return bound
+
+
+def _refused(address: TcpAddress, error: OSError) -> OSError:
+    """The same error, which says where nobody may listen."""
+    return type(error)(error.errno, f"{address} cannot be listened on: {error.strerror}")
 
 
 # --- peers ----------------------------------------------------------------------------------------

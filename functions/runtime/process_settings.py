@@ -62,6 +62,7 @@ class HostSettings:
         for address in (*self.addresses, *self.advertised):
             parse_address(address)
         check_app(self.app)
+        _check_folder(self.app_dir)
 
 
 def _check_name(name: str) -> None:
@@ -74,3 +75,11 @@ def _check_name(name: str) -> None:
     if not name.isprintable():
         problem = "holds what cannot be printed: the name of a host is text in one line"
         raise InvalidSettings("name", repr(name), problem)
+
+
+def _check_folder(folder: Path) -> None:
+    """Templates say which files they have imported."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InvalidSettings("app_dir", repr(str(folder)), "is not UTF-8") from None

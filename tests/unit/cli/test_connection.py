@@ -82,3 +82,12 @@ def test_a_log_that_does_not_answer_is_named_with_the_time(run: Run, listening: 
     assert (code, out) == (1, "")
     assert error.startswith(f"error: NodeUnreachable: cannot reach {url}: ")
     assert "tried for connect_timeout_s=0.05" in error
+
+
+@pytest.mark.parametrize("command", [("append", "b", "x"), ("create-book", "b")])
+def test_nothing_is_written_to_a_log_that_ends_with_the_command(
+    run: Run, command: tuple[str, ...]
+) -> None:
+    code, out, error = run(*command, "--url", "memory:")
+    assert (code, out) == (2, "")
+    assert "url='memory:' is a log that ends with the command" in error

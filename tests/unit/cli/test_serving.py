@@ -69,6 +69,26 @@ def test_what_serves_needs_a_log_that_its_workers_reach_too(
 
 
 @pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("m:app", "--connect", "bokilog://"), "has the seed '', which is not HOST:PORT"),
+        (("m:app", "--listen", ""), "address='' is neither tcp:HOST:PORT nor unix:PATH"),
+        (("\udcff:app",), "app='\\udcff:app' holds what cannot be printed, or is not UTF-8"),
+        (("m:app", "--app-dir", "{}"), "app_dir="),
+    ],
+)
+def test_what_cannot_serve_is_refused_before_the_app_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], problem: str
+) -> None:
+    folder = os.fsdecode(bytes(tmp_path) + b"/\xff")
+    os.mkdir(folder)
+    said = [each.format(folder) for each in options]
+    assert main(["serve", "--http-port", "0", *said]) == 2
+    told = capsys.readouterr()
+    assert problem in told.err and not told.out
+
+
+@pytest.mark.parametrize(
     ("name", "problem"),
     [
         ("", "name='' has 0 bytes: the name of a host has 1 to 128"),

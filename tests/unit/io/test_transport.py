@@ -908,3 +908,11 @@ def test_a_connection_that_ends_while_it_is_made_closes_its_descriptor_once(
         await listener.aclose()
 
     run(story())
+
+
+def test_an_address_of_another_machine_is_named(run: Run) -> None:
+    async def story() -> None:
+        with pytest.raises(OSError, match=r"tcp:192\.0\.2\.1:7300 cannot be listened on: "):
+            await listen("tcp:192.0.2.1:7300", Side().callbacks)
+
+    run(story())
