@@ -183,15 +183,28 @@ class Views:
 
 
 class Scheduler:
-    """A process takes a while to look at its inbox, so that several messages make a batch."""
+    """A process takes a while to look at its inbox, so that several events make a batch; longer
+    when it is busy."""
 
     def __init__(self, world: World, knobs: Knobs, loop: ProcessLoop) -> None:
+        self._loop = loop
         self._lag_s = knobs.lag_s
+        self._busy_share, self._busy_s = knobs.busy_share, knobs.busy_s
         self._random = world.chance(f"lag {loop.name}").random
+        self._busy = world.chance(f"busy {loop.name}").random
         self.call_later: Callable[[float, Callable[[], object]], _Cancellable] = loop.call_later
 
     def call_soon(self, callback: Callable[[], object], /) -> object:
-        return self.call_later(self._lag_s * self._random(), callback)
+        delay_s = self._lag_s * self._random()
+        if self._busy_share and self._busy() < self._busy_share:
+            delay_s += self._busy_s * self._busy()
+        if self._loop.paused and self._busy_share:
+            return self.call_later(delay_s, self._resumed(callback))
+        return self.call_later(delay_s, callback)
+
+    def _resumed(self, callback: Callable[[], object]) -> Callable[[], object]:
+        """Whatever came due in a pause is in the inbox before it is looked at."""
+        return lambda: self.call_later(0.0, callback)
 
 
 class _Cancellable(Protocol):
@@ -240,6 +253,8 @@ class Process:
         if isinstance(core, GreetingCore):
             self._producers = core._engine.producers
         self._is_sequencer = name in cluster.sequencers
+        self._view_lag_s = cluster.knobs.view_lag_s
+        self._view_chance = cluster.world.chance(f"views {name}").random
         self._perform_own = perform
         self._greet = greet
         self._names: dict[Wire, Address] = {}
@@ -270,12 +285,22 @@ class Process:
         self.deliver(ViewInstalled(view))
 
     def load_views(self) -> None:
+        """As `ViewLoader.load`: a remote store is not asked, it tells by itself."""
+        if not self._view_lag_s:
+            self._load_stored()
+
+    def view_stored(self) -> None:
+        """A remote store tells of it, in its own time."""
+        if self._view_lag_s:
+            self.loop.call_later(self._view_lag_s * self._view_chance(), self._load_stored)
+
+    def _load_stored(self) -> None:
         views = self._cluster.views
         while self.installed < views.latest().term:
             self.install(views.load(self.installed + 1))
 
     def _poll(self) -> None:
-        self.load_views()
+        self._load_stored()
         self.loop.call_later(VIEW_POLL_S, self._poll)
 
     def end(self) -> None:
@@ -424,7 +449,8 @@ class Process:
         for each in self._producers.values():
             if each.standing is Standing.LEARNING:
                 self._cluster.world.reach("an engine waits for deletions")
-        for committer in self._committers.values():
+        for space, committer in self._committers.items():
+            self._cluster.watch.batch_ended(self.name, space, committer)
             committer.flush()
 
     def _on_bug(self, error: Exception) -> None:
@@ -744,6 +770,8 @@ class Cluster:
                         f"term {view.term} ends log space {end.space} at {end.position}, and"
                         f" {node} has stored a fold of {stored} entries"
                     )
+        for process in self.processes.values():
+            process.view_stored()
 
     def stored_count(self, node: NodeId, space: LogSpaceId) -> int:
         """Entries up to which a storage node has stored its fold."""
@@ -1032,6 +1060,15 @@ class Watch:
             self._cluster.world.violation(
                 f"entries {run.first}.. of term {run.term} are published, and would be kept by"
                 f" {keepers} only"
+            )
+
+    def batch_ended(self, node: NodeId, space: LogSpaceId, committer: Committer) -> None:
+        """Before a group is written: whatever a batch staged, a commit has to follow in that very
+        batch, since nothing else need come by which it would become durable (P13)."""
+        staged = self._cluster.disks[node].journals[space].staged
+        if staged and not committer._wanted:
+            self._cluster.world.violation(
+                f"{node} commits nothing of what it wrote for log space {space}: {staged[0]}"
             )
 
     def disk_exchanged(self) -> None:

@@ -172,6 +172,11 @@ class SimJournal:
         return self._syncing
 
     @property
+    def staged(self) -> list[Item]:
+        """What is in no group yet."""
+        return [item for item, _ in self._staged]
+
+    @property
     def read_only(self) -> str | None:
         return self.inner.read_only
 

@@ -43,6 +43,7 @@ from bokilog.messages import (
 )
 from bokilog.record import Durability
 from bokilog.sequencer.backup import Backup
+from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.cut_clock import CutClock
 from bokilog.sequencer.next_run import NextRun
 from bokilog.sequencer.primary import Primary
@@ -498,6 +499,16 @@ def _shortest_end() -> list[Patch]:
         return original(view, {least: answers[least]})
 
     return [(controller, "endings", endings)]
+
+
+def _taken_with_a_view_uncommitted() -> list[Patch]:
+    """What a backup takes in the batch of a view is left to whatever its next role commits."""
+    original = SequencerCore._end_of
+
+    def end_of(self: SequencerCore, space: Any, timestamp_ms: int) -> Any:
+        return original(self, space, timestamp_ms) if timestamp_ms else []
+
+    return [(SequencerCore, "_end_of", end_of)]
 
 
 def _minority_seals() -> list[Patch]:
@@ -1077,6 +1088,30 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="P13",
         patches=_ends_not_met_at_a_start,
         knobs=_POWER_OF_FEWER,
+    ),
+    Mutation(
+        name="what came in the batch of a view is not committed",
+        rule="P13",
+        # It takes entries that arrive as late as the view: one in ten.
+        seeds=(20, 21, 124, 32, 59),
+        patches=_taken_with_a_view_uncommitted,
+        knobs=_changing(
+            busy_share=0.5,
+            busy_s=0.1,
+            view_lag_s=0.1,
+            slow_share=0.1,
+            slow_s=0.1,
+            duration_s=4.0,
+            workers=4,
+            client_count=4,
+            faults={
+                "isolate": 4.0,
+                "cut": 8.0,
+                "pause": 8.0,
+                "kill_sequencer": 3.0,
+                "cut_one_way": 8.0,
+            },
+        ),
     ),
     Mutation(
         name="what was lost is looked for in the newest term only",

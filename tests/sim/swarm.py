@@ -84,6 +84,13 @@ class Knobs:
     inline_sync: bool = False
     lag_s: float = 0.0002
     """How long a process takes to look at its inbox."""
+    busy_share: float = 0.0
+    """Of the times it looks: it was busy for up to `busy_s` before, so that whatever came meanwhile
+    is one batch."""
+    busy_s: float = 0.01
+    view_lag_s: float = 0.0
+    """How long at most a remote view store takes to tell of a view, so that it comes with other
+    events in one batch; 0: each node has the store on its machine, and it is asked at once."""
 
     # faults: how often per second of the first phase
     faults: dict[str, float] = field(default_factory=dict)
@@ -277,7 +284,15 @@ def draw(seed: int, *, losses: bool = False) -> Knobs:
         _draw_learning(knobs, random.Random(f"{seed} learning"))
         _draw_operator(knobs, random.Random(f"{seed} operator"))
     _draw_losses(knobs, random.Random(f"{seed} loss"), certain=losses)
+    _draw_batches(knobs, random.Random(f"{seed} batches"))
     return knobs
+
+
+def _draw_batches(knobs: Knobs, chance: random.Random) -> None:
+    """Whether a batch is mostly one event, a few now and then, or many."""
+    knobs.busy_share = chance.choice((0.0, 0.0, 0.03, 0.2, 0.6))
+    knobs.busy_s = chance.choice((0.002, 0.01, 0.03))
+    knobs.view_lag_s = chance.choice((0.0, 0.0, 0.01, 0.1))
 
 
 def _draw_cold(knobs: Knobs, chance: random.Random) -> None:
