@@ -188,6 +188,11 @@ class Standing:
         return moved
 
     @property
+    def pending_count(self) -> int:
+        """How many commits are not durable yet."""
+        return len(self._pending)
+
+    @property
     def count(self) -> int:
         """How many entries are durable."""
         return self.end.position.count
