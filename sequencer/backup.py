@@ -17,6 +17,7 @@ metalog in memory and never catch up.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from bokilog.effects import Address, Commit, Effect, EndTerm, RaiseCeiling, Send
 from bokilog.errors import ReadOnly
@@ -41,6 +42,9 @@ from bokilog.sequencer.retention import releasable
 from bokilog.sequencer.runs import RunIndex
 from bokilog.sequencer.synced import OwnSync
 from bokilog.view import LogSpace
+
+ENTRIES_UNWRITTEN_MAX: Final = 8192
+"""Entries that its disk has not taken; past that a backup asks for no more of them."""
 
 FromPrimary = ReplicateRun | RunsGone | HoldCeiling | SyncRuns | ConfirmTerm
 
@@ -185,9 +189,14 @@ class Backup:
         return self._ask()
 
     def tick(self) -> list[Effect]:
-        """Every so often: asks again if the primary was silent, as it may never have heard."""
+        """Every so often: asks again if the primary was silent, as it may never have heard.
+
+        Not while its disk is far behind, which is why nothing comes: it would be sent more.
+        """
         heard, self._heard = self._heard, False
-        return [] if heard else self._ask()
+        written = max(self.standing.count, self._metalog.begins_at)
+        behind = self.count - written >= ENTRIES_UNWRITTEN_MAX
+        return [] if heard or behind else self._ask()
 
     # --- durability -------------------------------------------------------------------------------
 
