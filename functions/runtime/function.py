@@ -290,7 +290,13 @@ class Function(Generic[P, L, R]):
 
         No more than a window of items is under way, so a slow reader slows the function. Leaving
         the loop early (`aclose`, or `async with`) cancels the call.
+
+        Raises:
+            InvalidSettings: it is no generator, so that nothing would ever come.
         """
+        if not self.yields:
+            problem = "is no generator: `remote` gives what it returns"
+            raise InvalidSettings("function", repr(self.name), problem)
         caller = self.home.caller()
         packed = self._packed(args, kwargs)
 

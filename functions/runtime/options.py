@@ -76,11 +76,17 @@ class FunctionOptions:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise InvalidSettings(name, repr(value), "is not a number")
+            if isinstance(least, int) and not isinstance(value, int):
+                raise InvalidSettings(name, repr(value), "is not a whole number")
             if not least <= value <= most:
                 raise InvalidSettings(name, str(value), f"is not in {least:g}..{most:g}")
         if self.min_workers > self.max_workers:
             problem = f"is more than max_workers={self.max_workers}"
             raise InvalidSettings("min_workers", str(self.min_workers), problem)
+        for name, kind in (("fresh", bool), ("schedule", str), ("time_zone", str)):
+            if not isinstance(getattr(self, name), kind):
+                problem = f"is not {'a text' if kind is str else 'True or False'}"
+                raise InvalidSettings(name, repr(getattr(self, name)), problem)
         for name, allowed in (("overlap", Overlap), ("catch_up", CatchUp)):
             if getattr(self, name) not in get_args(allowed):
                 known = ", ".join(get_args(allowed))

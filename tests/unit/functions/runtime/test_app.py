@@ -200,3 +200,8 @@ def test_a_scheduled_function_needs_no_arguments() -> None:
 
         @app.function(schedule="every 30s")
         async def beat(shop: str) -> None: ...
+
+
+def test_what_yields_nothing_is_no_stream() -> None:
+    with pytest.raises(InvalidSettings, match=r"'price' is no generator: `remote` gives what"):
+        price.stream("coat")
