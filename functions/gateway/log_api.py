@@ -136,7 +136,9 @@ class LogApi:
             if not isinstance(records, list):
                 raise refuse(400, "records is not a list")
             entries, is_unit = [_entry(each) for each in records], True
-        span = await book.append_batch(entries, unless=_unless(said), key=_key(said) or key)
+        said_key = _key(said)
+        key = key if said_key is None else said_key  # an empty one is refused, and not left out
+        span = await book.append_batch(entries, unless=_unless(said), key=key)
         told = {"first": span.start, "until": span.stop} if is_unit else {"seqnum": span.start}
         return answer_json(told, status=201, session=session.token)
 

@@ -153,6 +153,18 @@ async def test_every_refusal_says_what_may_be_concluded(
         assert (answer.status, problem["retryable"], problem["definite"]) == (status, False, True)
 
 
+@pytest.mark.parametrize("place", ["body", "header"])
+async def test_an_empty_key_is_refused(serve: Serve, place: str) -> None:
+    """As of a variable that is not set: the append would else be no retry, and nobody be told."""
+    body = {"data": "x", **({"key": ""} if place == "body" else {})}
+    headers = {"Idempotency-Key": ""} if place == "header" else {}
+    async with serve() as served:
+        path = "/books/b/records"
+        async with served.http.post(path, json=body, headers=headers) as answer:
+            assert (answer.status, (await answer.json())["title"]) == (400, "InvalidKey")
+        assert await served.log.books() == []
+
+
 async def test_logbooks_are_made_told_trimmed_and_deleted(serve: Serve) -> None:
     async with serve() as served:
         made = {"durability": "flush", "retention_s": 60}
