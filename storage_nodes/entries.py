@@ -102,7 +102,8 @@ class Entries:
         for earlier, known in self._ended.items():
             if earlier < term and known.position.count > count:
                 position = Position(known.position.term, count)
-                self._ended[earlier] = replace(known, position=position)
+                given_up = known.given_up or end.given_up
+                self._ended[earlier] = replace(known, position=position, given_up=given_up)
 
     def end_of(self, term: Term) -> End | None:
         """Where that term ended, as far as is known."""

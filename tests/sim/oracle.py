@@ -305,10 +305,6 @@ class SpaceOracle(Branch):
         gaps = [gap for each in self.gaps.values() for gap in each.items()]
         return any(start <= seqnum < start + count for start, count in gaps)
 
-    @property
-    def has_accepted_losses(self) -> bool:
-        return bool(self._accepted)
-
     def keep_bytes(self, names: set[tuple[object, ...]]) -> None:
         """Of all frames that were folded only these are left."""
         for record, (_, _, frames, _) in zip(self.entries, self.raw, strict=True):
@@ -366,7 +362,8 @@ class SpaceOracle(Branch):
             setattr(self, name, value)
         for position, entry, frames, chained_hash in was.raw[: fork.kept]:
             self._take(position, entry, frames, chained_hash)
-        if fork.started_over:
+        # An end may take a `StartOver` with it: that brings nothing back of what was lost before.
+        if fork.started_over or any(f.started_over and f.kept >= fork.kept for f in was.forks):
             self._forget()
         self.lost.append(was)
         self.forks = [*was.forks, fork]

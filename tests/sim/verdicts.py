@@ -262,8 +262,8 @@ class Judge:
         for each in self._incarnations(operation.book):
             oracle = self._oracle(each)
             told = operation.ended.session[oracle.space]
-            if oracle.has_accepted_losses and oracle.is_gap(_number(first, 0)):
-                return None  # only storage nodes that were given up had it, and no fold
+            if oracle.is_gap(_number(first, 0)):
+                return None  # every copy was gone before any fold got there (see `skipped`)
             for fork, was in zip(oracle.forks, oracle.lost, strict=True):
                 unseen = told.term < fork.term and told.count > max(was.count, fork.kept)
                 over = fork.started_over and not fork.unharmed

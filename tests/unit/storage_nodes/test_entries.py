@@ -77,6 +77,20 @@ def test_p11_a_term_that_had_ended_later_ends_where_the_next_view_says() -> None
     assert ended is not None and ended.position == at(2)
 
 
+@pytest.mark.parametrize("accepted", [True, False])
+def test_p15_so_do_the_seqnums_that_it_gave_and_that_a_person_has_given_up(accepted: bool) -> None:
+    """Whoever reads one of them is told that it is lost, not that there is none. Simulator, seed
+    30014 with losses."""
+    found = entries()
+    found.end_term(Term(2), end(5))
+    found.end_term(Term(3), replace(end(2, term=2), given_up=accepted))
+    ended = found.end_of(Term(1))
+    assert ended is not None and ended.given_up is accepted
+    found.end_term(Term(4), end(2, term=3))
+    ended = found.end_of(Term(1))
+    assert ended is not None and ended.given_up is accepted, "and it stays so"
+
+
 def test_p16_after_a_jump_the_metalog_goes_on_from_the_peers_position() -> None:
     found = entries()
     found.end_term(Term(2), end(5))
