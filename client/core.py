@@ -60,9 +60,8 @@ if TYPE_CHECKING:
     from bokilog.shared_records import SharedReader  # a log in this process needs none
 
 OVERLOADED_RETRY_S = 0.1
-BOOKS_MAX = (
-    16_384  # names remembered though nothing uses them; beyond, the one used longest ago goes
-)
+BOOKS_MAX = 16_384
+"""Names remembered though nothing uses them; beyond, the one used longest ago goes."""
 
 
 class Book:

@@ -20,7 +20,7 @@ import click
 from bokilog import __version__
 from bokilog.bench.figures import Result, to_cells, to_json, to_line, without_repeats
 from bokilog.bench.rounds import QUICK, Plan
-from bokilog.cli.options import Directory, Seconds
+from bokilog.cli.options import Directory, Duration
 
 if TYPE_CHECKING:
     from bokilog.bench.suites import Setting
@@ -83,7 +83,7 @@ def shared_options(command: Callable[P, T]) -> Callable[P, T]:
         click.option("--quick", is_flag=True, help="Only see that it works; figures mean little."),
         click.option(
             "--seconds",
-            type=Seconds(min=0, min_open=True),
+            type=Duration(min=0, min_open=True),
             default=SECONDS,
             show_default=True,
             help="Per contender and round.",
@@ -156,7 +156,7 @@ _durability_option = click.option(
 )
 @click.option(
     "--sync-delay-ms",
-    type=Seconds(min=0, max=10_000),
+    type=Duration(min=0, max=10_000),
     default=0.0,
     show_default=True,
     help="Added to every sync: a slower disk. No append may then be faster than its syncs.",

@@ -9,7 +9,7 @@ from typing import cast
 import click
 
 from bokilog.cli.connection import log_options, run
-from bokilog.cli.options import Seconds
+from bokilog.cli.options import Duration
 from bokilog.cli.output import print_json, printable
 from bokilog.limits import SEQNUM_MAX
 from bokilog.logbook import Log
@@ -58,7 +58,7 @@ def info(book: str, url: str | None, timeout_s: float, as_json: bool) -> None:
     help="Before an append is acknowledged, a write quorum has synced it, has written it to the "
     "operating system, or has it in memory.",
 )
-@click.option("--retention-s", type=Seconds(min=0), help="Let go of what is older.")
+@click.option("--retention-s", type=Duration(min=0), help="Let go of what is older.")
 @click.option("--retention-bytes", type=click.IntRange(min=0), help="Let go of the oldest beyond.")
 @log_options
 def create_book(
@@ -141,7 +141,7 @@ def trim(
 @click.argument("seqnum", type=SEQNUM)
 @click.option(
     "--ttl-s",
-    type=Seconds(min=0, min_open=True),
+    type=Duration(min=0, min_open=True),
     default=3600.0,
     show_default=True,
     help="How long, by the log's own time.",

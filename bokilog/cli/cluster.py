@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from bokilog.cli.options import Directory, Seconds
+from bokilog.cli.options import Directory, Duration
 from bokilog.io import logs
 from bokilog.shapes.cluster_layout import read_layout
 from bokilog.shapes.detach import Starting, detach
@@ -73,7 +73,7 @@ directory_option = click.option(
 @click.option("--detach", "in_background", is_flag=True, help="Return once it is up.")
 @click.option(
     "--timeout-s",
-    type=Seconds(min=0, min_open=True),
+    type=Duration(min=0, min_open=True),
     default=START_TIMEOUT_S,
     show_default=True,
     help="How long all processes may take to be ready.",
@@ -150,7 +150,7 @@ def up(
 @directory_option
 @click.option(
     "--timeout-s",
-    type=Seconds(min=0, min_open=True),
+    type=Duration(min=0, min_open=True),
     default=_STOP_TIMEOUT_S,
     show_default=True,
     help="How long it may take.",

@@ -14,7 +14,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import click
 
-from bokilog.cli.options import Seconds
+from bokilog.cli.options import Duration
 from bokilog.errors import InvalidSettings
 from bokilog.logbook import Log
 
@@ -29,7 +29,7 @@ def log_options(command: Callable[P, None]) -> Callable[P, None]:
         click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs."),
         click.option(
             "--timeout-s",
-            type=Seconds(min=0, min_open=True),
+            type=Duration(min=0, min_open=True),
             default=TIMEOUT_S,
             show_default=True,
             help="Give up connecting after that many seconds, and so each call.",

@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds; `nan` is none, though it is neither below nor above any limit."""
+class Duration(click.FloatRange):
+    """A number, of what the option names; `nan` is none, though it is neither below nor above any
+    limit."""
 
     def convert(
         self, value: float, param: click.Parameter | None, ctx: click.Context | None

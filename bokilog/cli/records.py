@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import click
 
 from bokilog.cli.connection import log_options, run
-from bokilog.cli.options import Seconds
+from bokilog.cli.options import Duration
 from bokilog.cli.output import print_json, record_as_json, record_as_line, standard_input
 from bokilog.limits import SEQNUM_MAX
 from bokilog.logbook import Log
@@ -67,7 +67,7 @@ def append(
 @click.option("--min-seqnum", type=SEQNUM, help="The first record at or after this one.")
 @click.option("--last", is_flag=True, help="The last record instead of the first.")
 @click.option("--max-seqnum", type=SEQNUM, help="The last record at or before this one.")
-@click.option("--wait-s", type=Seconds(min=0), default=0.0, help="Wait that long for a record.")
+@click.option("--wait-s", type=Duration(min=0), default=0.0, help="Wait that long for a record.")
 @click.option("--raw", is_flag=True, help="Print the bytes of the record and nothing else.")
 @log_options
 def read(

@@ -25,7 +25,7 @@ from typing import Final
 import click
 
 from bokilog.cli.cluster import directory_option
-from bokilog.cli.options import Seconds
+from bokilog.cli.options import Duration
 from bokilog.cli.status import collect
 from bokilog.errors import InvalidSettings, NotReady
 from bokilog.shapes.cluster_layout import Layout, read_layout
@@ -50,7 +50,7 @@ _ROLES: Final = ("storage", "sequencer", "engine", "host")
 )
 @click.option(
     "--timeout-s",
-    type=Seconds(min=0, min_open=True),
+    type=Duration(min=0, min_open=True),
     default=TIMEOUT_S,
     show_default=True,
     help="How long each step may take.",

@@ -69,7 +69,7 @@ class CeilingCalls:
             self._raise_to(effect.space, effect.seqnum)
         except OSError as error:
             self._loop.call_soon_threadsafe(self._refused, effect, str(error))
-        except Exception:
+        except Exception:  # top of a job: nothing that waits for it goes on, and the log says why
             logger.exception("log space %d: its ceiling of seqnums", effect.space)
         else:
             self._loop.call_soon_threadsafe(self._done, effect)
