@@ -546,19 +546,22 @@ class Judge:
             timeline = self._oracle(each).timeline(each.number)
             final = self._final(each)
             for skipped in timeline.visible(following.tag, before + 1, record.seqnum, final):
-                if following.over and self._was_trimmed(each, skipped):
+                if following.over and self._was_trimmed(each, skipped, following.tag):
                     continue
                 return f"{skipped} was left out between {before} and {record.seqnum}"
             last[each.number] = record.seqnum
         return None
 
-    def _was_trimmed(self, incarnation: Incarnation, record: Seen) -> bool:
-        """Whether it was, in a history of which a person has given up the end."""
-        oracle = self._oracle(incarnation)
-        return any(
-            fork.accepted and was.timeline(incarnation.number).gone(record, was.count)
-            for fork, was in zip(oracle.forks, oracle.lost, strict=True)
-        )
+    def _was_trimmed(self, incarnation: Incarnation, record: Seen, tag: str | None) -> bool:
+        """Whether it was, for readers of the tag, by a trim that was lost with the end of an order:
+        a person has accepted that, or the class does not outlive what failed."""
+        for was in self._oracle(incarnation).lost:
+            timeline = was.timeline(incarnation.number)
+            if record.seqnum < timeline.trim_until(tag, was.count):
+                return True
+            if timeline.gone(record, was.count):
+                return True
+        return False
 
     def _final(self, incarnation: Incarnation) -> int:
         """The last position at which something could be left out."""
