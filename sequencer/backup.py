@@ -126,9 +126,7 @@ class Backup:
                 known = seqnum <= self._ceiling
                 return self.ceiling_raised(seqnum) if known else [RaiseCeiling(space, seqnum)]
             case SyncRuns(count=count):
-                if count <= self._synced.count:
-                    return self._tell_synced()
-                return self._synced.want(count, written=self.standing.count)
+                return self._tell_synced() if count <= self.synced_count else self.sync(count)
             case ConfirmTerm(space=space, term=term, round=round_):
                 return self._tell(TermConfirmed(space, term, round_))
 
@@ -223,6 +221,15 @@ class Backup:
         if self._synced.waits:
             return [*self._synced.moved(self.standing.count), *self._tell_held()]
         return self._tell_held()
+
+    @property
+    def synced_count(self) -> int:
+        """Entries that were synced because somebody wanted that in this term."""
+        return self._synced.count
+
+    def sync(self, count: int) -> list[Effect]:
+        """So many entries are to be synced, once they are written."""
+        return self._synced.want(count, written=self.standing.count)
 
     def written_synced(self, term: Term, count: int) -> list[Effect]:
         """What was written here is synced, if it was in this term."""

@@ -204,7 +204,8 @@ class SequencerCore:
             case CeilingRaised(space=space, seqnum=seqnum):
                 return self._ceiling_raised(LogSpaceId(space), seqnum)
             case WrittenSynced(space=space, term=term, count=count):
-                return self._role(LogSpaceId(space)).written_synced(term, count)
+                effects = self._role(LogSpaceId(space)).written_synced(term, count)
+                return [*effects, *self._sealing.moved(self.view.term, self._roles.holders())]
             case LinkUp(peer=peer):
                 return self._link_up(peer)
             case LinkDown(peer=peer):

@@ -250,6 +250,15 @@ class Primary:
         """A storage node is about to store a fold of so many entries (P19)."""
         return self._synced.want(source, message.count, written=self.standing.count)
 
+    @property
+    def synced_count(self) -> int:
+        """Entries that were synced here because somebody wanted that."""
+        return self._synced.own.count
+
+    def sync(self, count: int) -> list[Effect]:
+        """So many entries are to be synced here, once they are written."""
+        return self._synced.own.want(count, written=self.standing.count)
+
     def written_synced(self, term: Term, count: int) -> list[Effect]:
         """What was written here is synced, if it was in this term."""
         return self._synced.own_synced(term, count, written=self.standing.count)

@@ -3,7 +3,8 @@
 A controller seals the term: this sequencer promises that nothing of it is acknowledged here any
 more, and answers once the promise is synced, with everything it ever acknowledged (P14). Then a
 controller wants the metalogs extended up to the ends that it found: what is missing is fetched from
-a sequencer that has it, and the answer comes once all of it is durable (P13).
+a sequencer that has it, and the answer comes once all of it is synced, in every class (P13): what
+a majority has synced stays with one, also if the next view gives another disk a vote (P11).
 
 Invariants: nothing is acknowledged between asking for the promise to be stored and the next view; a
 promise outlives the process; a controller may ask any number of times, and so may several: nothing
@@ -43,6 +44,10 @@ class Holder(Protocol):
         """What is durable."""
 
     @property
+    def synced_count(self) -> int:
+        """Of `flush` and `memory`: entries that were synced because somebody wanted that."""
+
+    @property
     def runs(self) -> RunIndex:
         """Where they lie in the journal."""
 
@@ -58,6 +63,9 @@ class Holder(Protocol):
 
     def take_fetched(self, runs: Iterable[Run], until: int) -> list[Effect]:
         """Entries that another sequencer holds."""
+
+    def sync(self, count: int) -> list[Effect]:
+        """So many entries are to be synced, once they are written; `synced_count` tells."""
 
 
 class Wanted(NamedTuple):
@@ -169,6 +177,7 @@ class Sealing:
                 wanted = Wanted(controller, row, NodeId(message.source))
                 self._wanted[space] = wanted
                 effects += self._fetch(Term(message.term), wanted, holders[space])
+                effects += _sync(holders[space], wanted.until)
         return [*effects, *self.moved(Term(message.term), holders)]
 
     def _fetch(self, term: Term, wanted: Wanted, holder: Holder) -> list[Effect]:
@@ -195,16 +204,27 @@ class Sealing:
             holder.runs_gone(message.count)
 
     def moved(self, term: Term, holders: Mapping[LogSpaceId, Holder]) -> list[Effect]:
-        """More may be durable: who wanted it is told."""
+        """More may be synced: who wanted it is told."""
         done: dict[Address, list[list[int]]] = {}
         for space, wanted in list(self._wanted.items()):
-            if holders[space].standing.count >= wanted.until:
+            if _kept_count(holders[space]) >= wanted.until:
                 del self._wanted[space]
                 done.setdefault(wanted.controller, []).append(wanted.row)
         return [
             Send(controller, Extended(term, self._disk_id, self._incarnation, rows))
             for controller, rows in done.items()
         ]
+
+
+def _sync(holder: Holder, count: int) -> list[Effect]:
+    """Entries of class `sync` are synced anyhow."""
+    return [] if holder.space.durability == "sync" else holder.sync(count)
+
+
+def _kept_count(holder: Holder) -> int:
+    """Entries that no loss of power takes from it."""
+    is_sync = holder.space.durability == "sync"
+    return holder.standing.count if is_sync else holder.synced_count
 
 
 def serve(source: Address, message: FetchRuns, holder: Holder, journal: Journal) -> list[Effect]:

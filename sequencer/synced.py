@@ -3,8 +3,9 @@
 Metalogs of the classes `flush` and `memory` are written and left to the operating system, so that
 a loss of power takes their last entries, and a term may end before what was published (P11). What a
 majority of the sequencers has synced no end of a term lies before: the seal hears of it from one of
-them at least (P14). Storage nodes store no fold past that, so that none of them ever has to go back
-behind what it has stored, and what they have stored may be let go (P16, P19).
+them at least (P14), and all of it is synced again before another disk gets a vote (P13). Storage
+nodes store no fold past that, so that none of them ever has to go back behind what it has stored,
+and what they have stored may be let go (P16, P19).
 
 Decides when a sequencer syncs what it has written: once somebody wants more than was synced, and
 that is written; one sync at a time, of all there is. And who is told, once a majority has.
@@ -71,44 +72,45 @@ class Synced:
         replication: its backups; None: there are none.
     """
 
-    __slots__ = ("_own", "_replication", "_space", "_term", "_waiting")
+    __slots__ = ("_replication", "_space", "_term", "_waiting", "own")
 
     def __init__(self, space: LogSpaceId, term: Term, replication: Replication | None) -> None:
         self._space = space
         self._term = term
-        self._own = OwnSync(space, term)
         self._replication = replication
         self._waiting: dict[Address, int] = {}
         """By storage node, how many entries it wants synced."""
+        self.own = OwnSync(space, term)
+        """Of the primary's own journal."""
 
     @property
     def count(self) -> int:
         """Entries that no loss of power takes from a majority."""
-        own, replication = self._own.count, self._replication
+        own, replication = self.own.count, self._replication
         return own if replication is None else replication.synced_count(own)
 
     @property
     def waits(self) -> bool:
         """Whether this sequencer is to sync more than it could."""
-        return self._own.waits
+        return self.own.waits
 
     def want(self, source: Address, count: int, *, written: int) -> list[Effect]:
         """A storage node is to be told once so many entries are synced."""
         self._waiting[source] = count
         effects = self._tell()
         if source in self._waiting:
-            effects += self._own.want(count, written=written)
+            effects += self.own.want(count, written=written)
             if self._replication is not None:
                 effects += self._replication.ask_sync(count)
         return effects
 
     def moved(self, written: int) -> list[Effect]:
         """So many entries are written here."""
-        return self._own.moved(written)
+        return self.own.moved(written)
 
     def own_synced(self, term: Term, count: int, *, written: int) -> list[Effect]:
         """A sync of this sequencer has ended."""
-        return [*self._own.synced(term, count, written=written), *self._tell()]
+        return [*self.own.synced(term, count, written=written), *self._tell()]
 
     def backup_synced(self) -> list[Effect]:
         """A backup has told that it has synced more."""

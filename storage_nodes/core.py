@@ -18,6 +18,7 @@ from bokilog.effects import (
     CeilingRaised,
     CheckpointStored,
     ColdDone,
+    Commit,
     Effect,
     Event,
     IntentStored,
@@ -279,11 +280,14 @@ class StorageCore:
         new, views = self._rebuild(number, view)
         new.succeed(replica)
         self.replicas[number] = new
-        return [
-            effect
-            for each in views
-            for effect in new.install(each.space(number), each.term, each.end(number))
-        ]
+        effects: list[Effect] = []
+        if replica.staged:  # in this batch; the new one hears of it from others, or does without
+            self._token += 1
+            self._committing[self._token] = number
+            effects.append(Commit(number, self._token))
+        for each in views:
+            effects += new.install(each.space(number), each.term, each.end(number))
+        return effects
 
     def _checkpoint_stored(self, number: LogSpaceId) -> list[Effect]:
         effects = self._replica(number).checkpoint_stored()

@@ -298,7 +298,7 @@ class Replica:
         if self.entries.waiting:
             effects += self.folding.fold()
         arrivals, upkeep, filling = self.arrivals, self._upkeep, self.filling
-        commits = bool(arrivals.staged or upkeep.copies or filling.staged)
+        commits = self.staged
         if commits:
             arrivals.commit(token)
             if upkeep.copies:
@@ -330,6 +330,11 @@ class Replica:
                 last_token=self.arrivals.last_token,
             )
 
+    @property
+    def staged(self) -> bool:
+        """Whether anything is journalled and not committed yet."""
+        return bool(self.arrivals.staged or self._upkeep.copies or self.filling.staged)
+
     def persisted(self, token: int) -> list[Effect]:
         """What was committed under this token, and earlier, counts now."""
         arrivals = self.arrivals
@@ -357,10 +362,7 @@ class Replica:
     @property
     def everything_durable(self) -> bool:
         """Whether a checkpoint of the present position is ahead of no frame (P19)."""
-        arrivals = self.arrivals
-        frames = arrivals.committing or arrivals.staged
-        copies = self._upkeep.copies or self.filling.staged
-        return not frames and not copies and not self.folds.loading.writing
+        return not (self.staged or self.arrivals.committing or self.folds.loading.writing)
 
     def checkpoint_timer(self) -> None:
         """A checkpoint begins with the end of this batch, if one may."""

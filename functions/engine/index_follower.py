@@ -25,7 +25,7 @@ from typing import cast
 
 from bokilog.facts import Facts, Tail
 from bokilog.functions.engine.cache import Tags
-from bokilog.functions.engine.order import Horizon
+from bokilog.functions.engine.order import Ends, Horizon
 from bokilog.functions.engine.published import Published
 from bokilog.ids import START, LogSpaceId, NodeId, Position, Term
 from bokilog.messages import FollowIndex, IndexStream
@@ -50,12 +50,11 @@ class IndexFollower:
 
     __slots__ = (
         "_due",
+        "_ends",
         "_facts",
         "_published",
         "_told",
         "_unnamed",
-        "_view_end",
-        "_view_term",
         "books",
         "chosen",
         "follow_due",
@@ -107,9 +106,7 @@ class IndexFollower:
         """Whether it is of a class below `sync`; of that one a log space is always settled."""
         self.volatile = False
         """Whether it is of class `memory`."""
-        self._view_term = START.term
-        """Of the newest view here, and the count of entries at which the terms before it ended."""
-        self._view_end = 0
+        self._ends = Ends()
         self.term = START.term
         """Of class `memory`: the newest term that anything told of."""
         self.settled = True
@@ -133,8 +130,8 @@ class IndexFollower:
     def install(self, term: Term, end: End) -> bool:
         """The view of `term` says where the terms before it ended: whether entries are known that
         were lost there (P11)."""
-        self._view_term, self._view_end = term, end.position.count
-        return self.horizon.known_before(term) > end.position.count
+        self._ends.install(term, end.position.count)
+        return self.horizon.end_before(term, end.position.count)
 
     def begin_term(self, term: Term) -> bool:
         """Something told of this term: whether all that is known may be lost since (P20)."""
@@ -157,7 +154,7 @@ class IndexFollower:
             return False
         if self.volatile and position.term < self.term:
             return True
-        return position.term < self._view_term and position.count > self._view_end
+        return self._ends.is_past(position)
 
     def may_answer(self, position: Position) -> bool:
         """Whether what is known here counts for a session that has seen this position: it, or
@@ -165,7 +162,7 @@ class IndexFollower:
         if not self.lossy:
             return True
         told = max(position.term, self.horizon.position.term)
-        return self.settled and told <= (self.term if self.volatile else self._view_term)
+        return self.settled and told <= (self.term if self.volatile else self._ends.term)
 
     # --- what is wanted ---------------------------------------------------------------------------
 

@@ -16,9 +16,14 @@ Does not know: frames, views, links.
 
 from __future__ import annotations
 
+from typing import Final
+
 from bokilog.ids import START, LogSpaceId, Position, Term
 from bokilog.messages import FollowMetalog
 from bokilog.metalog import Entry, MetalogFollower, Run
+
+ENDS_KEPT: Final = 64
+"""Of one log space; a term is minutes to months."""
 
 
 class SpaceOrder:
@@ -114,6 +119,39 @@ class SpaceOrder:
             assert self.position.term != term or self.position.count <= count
 
 
+class Ends:
+    """Where terms ended, as stored views say: whether an entry that something told of is past an
+    end, and so never counts again (P13).
+
+    Of a class that may lose entries a term may end before an earlier one did, and be longer later
+    on (P11); so every end counts that came after the entry's own term. Ends that no lower one
+    follows are kept, up to `ENDS_KEPT`; of older terms more is taken for lost than is.
+    """
+
+    __slots__ = ("_ends", "term")
+
+    def __init__(self) -> None:
+        self.term = START.term
+        """Of the newest view."""
+        self._ends: list[tuple[Term, int]] = []
+        """Term of a view, and the count of entries that the terms before it ended at; both grow."""
+
+    def install(self, term: Term, count: int) -> None:
+        """The view of `term` says that the terms before it ended after `count` entries."""
+        self.term, ends = term, self._ends
+        while ends and ends[-1][1] >= count:
+            ends.pop()
+        ends.append((term, count))
+        if len(ends) > ENDS_KEPT:
+            (_, lowest), (later, _) = ends[:2]
+            ends[:2] = [(later, lowest)]
+
+    def is_past(self, position: Position) -> bool:
+        """Whether an end since that position's term lies before it."""
+        of, count = position
+        return of < self.term and any(end < count for term, end in self._ends if term > of)
+
+
 class Horizon:
     """The furthest (position, tail) of a log space that anything told this engine of; both grow
     together. Beside it, how far behind that the followed index replica is (P32).
@@ -141,14 +179,16 @@ class Horizon:
                 self._terms_before[term] = count
             self.position, self.tail = position, tail
 
-    def known_before(self, term: Term) -> int:
-        """Count of entries that were told of in the terms before this one, whether or not they
-        are in the order; asked once, when the view of the term says where that ended."""
-        counts = [count for of, count in self._terms_before.items() if of < term]
+    def end_before(self, term: Term, count: int) -> bool:
+        """The view of `term` says that the terms before it ended after `count` entries: whether
+        more of theirs were told of. What is left may still be lost where a later one ends (P11)."""
+        counts = [known for of, known in self._terms_before.items() if of < term]
         if self.position.term < term:
             counts.append(self.position.count)
+        known = max(counts, default=0)
         self._terms_before = {of: n for of, n in self._terms_before.items() if of >= term}
-        return max(counts, default=0)
+        self._terms_before[Term(term - 1)] = min(known, count)
+        return known > count
 
     @property
     def lag_records(self) -> int:

@@ -13,6 +13,7 @@ import pytest
 from bokilog.effects import Received, ViewInstalled
 from bokilog.ids import NodeId, Position, Term
 from bokilog.messages import Extended, FetchRuns, ReplicateRun, Runs
+from bokilog.record import Durability
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.view import first_end
 from tests.unit.sequencer.trio import DRIVER, S1, S2, S3, SPACE, Trio, started
@@ -89,6 +90,44 @@ def test_p13_extended_is_said_once_all_of_it_is_synced() -> None:
     assert trio.sent_to(DRIVER, Extended) == []
     trio.sync(S3)
     assert trio.has_extended(S3, end)
+
+
+@pytest.mark.parametrize("durability", ["flush", "memory"])
+def test_p13_what_a_term_ends_with_is_synced_where_commits_do_not_wait_for_it(
+    durability: Durability,
+) -> None:
+    """Storage nodes count on what two have synced (P11). Were another disk given a vote before it
+    has, that one and a sequencer that had not could end a later term before it."""
+    trio = started(durability)
+    trio.order(S1)
+    trio.settle()
+    trio.crash(S2, wipe=True)
+    trio.start(S2)
+    for node in (S1, S3):
+        trio.seal(node)
+    trio.settle()
+    end = trio.end_of((S1, S3))
+    trio.extend(S2, end, S3)
+    trio.extend(S3, end, S3)
+    for node, peer in ((S2, S3), (S3, S2)):
+        while trio.deliver(node, peer):
+            pass
+    trio.write(S2)
+    assert trio.count(S2) == end.position.count
+    assert not any(trio.has_extended(node, end) for node in (S2, S3))
+    trio.settle()
+    assert all(trio.has_extended(node, end) for node in (S2, S3))
+
+
+def test_p13_an_old_primary_syncs_what_its_term_ends_with() -> None:
+    trio = started("flush")
+    trio.seal(S1)
+    trio.sync(S1)
+    end = trio.end_of((S1,))
+    trio.extend(S1, end, S1)
+    assert not trio.has_extended(S1, end)
+    trio.sync(S1)
+    assert trio.has_extended(S1, end)
 
 
 def test_p13_only_what_is_durable_is_given_to_others() -> None:

@@ -762,7 +762,9 @@ class Cluster:
     def _view_stored(self, view: View) -> None:
         """What a view says of ends is what terms of the one history begin with."""
         for end in view.ends:
-            self.oracles[end.space].view_stored(view.term, end.position.count, end.tail)
+            self.oracles[end.space].view_stored(
+                view.term, end.position.count, end.tail, told=self.watch.told(end.space)
+            )
             for node in view.space(end.space).replicas:
                 stored = self.stored_count(node, end.space)
                 if stored > end.position.count:
@@ -770,6 +772,7 @@ class Cluster:
                         f"term {view.term} ends log space {end.space} at {end.position}, and"
                         f" {node} has stored a fold of {stored} entries"
                     )
+                self.watch.stores(node, end.space, stored)
         for process in self.processes.values():
             process.view_stored()
 
@@ -1062,6 +1065,10 @@ class Watch:
                 f" {keepers} only"
             )
 
+    def told(self, space: LogSpaceId) -> int:
+        """How many entries anybody was told of."""
+        return self._furthest.get(space, START).count
+
     def batch_ended(self, node: NodeId, space: LogSpaceId, committer: Committer) -> None:
         """Before a group is written: whatever a batch staged, a commit has to follow in that very
         batch, since nothing else need come by which it would become durable (P13)."""
@@ -1083,8 +1090,9 @@ class Watch:
         self._asked.clear()
 
     def stores(self, node: NodeId, space: LogSpaceId, count: int) -> None:
-        """A storage node is about to store a fold of so many entries: whichever majority ends the
-        term then, one of it has to know of them (P14: a disk that was exchanged has no vote)."""
+        """A storage node stores a fold of so many entries, or has, and a view is stored: whichever
+        majority ends the term then, one of it has to know of them (P13, P14: a disk that was
+        exchanged has no vote)."""
         views, disks = self._cluster.views, self._cluster.disks
         view = views.latest()
         begun = views.load(view.space(space).begun).end(space)

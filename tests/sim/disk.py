@@ -28,7 +28,7 @@ from bokilog.frame import (
     decode_frame,
     decode_head,
 )
-from bokilog.ids import LogSpaceId, Shard, Term
+from bokilog.ids import LogSpaceId, NodeId, Shard, Term
 from bokilog.io.journal_memory import MemoryJournal
 from bokilog.journal import (
     Damage,
@@ -377,10 +377,11 @@ class Disk:
         for space in self._forgets:
             self._empty_space(space)
 
-    def replaced(self) -> Disk:
-        """Another disk, an empty one; this one is what it was."""
+    def replaced(self, number: int) -> Disk:
+        """Another disk, an empty one, the node's `number`-th after its first; this one is what it
+        was."""
         other = Disk(self._world, self._knobs, self._node, tuple(self._durabilities.values()))
-        other._wiped_count = self._wiped_count + 1
+        other._wiped_count = number
         other.incarnation, other.boots = self.incarnation, self.boots
         return other
 
@@ -420,8 +421,15 @@ class Disk:
 
 class Atlas:
     """Which disks may be damaged: always the same W-1 of a replica set, so that all others are
-    whole whatever happens to these."""
+    whole whatever happens to these; and which one of several sequencers gets other disks."""
 
-    def __init__(self, world: World, replicas: Sequence[str], write_quorum: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        replicas: Sequence[str],
+        write_quorum: int,
+        sequencers: Sequence[NodeId] = (),
+    ) -> None:
         chance = world.chance("atlas")
         self.victims = frozenset(chance.sample(sorted(replicas), write_quorum - 1))
+        self.exchanged = chance.choice(sequencers) if len(sequencers) > 1 else None

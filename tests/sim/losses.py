@@ -39,6 +39,7 @@ class Losses:
         new_clients: Callable[[], None],
     ) -> None:
         self.over = False
+        self._strikes = 0
         self.away: set[NodeId] = set()
         """A sequencer that is not started: it will be the only one that is left."""
         self._cluster = cluster
@@ -72,12 +73,13 @@ class Losses:
             return
         cluster, chance = self._cluster, self._chance
         self._stop()
+        self._strikes += 1
         storage = self._storage()
         sequencers = set(cluster.sequencers) if self._lose_sequencers else set()
         if not self._lose_all:
             sequencers.discard(self._survivor)
         lost = {node: cluster.disks[node] for node in sorted({*storage, *sequencers})}
-        cluster.disks.update({node: disk.replaced() for node, disk in lost.items()})
+        cluster.disks.update({node: disk.replaced(self._strikes) for node, disk in lost.items()})
         before, cluster.copies_lost = cluster.copies_lost, bool(storage)
         if Operator(cluster).accept_loss(storage):
             self._world.reach(f"a loss is accepted: {self._knobs.loses}")

@@ -315,10 +315,11 @@ class SpaceOracle(Branch):
     def is_byteless(self, seqnum: int) -> bool:
         return any(start <= seqnum < until for start, until in self.byteless)
 
-    def view_stored(self, term: Term, count: int, tail: int) -> None:
-        """A view says where the terms before `term` ended."""
+    def view_stored(self, term: Term, count: int, tail: int, *, told: int = 0) -> None:
+        """A view says where the terms before `term` ended; somebody was told of `told` entries,
+        and may fold them even now."""
         self.starts[term] = count, tail
-        if term == self._accepted or count < self.count:
+        if term == self._accepted or count < max(self.count, told):
             accepted = term == self._accepted
             fork = Fork(term, count, self.tail, False, accepted=accepted)
             self._leave(fork, everything=False)
@@ -377,7 +378,10 @@ class SpaceOracle(Branch):
         """The branch that an entry is of: one that lags folds what is lost already."""
         for place, fork in enumerate(self.forks):
             if position.term < fork.term and position.count > fork.kept and not fork.refolded:
-                return self.lost[place]
+                branch = self.lost[place]
+                for each in self.raw[branch.count : fork.kept]:  # folded since the view was stored
+                    branch._take(*each)
+                return branch
         return self
 
     # --- what indexes tell ------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from bokilog.functions.engine.core import EngineCore
 from bokilog.ids import NodeId
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.member import MemberCore
+from bokilog.sequencer.next_view import has_vote
 from bokilog.storage_nodes.core import StorageCore
 from tests.sim.cluster import Cluster
-from tests.sim.disk import Atlas
+from tests.sim.disk import Atlas, Disk
 from tests.sim.history import History, Track
 from tests.sim.loop import World
 from tests.sim.losses import Losses
@@ -38,6 +39,8 @@ from tests.sim.workload import Calls, SimClient
 
 LOOK_S = 0.05
 """How often it is looked whether everything has settled."""
+OLD_DISK_SHARE = 0.3
+"""Of exchanges of a sequencer's disk for which there is one that it had before."""
 CLOCK_JUMPS_MS = (-600_000, -5_000, 300, 5_000, 600_000, 3_700_000, 8 * 24 * 3_600_000)
 
 
@@ -281,7 +284,15 @@ class Nemesis:
         self._world = simulation.world
         self._knobs = simulation.knobs
         self._chance = simulation.world.chance("nemesis")
-        self._atlas = Atlas(self._world, self._cluster.replicas(), self._knobs.write_quorum)
+        self._atlas = Atlas(
+            self._world,
+            self._cluster.replicas(),
+            self._knobs.write_quorum,
+            self._cluster.sequencers,
+        )
+        self._taken_out: list[Disk] = []
+        """Disks that were in a sequencer's machine before."""
+        self._exchanges = 0
         self._over = False
         self._gone: NodeId | None = None
         """A storage node that is not started again."""
@@ -308,6 +319,7 @@ class Nemesis:
             "full": self._fill,
             "failed_sync": self._fail_sync,
             "wipe": self._wipe,
+            "exchange": self._exchange,
             "flip": self._flip,
             "clock": self._jump,
             "checkpoint": self._checkpoint,
@@ -547,6 +559,30 @@ class Nemesis:
         node = NodeId(self._chance.choice(sorted(self._atlas.victims)))
         self._cluster.crash(node, power=True)
         self._cluster.disks[node].wipe()
+        self._start_later(node)
+
+    def _exchange(self) -> None:
+        """A sequencer, always the same one, gets another disk: an empty one, or one that it had
+        before. Not while another one has no vote yet: two of three would have none (P14)."""
+        node, cluster = self._atlas.exchanged, self._cluster
+        view = cluster.views.latest()
+        voting = [each for each in cluster.sequencers if each != node]
+        if node is None or not all(
+            has_vote(view, each, cluster.disks[each].disk_id) for each in voting
+        ):
+            return
+        cluster.crash(node, power=True)
+        present = cluster.disks[node]
+        if self._taken_out and self._chance.random() < OLD_DISK_SHARE:
+            another = self._chance.choice(self._taken_out)
+            self._taken_out.remove(another)
+            self._world.reach("an earlier disk of a sequencer is there again")
+        else:
+            self._exchanges += 1
+            another = present.replaced(self._exchanges)
+        self._taken_out.append(present)
+        cluster.disks[node] = another
+        cluster.watch.disk_exchanged()
         self._start_later(node)
 
     def _flip(self) -> None:

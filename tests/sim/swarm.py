@@ -285,6 +285,7 @@ def draw(seed: int, *, losses: bool = False) -> Knobs:
         _draw_operator(knobs, random.Random(f"{seed} operator"))
     _draw_losses(knobs, random.Random(f"{seed} loss"), certain=losses)
     _draw_batches(knobs, random.Random(f"{seed} batches"))
+    _draw_exchanges(knobs, random.Random(f"{seed} exchanges"))
     return knobs
 
 
@@ -293,6 +294,12 @@ def _draw_batches(knobs: Knobs, chance: random.Random) -> None:
     knobs.busy_share = chance.choice((0.0, 0.0, 0.03, 0.2, 0.6))
     knobs.busy_s = chance.choice((0.002, 0.01, 0.03))
     knobs.view_lag_s = chance.choice((0.0, 0.0, 0.01, 0.1))
+
+
+def _draw_exchanges(knobs: Knobs, chance: random.Random) -> None:
+    """One of three sequencers gets other disks now and then; none goes while others are lost."""
+    if knobs.sequencer_count > 1 and not (knobs.shrinks or knobs.loses):
+        knobs.faults["exchange"] = chance.choice((0.0, 0.0, 0.5, 2.0))
 
 
 def _draw_cold(knobs: Knobs, chance: random.Random) -> None:

@@ -272,13 +272,18 @@ class Trio:
         syncs, process.syncs = process.syncs, []
         for sync in syncs:
             self.handle(node, WrittenSynced(*sync))
+        return self.write(node) or bool(promises or ceilings or syncs)
+
+    def write(self, node: NodeId) -> bool:
+        """What was committed is durable to the class's standard; False: nothing was."""
+        process, disk = self.processes[node], self.disks[node]
         commits, process.commits = process.commits, []
         if commits:
             disk.journal.commit()
             disk.journal.sync_now()
         for token in commits:
             self.handle(node, Persisted(token))
-        return bool(promises or ceilings or syncs or commits)
+        return bool(commits)
 
     def fire(self, node: NodeId, timer: Hashable) -> None:
         """The time has come for it."""

@@ -124,6 +124,19 @@ def folded(node: Node, count: int) -> None:
     assert node.seqnums == list(range(1, count + 1))
 
 
+def test_what_came_in_the_batch_of_the_view_is_committed(tmp_path: Path) -> None:
+    """Whatever a batch stages, a commit follows in it: nothing else need come that would do it."""
+    with started(tmp_path) as node:
+        folded(node, 6)
+        events: list[Event] = [
+            Received(ENGINE, Replicate(frame(6))),
+            ViewInstalled(flush_view(2, end=at(4), tail=CEILING)),
+            BatchEnded(0),
+        ]
+        effects = [effect for event in events for effect in node.core.handle(event, 0.0)]
+        assert [each.space for each in effects if isinstance(each, Commit)] == [SPACE]
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_p11_in_the_running_process(tmp_path: Path, stored: bool) -> None:
     with started(tmp_path) as node:

@@ -131,6 +131,31 @@ def test_p11_what_a_later_term_has_kept_is_served_once_its_view_is_here() -> Non
     assert is_answered(sim.get(CLIENT, read(6, tag="t")))
 
 
+def test_p11_a_later_term_may_end_before_the_one_before_it_did() -> None:
+    """Its sequencer lost power as it began: what was within the first end is lost all the same
+    (simulator, seed 225)."""
+    sim = knowing_flush()
+    streamed(sim, 8, 4, 1000)
+    sim.install(flush_view(3, end=10))
+    sim.install(flush_view(4, end=8))
+    assert not is_answered(sim.get(CLIENT, read(5, tag="t")))
+
+
+def test_p11_what_is_told_late_counts_by_every_end_since() -> None:
+    """A storage node that hears of no view for a while tells of entries that the order has not any
+    more, though it is longer than they were by now."""
+    sim = knowing_flush()
+    sim.install(flush_view(3, end=8))
+    sim.install(flush_view(4, end=12))
+    sim.do(BatchEnded(0))
+    (passed,) = sim.get(CLIENT, read(5, tag="t"))
+    assert isinstance(passed, Send) and isinstance(passed.message, Read)
+    streamed(sim, 10, 2, 100, following=True)
+    request = passed.message.request
+    sim.get(S1, reply(request, [20], position=at(10, 2), tail=100, next_seqnum=100))
+    assert not is_answered(sim.get(CLIENT, read(6, tag="t")))
+
+
 def test_p11_a_session_that_has_met_a_later_term_is_not_answered_from_before_it() -> None:
     sim = knowing_flush()
     assert not is_answered(sim.get(CLIENT, read(5, tag="t", position=at(8, 3))))

@@ -1,6 +1,8 @@
 """A metalog as an engine follows it."""
 
-from bokilog.functions.engine.order import Horizon, SpaceOrder
+from hypothesis import given, strategies as st
+
+from bokilog.functions.engine.order import ENDS_KEPT, Ends, Horizon, SpaceOrder
 from bokilog.ids import START, Position, Term
 from bokilog.messages import FollowMetalog
 from bokilog.metalog import CloseShard, Entry, Run
@@ -91,6 +93,30 @@ def test_what_could_not_be_used_comes_again() -> None:
     strict.rewind(at(1))
     strict.check()
     assert taken(strict, run(0, 3)) == [(at(2), 1), (at(3), 2)]
+
+
+@given(
+    views=st.lists(st.integers(0, 20), max_size=12),
+    position=st.builds(Position, st.integers(0, 13).map(Term), st.integers(0, 25)),
+)
+def test_an_entry_is_past_the_end_if_any_end_since_its_term_lies_before_it(
+    views: list[int], position: Position
+) -> None:
+    ends = Ends()
+    for term, count in enumerate(views, 1):
+        ends.install(Term(term), count)
+    since = [count for term, count in enumerate(views, 1) if term > position.term]
+    assert ends.is_past(position) == any(count < position.count for count in since)
+
+
+def test_of_old_terms_more_counts_as_lost_than_is() -> None:
+    ends = Ends()
+    for term in range(1, 3 * ENDS_KEPT):
+        ends.install(Term(term), 10 * term)
+    assert not ends.is_past(at(10, 0)) and ends.is_past(at(11, 0))
+    assert ends.is_past(at(11, ENDS_KEPT)), "it is not known any more that it counts"
+    newest = Term(3 * ENDS_KEPT - 2)
+    assert not ends.is_past(at(10 * newest + 10, newest)) and ends.is_past(at(10**6, newest))
 
 
 def test_the_horizon_keeps_the_furthest_pair() -> None:
