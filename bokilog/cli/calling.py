@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from bokilog.cli.connection import check_there, log_options
+from bokilog.cli.connection import check_there, log_options, open_log, say_if_it_lasts
 from bokilog.cli.output import data_as_json, print_json, printable, printable_lines
 from bokilog.errors import BokilogError, InvalidSettings, NotReady, from_wire
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from bokilog.functions.runtime.process_caller import ProcessCaller
 
 ASK_TIMEOUT_S: Final = 3.0
-QUIET_S: Final = 1.0
-"""So long a call waits for a host without a word."""
 _BY_NAME: Final = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
@@ -145,7 +143,7 @@ async def _call(
 
     named = _Named(app)
     wait_s = timeout_s if call_timeout_s is None else min(timeout_s, call_timeout_s)
-    waits = asyncio.create_task(_say_that_it_waits(app, wait_s))
+    waits = say_if_it_lasts(f"a host of {app!r}, or the log that names it", wait_s)
     async with AppConnection(named, url=url, host=None, connect_timeout_s=wait_s) as connection:
         waits.cancel()
         assert named.connection is not None
@@ -173,21 +171,15 @@ async def _call(
         click.echo(result, nl=not raw or sys.stdout.isatty())
 
 
-async def _say_that_it_waits(app: str, timeout_s: float) -> None:
-    await asyncio.sleep(QUIET_S)
-    click.echo(f"waiting up to {timeout_s:g} s for a host of {app!r}", err=True)
-
-
 # --- what calls wrote -----------------------------------------------------------------------------
 
 
 async def _logs(
     call_id: str, app: str | None, url: str | None, timeout_s: float, *, as_json: bool
 ) -> None:
-    from bokilog.client.connect import connect
     from bokilog.functions.runtime.membership import hosts_of, reachable
 
-    async with connect(url or None, connect_timeout_s=timeout_s) as log:
+    async with open_log(url, timeout_s) as log:
         found: list[list[object]] = []
         silent: list[list[object]] = []
         asked = 0

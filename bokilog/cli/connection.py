@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import click
 
@@ -18,9 +20,14 @@ from bokilog.cli.options import Duration
 from bokilog.errors import InvalidSettings
 from bokilog.logbook import Log
 
+if TYPE_CHECKING:
+    from bokilog.client.admin import ClientLog
+
 T = TypeVar("T")
 P = ParamSpec("P")
 TIMEOUT_S: Final = 30.0  # a person waits longer than a program, but not for ever
+QUIET_S: Final = 1.0
+"""So long a command waits without a word."""
 
 
 def log_options(command: Callable[P, None]) -> Callable[P, None]:
@@ -95,8 +102,26 @@ def _is_empty(directory: str) -> bool:
 
 
 async def _connected(url: str | None, work: Callable[[Log], Awaitable[T]], timeout_s: float) -> T:
-    from bokilog.client.connect import connect  # here, so that help and usage errors stay fast
+    async with open_log(url, timeout_s) as log:
+        return await work(log)
+
+
+@asynccontextmanager
+async def open_log(url: str | None, timeout_s: float) -> AsyncIterator[ClientLog]:
+    """The log at `url`, connected within `timeout_s`; a person hears if it takes a while."""
+    from bokilog.client.connect import URL_DEFAULT, connect  # so that usage errors stay fast
 
     # Seeds take turns until the time is over; then NodeUnreachable names the URL and the time.
-    async with connect(url or None, connect_timeout_s=timeout_s) as log:
-        return await work(log)
+    waits = say_if_it_lasts(f"the log at {url or URL_DEFAULT}", timeout_s)
+    try:
+        async with connect(url or None, connect_timeout_s=timeout_s) as log:
+            waits.cancel()
+            yield log
+    finally:
+        waits.cancel()
+
+
+def say_if_it_lasts(what: str, timeout_s: float) -> asyncio.TimerHandle:
+    """After a second without it, a person is told what is waited for; once it is there, cancel."""
+    line = f"waiting up to {timeout_s:g} s for {what}"
+    return asyncio.get_running_loop().call_later(QUIET_S, partial(click.echo, line, err=True))

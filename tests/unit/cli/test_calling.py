@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bokilog.cli import calling
+from bokilog.cli import calling, connection
 from bokilog.cli.calling import parse_arguments
 from bokilog.cli.main import main
 from bokilog.errors import InvalidSettings
@@ -57,7 +57,7 @@ def test_a_timeout_of_a_call_has_a_range(capsys: pytest.CaptureFixture[str], tim
 def test_who_waits_for_a_host_is_told_and_waits_no_longer_than_the_call_may_take(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calling, "QUIET_S", 0.0)
+    monkeypatch.setattr(connection, "QUIET_S", 0.0)
     nobody = ("--url", "bokilog://127.0.0.1:1", "--timeout", "0.2")
     assert main(["call", "shop.price", *nobody]) == 1
     assert "waiting up to 0.2 s for a host of 'shop'" in capsys.readouterr().err

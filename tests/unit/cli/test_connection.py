@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bokilog.cli import connection
 from tests.unit.cli.conftest import RecordingLog
 
 Run = Callable[..., tuple[int, str, str]]
@@ -82,6 +83,17 @@ def test_a_log_that_does_not_answer_is_named_with_the_time(run: Run, listening: 
     assert (code, out) == (1, "")
     assert error.startswith(f"error: NodeUnreachable: cannot reach {url}: ")
     assert "tried for connect_timeout_s=0.05" in error
+
+
+@pytest.mark.parametrize("command", [("books",), ("append", "b", "x"), ("logs",)])
+def test_who_waits_for_a_log_is_told(
+    monkeypatch: pytest.MonkeyPatch, run: Run, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(connection, "QUIET_S", 0.0)
+    url = "bokilog://127.0.0.1:1"
+    code, out, error = run(*command, "--url", url, "--timeout-s", "0.2")
+    assert (code, out) == (1, "")
+    assert error.startswith(f"waiting up to 0.2 s for the log at {url}\nerror: NodeUnreachable: ")
 
 
 @pytest.mark.parametrize("command", [("append", "b", "x"), ("create-book", "b")])
