@@ -192,7 +192,8 @@ class SimJournal:
     def release(self, segment: int) -> None:
         if self._knobs.releases:
             # What follows it is on the disk before it goes, whatever is left to the system else.
-            following = min(each.number for each in self.segments() if each.number > segment)
+            numbers = [each.number for each in self.segments() if each.number > segment]
+            following = min(numbers, default=segment)  # none after a start that needs nothing
             self._groups = [group for group in self._groups if group[0] > following]
             self._world.reach(f"{self._whose} lets go of a segment")
             self.inner.release(segment)

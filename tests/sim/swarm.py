@@ -206,6 +206,8 @@ SPARES_SHARE = 0.2
 """Of runs with several sequencers."""
 COLD_SHARE = 0.3
 """Of all runs."""
+HASTE_SHARE = 0.15
+"""Of all runs."""
 LEARNING_SHARE = 0.25
 """Of runs with several sequencers."""
 SHRINK_SHARE = 0.1
@@ -286,6 +288,7 @@ def draw(seed: int, *, losses: bool = False) -> Knobs:
     _draw_losses(knobs, random.Random(f"{seed} loss"), certain=losses)
     _draw_batches(knobs, random.Random(f"{seed} batches"))
     _draw_exchanges(knobs, random.Random(f"{seed} exchanges"))
+    _draw_haste(knobs, random.Random(f"{seed} haste"))
     return knobs
 
 
@@ -300,6 +303,15 @@ def _draw_exchanges(knobs: Knobs, chance: random.Random) -> None:
     """One of three sequencers gets other disks now and then; none goes while others are lost."""
     if knobs.sequencer_count > 1 and not (knobs.shrinks or knobs.loses):
         knobs.faults["exchange"] = chance.choice((0.0, 0.0, 0.5, 2.0))
+
+
+def _draw_haste(knobs: Knobs, chance: random.Random) -> None:
+    """Terms end as soon as they have begun: nobody hears of all of them in time."""
+    if chance.random() >= HASTE_SHARE:
+        return
+    knobs.faults["kill_sequencer"] = chance.choice((8.0, 20.0))
+    knobs.down_s = chance.choice((0.01, 0.02, 0.05))
+    knobs.checkpoint_s = min(knobs.checkpoint_s, 0.1)
 
 
 def _draw_cold(knobs: Knobs, chance: random.Random) -> None:
