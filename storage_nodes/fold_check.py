@@ -113,11 +113,12 @@ class FoldCheck:
         return FoldFacts(meta.position, meta.chained_hash, meta.tail, *counts)
 
     def _position(self, meta: Meta, ends: Mapping[Term, End]) -> None:
-        end = ends.get(Term(meta.position.term + 1))
-        if end is not None and meta.position.count > end.position.count:
+        of, count = meta.position
+        since = [end.position.count for term, end in ends.items() if term > of]
+        if count > min(since, default=count):
             self._add(
                 f"the fold stands at {tuple(meta.position)}, past the end of its term:"
-                f" {end.position.count}",
+                f" {min(since)}",
                 "all reads by this replica: it must be built anew",
             )
         hint = unpack(meta.replay_hint) if meta.replay_hint else 0
