@@ -34,22 +34,25 @@ class OwnSync:
         """Entries that are synced."""
         self._space = space
         self._term = term
-        self._wanted = 0
+        self._wanted: set[int] = set()
+        """Counts that somebody waits for; who wants one waits for no other."""
         self._under_way = False
 
     @property
     def waits(self) -> bool:
         """Whether more is wanted than is synced."""
-        return self._wanted > self.count
+        return bool(self._wanted)
 
     def want(self, count: int, *, written: int) -> list[Effect]:
         """So many entries are to be synced."""
-        self._wanted = max(self._wanted, count)
+        if count > self.count:
+            self._wanted.add(count)
         return self.moved(written)
 
     def moved(self, written: int) -> list[Effect]:
-        """So many are written: all of them are synced, if that is enough."""
-        if self._under_way or not self.count < self._wanted <= written:
+        """So many are written: all of them are synced, if that is enough for anybody. What is more
+        than the term's end is wanted in vain."""
+        if self._under_way or all(wanted > written for wanted in self._wanted):
             return []
         self._under_way = True
         return [SyncWritten(self._space, self._term, written)]
@@ -60,6 +63,7 @@ class OwnSync:
             return []
         self._under_way = False
         self.count = max(self.count, count)
+        self._wanted = {wanted for wanted in self._wanted if wanted > self.count}
         return self.moved(written)
 
 

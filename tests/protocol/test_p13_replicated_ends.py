@@ -12,7 +12,7 @@ import pytest
 
 from bokilog.effects import Received, ViewInstalled
 from bokilog.ids import NodeId, Position, Term
-from bokilog.messages import Extended, FetchRuns, ReplicateRun, Runs
+from bokilog.messages import Extended, FetchRuns, ReplicateRun, Runs, SyncRuns
 from bokilog.record import Durability
 from bokilog.sequencer.recovery import recover_metalog
 from bokilog.view import first_end
@@ -117,6 +117,15 @@ def test_p13_what_a_term_ends_with_is_synced_where_commits_do_not_wait_for_it(
     assert not any(trio.has_extended(node, end) for node in (S2, S3))
     trio.settle()
     assert all(trio.has_extended(node, end) for node in (S2, S3))
+
+
+def test_p13_what_is_past_the_end_is_not_waited_for() -> None:
+    """A storage node wanted an entry synced that the term ends before."""
+    trio = started("flush")
+    trio.tell(S2, SyncRuns(SPACE, trio.view.term, 4), source=S1)
+    trio.crash(S1)
+    view = trio.change(S2, among=(S2, S3))
+    assert view.end(SPACE).position == Position(Term(1), 3)
 
 
 def test_p13_an_old_primary_syncs_what_its_term_ends_with() -> None:
