@@ -208,6 +208,8 @@ COLD_SHARE = 0.3
 """Of all runs."""
 HASTE_SHARE = 0.15
 """Of all runs."""
+NUMBERS_SHARE = 0.15
+"""Of all runs."""
 LEARNING_SHARE = 0.25
 """Of runs with several sequencers."""
 SHRINK_SHARE = 0.1
@@ -289,6 +291,7 @@ def draw(seed: int, *, losses: bool = False) -> Knobs:
     _draw_batches(knobs, random.Random(f"{seed} batches"))
     _draw_exchanges(knobs, random.Random(f"{seed} exchanges"))
     _draw_haste(knobs, random.Random(f"{seed} haste"))
+    _draw_numbers(knobs, random.Random(f"{seed} numbers"))
     return knobs
 
 
@@ -312,6 +315,19 @@ def _draw_haste(knobs: Knobs, chance: random.Random) -> None:
     knobs.faults["kill_sequencer"] = chance.choice((8.0, 20.0))
     knobs.down_s = chance.choice((0.01, 0.02, 0.05))
     knobs.checkpoint_s = min(knobs.checkpoint_s, 0.1)
+
+
+def _draw_numbers(knobs: Knobs, chance: random.Random) -> None:
+    """Other numbers of nodes than are usual. What one replica loses is lost for good."""
+    if chance.random() >= NUMBERS_SHARE or knobs.loses or knobs.spare_count:
+        return
+    knobs.engine_count = chance.choice((1, 2, 4))
+    if knobs.sequencer_count > 1 and not knobs.shrinks:
+        knobs.sequencer_count = chance.choice((3, 5))
+    knobs.storage_count = knobs.write_quorum = chance.choice((1, 2))
+    if knobs.storage_count == 1:
+        for name in ("wipe", "flip", "failed_sync", "flip_object", "in_turn"):
+            knobs.faults[name] = 0.0
 
 
 def _draw_cold(knobs: Knobs, chance: random.Random) -> None:
