@@ -184,17 +184,18 @@ class Backup:
 
     def follow(self) -> list[Effect]:
         """A link to the primary is new, or this term is."""
-        return self._ask()
+        return self._tell_held() if self._is_behind else self._ask()
 
     def tick(self) -> list[Effect]:
-        """Every so often: asks again if the primary was silent, as it may never have heard.
-
-        Not while its disk is far behind, which is why nothing comes: it would be sent more.
-        """
+        """Every so often: asks again if the primary was silent, as it may never have heard."""
         heard, self._heard = self._heard, False
+        return [] if heard or self._is_behind else self._ask()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether its disk is, so far that it asks for no more: it would be sent that."""
         written = max(self.standing.count, self._metalog.begins_at)
-        behind = self.count - written >= ENTRIES_UNWRITTEN_MAX
-        return [] if heard or behind else self._ask()
+        return self.count - written >= ENTRIES_UNWRITTEN_MAX
 
     # --- durability -------------------------------------------------------------------------------
 

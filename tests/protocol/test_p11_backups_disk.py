@@ -14,8 +14,11 @@ from tests.unit.sequencer.trio import S1, S2, S3, SPACE, Trio, started
 LIMIT = 4
 
 
-def order_while_third_hangs(trio: Trio, runs: int) -> None:
+def order_while_third_hangs(trio: Trio, runs: int, *, reconnects: bool = False) -> None:
     for _ in range(runs):
+        if reconnects:
+            trio.cut(S1, S3)
+            trio.link(S1, S3)
         trio.order(S1)
         trio.now_s += 1.0
         for _ in range(2):
@@ -29,12 +32,15 @@ def order_while_third_hangs(trio: Trio, runs: int) -> None:
         trio.fire(S3, "follow")
 
 
-def test_p11_a_backup_whose_disk_hangs_is_fed_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reconnects", [False, True])
+def test_p11_a_backup_whose_disk_hangs_is_fed_no_further(
+    monkeypatch: pytest.MonkeyPatch, reconnects: bool
+) -> None:
     monkeypatch.setattr(replication, "ENTRIES_UNTOLD_MAX", LIMIT)
     monkeypatch.setattr(module, "ENTRIES_UNWRITTEN_MAX", LIMIT)
     trio = started()
     backup = trio.core(S3).backups[SPACE]
-    order_while_third_hangs(trio, 20 * LIMIT)
+    order_while_third_hangs(trio, 20 * LIMIT, reconnects=reconnects)
     assert trio.count(S1) >= 20 * LIMIT
     assert backup.count - backup.standing.count <= 3 * LIMIT
     trio.settle()
