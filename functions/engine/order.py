@@ -52,15 +52,17 @@ class SpaceOrder:
         return FollowMetalog(self.space, self.position, 0 if self._strict else self.number)
 
     def end_term(self, term: Term, count: int) -> None:
-        """A stored view says where `term` ended: its entries past `count` never happened (P13)."""
+        """A stored view says where `term` ended: its entries past `count` never happened (P13).
+
+        What it was catching up to may be past that: whoever still has to asks anew.
+        """
         for earlier, end in self._ends.items():
             self._ends[earlier] = min(end, count)
         self._ends[term] = count
         if self.position.term <= term and self.position.count > count:
             # Only a class that may lose entries gets here (P11): what was told is lost, not wrong.
             self.position = Position(self.position.term, count)
-        if self._strict is not None:
-            self.catch_up(max(count, self.target))
+        self._strict = None
 
     def catch_up(self, target: int, *, position: Position | None = None) -> None:
         """From `position` (or where it is) on, take every entry up to `target` without a gap."""

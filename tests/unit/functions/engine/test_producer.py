@@ -361,6 +361,21 @@ def test_frames_whose_entries_nobody_keeps_are_lost_and_later_ones_go_on() -> No
     assert sim.get(PRIMARY, run(20, cut(60, (1, 3)))) == [ordered(1, 60, 21), ordered(2, 61, 21)]
 
 
+def test_p11_what_was_missing_of_a_term_that_lost_its_end_is_not_looked_for_in_the_next() -> None:
+    """The term ended before the gap, so everything from there on is numbered anew."""
+    sim = Sim(engine(gap_asks_max=2)).start()
+    for number in range(3):
+        sim.get(CLIENT, append(number, "a"))
+    sim.get(PRIMARY, run(20, cut(60, (1, 2))))
+    sim.install(view(2, end=at(1), tail=1000, durability="flush"))
+    sim.get(PRIMARY, run(1, opening(), term=2))
+    told = [effect for _ in range(9) for effect in sends(sim.do(TimerFired(TIMER)), CLIENT)]
+    assert told == []
+    assert sim.get(PRIMARY, run(2, cut(1000, (0, 3)), term=2)) == [
+        ordered(number, 1000 + number, 3, term=2) for number in range(3)
+    ]
+
+
 def test_a_span_of_more_than_was_ever_given_is_counted_and_orders_nothing() -> None:
     sim = Sim().start()
     sim.get(CLIENT, append(0, "a"))
