@@ -376,7 +376,8 @@ class EngineCore:
             return []
         space, _, position, _, _, _, verdicts, answers, _, deleted = message
         producer = self.producers[space]
-        effects += producer.books_deleted(deleted, position)
+        if not self.following.spaces[space].is_lost(position):
+            effects += producer.books_deleted(deleted, position)
         if verdicts:
             effects += producer.under_way.verdicts(verdicts)
         for row in answers:

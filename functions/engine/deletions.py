@@ -45,6 +45,11 @@ class Deletions:
         if count > self._indexed_count:
             self._indexed_count = count
 
+    def end_term(self, count: int) -> None:
+        """The terms before ended after `count` entries: what an index replica told past them says
+        nothing of those that come instead (P11)."""
+        self._indexed_count = min(self._indexed_count, count)
+
     def metalog_begins(self, count: int) -> None:
         """The primary may not know of LogBooks that were deleted before that entry (P16)."""
         self._before = max(self._before, count)

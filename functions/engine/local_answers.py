@@ -9,6 +9,7 @@ Invariants:
 - A record inside a fact is answered at any known position; "none", "newest" and "nothing more yet"
   only at a position that the read allows (P27). A reply's (position, tail) belong together.
 - Nothing below a trim seen here is answered.
+- That one seqnum has no record is not said here: whether it is lost only storage nodes know (P24).
 - An empty answer that waited is never a fact (P28): facts come from replies and the stream alone.
 
 Does not know: clients, links, who is asked for what is missing; when what is known may be lost
@@ -102,8 +103,10 @@ class LocalAnswers:
         if known is UNKNOWN or (known.at_tail and read.position > space.position):
             return None
         if not known.seqnums:
-            if read.wait_ms and known.at_tail:
+            if known.at_tail and read.wait_ms:
                 return NOTHING_YET
+            if not known.at_tail and read.until == read.start + 1:
+                return None  # facts of a range do not say what is lost in it: storage nodes know
             return self._reply(space, read, known, [], [])
         return self._collect(space, read, known, extra)
 

@@ -246,6 +246,7 @@ class SpaceProducer:
         if self._own_position.count > end.position.count:
             self._own_position = Position(self._own_position.term, end.position.count)
         self._gap_asks = self._gap_until = 0
+        self.deletions.end_term(end.position.count)
         effects = self.under_way.end_term(view.term, end.position.count)
         if self.under_way.numbered and self._own_position.count < end.position.count:
             self.standing = Standing.CATCHING_UP

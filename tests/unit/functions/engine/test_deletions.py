@@ -52,3 +52,15 @@ def test_p16_deletions_that_the_primary_let_go_are_missing_until_an_index_replic
     assert standing() == (True, True)
     deletions.indexed([], 4)  # another replica, which is not as far
     assert standing() == (True, True)
+
+
+def test_p11_what_was_told_past_the_end_of_a_term_says_nothing_of_the_next() -> None:
+    deletions = Deletions()
+    deletions.indexed([], 18)
+    deletions.end_term(13)
+    deletions.metalog_begins(12)
+    assert deletions.all_known
+    deletions.metalog_begins(15)
+    assert not deletions.all_known
+    deletions.indexed([BOOK], 15)
+    assert deletions.all_known

@@ -85,6 +85,17 @@ def test_p28_nothing_yet_is_said_only_to_who_would_wait() -> None:
     assert rig.answered(closed).seqnums == []
 
 
+def test_p15_p24_whether_one_record_is_absent_or_lost_is_never_said_here() -> None:
+    """A scan goes on without what is lost, and so teaches nothing of it."""
+    rig = Rig()
+    rig.learn(read(), 20)
+    assert rig.local.answer(rig.space, read(start=30, until=31)) is None
+    assert rig.local.answer(rig.space, read(start=30, until=31, reverse=True)) is None
+    assert rig.answered(read(start=30, until=32)).seqnums == []
+    assert rig.answered(read(start=20, until=21)).seqnums == [20]
+    assert rig.answered(read(start=TAIL, until=TAIL + 1)).seqnums == []  # not ordered yet
+
+
 def test_what_lacks_its_bytes_is_named_from_there_on_with_what_the_limit_leaves() -> None:
     rig = Rig()
     rig.learn(read(tag="t"), 20)

@@ -480,6 +480,16 @@ def test_p16_an_index_that_is_past_what_was_let_go_is_enough_whenever_it_tells()
     assert sends(sim.get(CLIENT, append(0, "a"))) == [(BULK[0], shard(3), 0, 1)]
 
 
+def test_p11_p16_an_index_of_what_is_lost_tells_nothing_of_deletions_since() -> None:
+    sim = Sim()
+    sim.up(PRIMARY, CLIENT, STORAGE[0], BULK[0])
+    sim.install(view(3, end=at(30, 2), tail=90, durability="flush"))
+    sim.get(STORAGE[0], stream(45, term=2))
+    sim.get(PRIMARY, MetalogBegins(SPACE, 40))
+    sim.get(PRIMARY, run(50, opening(), term=3))
+    assert sends(sim.get(CLIENT, append(0, "a"))) == []
+
+
 def test_p16_where_an_index_is_behind_another_is_asked() -> None:
     sim = late(*STORAGE[:2])
     sim.get(CLIENT, append(0, "a"))
