@@ -33,21 +33,25 @@ def recover(directory: Path, accept_loss: bool, yes: bool) -> int:
     HistoryChanged. Nothing is deleted. Bring back whatever directories can be brought back first.
     It is not started: `bokilog up` does.
     """
+    there = quote(str(directory))
     with AcceptLoss(read_layout(directory)) as recovery:
         left = recovery.look()
         if not left.needs_acceptance:
-            click.echo("nothing that it needs is lost: start it with bokilog up")
+            click.echo(f"nothing that it needs is lost; start it with: bokilog up --dir {there}")
             return 0
         click.echo(f"left, with a vote: {', '.join(left.alive) or 'no sequencer'}")
         for line in left.losses():
             click.echo(f"  {line}")
         if not accept_loss:
-            click.echo("nothing was changed; go on without it by: bokilog recover --accept-loss")
+            click.echo(
+                "nothing was changed; go on without it by:"
+                f" bokilog recover --dir {there} --accept-loss"
+            )
             return 1
         if not yes and not click.confirm("Accept this loss for good?"):
             click.echo("nothing was changed")
             return 1
         view = recovery.accept(left)
         click.echo(f"term {view.term} begins a new history, {view.history_id}")
-        click.echo(f"start it with: bokilog up --dir {quote(str(directory))}")
+        click.echo(f"start it with: bokilog up --dir {there}")
     return 0

@@ -98,7 +98,12 @@ class Folder:
     def put(self, name: str, data: bytes) -> None:
         file = self._path / name
         make_directory(file.parent)
-        write_synced(file, data)
+        try:
+            write_synced(file, data)
+        except OSError as error:
+            if error.filename is None:  # as of a full disk: `write` knows no names
+                error.filename = str(file)
+            raise
 
     def get(self, name: str) -> bytes | None:
         assert not name.endswith(TEMPORARY_SUFFIX), name

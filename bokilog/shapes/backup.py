@@ -41,6 +41,8 @@ from bokilog.shapes.backup_source import Source, SourceSpace, cluster_source, em
 from bokilog.shapes.cluster_layout import read_layout
 from bokilog.storage_nodes import keys
 
+PARTS: Final = "space-"
+"""How the names of all objects begin but for the manifest."""
 BYTES_S: Final = 64 * MIB
 """Appends and reads come first; over loopback as fast as it goes is several times that."""
 
@@ -84,6 +86,8 @@ async def backup(
     strange = await asyncio.to_thread(lambda: next(iter(place.names()), None))
     if strange is not None:
         problem = f"is not empty: it holds {strange!r}; a backup needs a place of its own"
+        if strange.startswith(PARTS) and await asyncio.to_thread(place.get, MANIFEST) is None:
+            problem += f" (what is there has no {MANIFEST}: it was not finished: delete it first)"
         raise InvalidSettings("destination", repr(place.where), problem)
     if (directory / IDENTITY).exists() and read_identity(directory).cluster_id == "embedded":
         async with embedded_source(directory) as stopped:
@@ -139,7 +143,7 @@ class _Backup:
         return manifest
 
     async def _space(self, space: SourceSpace, first: SnapshotPart) -> SpaceManifest:
-        rows = PartWriter(self._place, f"space-{space.id}/rows")
+        rows = PartWriter(self._place, f"{PARTS}{space.id}/rows")
         part, meta = first, None
         while True:
             meta = next((row[1] for row in part.rows if row[0] == keys.META), meta)
@@ -152,7 +156,7 @@ class _Backup:
         stored = keys.decode_meta(meta) if meta is not None else None
         assert stored is None or stored.position == first.position != START
         tail = stored.tail if stored is not None else 1
-        frames = PartWriter(self._place, f"space-{space.id}/frames")
+        frames = PartWriter(self._place, f"{PARTS}{space.id}/frames")
         counts = await self._frames(space.id, frames, tail)
         return SpaceManifest(
             id=space.id,

@@ -182,7 +182,7 @@ def read_manifest(place: Place) -> Manifest:
             raise BackupUnusable(place.where, f"{MANIFEST} is not as it was written")
         return _manifest(plain)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        problem = f"{MANIFEST} is none: {type(error).__name__}: {error}"
+        problem = f"{MANIFEST} is no manifest: {type(error).__name__}: {error}"
         raise BackupUnusable(place.where, problem) from None
 
 

@@ -266,6 +266,11 @@ async def cluster_source(layout: Layout) -> AsyncIterator[ClusterSource]:
         raise NotReady("the cluster was never started: there is nothing to back up")
     async with AsyncExitStack() as links:
         nodes = await _connect(view, links)
+        if not nodes:
+            raise NotReady(
+                "no process of the cluster answers, and it is backed up while it runs: start it"
+                f" with bokilog up --dir {layout.directory}"
+            )
         spaces = [_source_space(view, space.id, nodes) for space in view.spaces]
         givers = {space.id: _givers(view, space.id, nodes) for space in view.spaces}
         yield ClusterSource(view, spaces, givers)

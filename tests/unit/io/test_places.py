@@ -1,6 +1,8 @@
 """What every place for objects promises: one suite, for a folder and for an object store."""
 
+import os
 from collections.abc import Callable, Iterator
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,17 @@ def test_ranges_are_read_and_objects_removed(make: MakePlace) -> None:
     place.delete("one")
     place.delete("one")
     assert place.get("one") is None
+
+
+def test_a_folder_that_is_full_names_the_file_that_did_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match=str(tmp_path / "kept" / "one")):
+        Folder(tmp_path / "kept").put("one", b"1")
 
 
 def test_a_store_that_nobody_runs_is_unreachable_and_never_empty(

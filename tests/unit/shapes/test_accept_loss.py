@@ -6,18 +6,20 @@ tests/integration/test_accept_loss.py.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bokilog.cli.main import main
 from bokilog.ids import LogSpaceId, NodeId, Position, Term
 from bokilog.io.directory import claim, read_identity
 from bokilog.io.file_views import FileViews
 from bokilog.sequencer.next_view import Ending
 from bokilog.shapes.accept_loss import AcceptLoss
-from bokilog.shapes.cluster_layout import lay_out
+from bokilog.shapes.cluster_layout import Layout, lay_out
 from bokilog.shapes.what_is_left import Left, StoredFold
 from bokilog.view import End, View
 
@@ -30,6 +32,11 @@ NOTE = "note"
 @pytest.fixture
 def recovery(tmp_path: Path) -> Iterator[AcceptLoss]:
     """Of three sequencers in term 1, whose disks the view names."""
+    with AcceptLoss(in_term_1(tmp_path)) as made:
+        yield made
+
+
+def in_term_1(tmp_path: Path) -> Layout:
     layout = lay_out(tmp_path / "d", sequencers=3)
     view = view_of(tmp_path)
     disks = {}
@@ -41,8 +48,7 @@ def recovery(tmp_path: Path) -> Iterator[AcceptLoss]:
     nodes = tuple(replace(node, disk_id=disks.get(node.id, "")) for node in view.nodes)
     in_term = replace(view, term=Term(1), nodes=nodes)
     assert FileViews(layout.directory / "views").compare_and_swap(Term(0), in_term)
-    with AcceptLoss(layout) as made:
-        yield made
+    return layout
 
 
 def view_of(tmp_path: Path) -> View:
@@ -143,3 +149,19 @@ def test_a_copy_that_fails_leaves_the_directory_in_its_place(
         recovery.made_anew(left, S2)
     assert read_identity(data / S2).disk_id == left.view.node(S2).disk_id
     assert not list(data.glob(f"{S2}.before-*"))
+
+
+def test_what_to_do_next_is_a_command_line_for_that_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its --dir it would be one for the cluster of the current folder."""
+    layout = in_term_1(tmp_path)
+    for node in ("storage-1", "storage-2", "storage-3"):
+        claim(layout.data_dir / node, view_of(tmp_path).cluster_id, NodeId(node)).close()
+    there = f"--dir {layout.directory}"
+    assert main(["recover", "--dir", str(layout.directory)]) == 0
+    assert f"bokilog up {there}\n" in capsys.readouterr().out
+    for node in (S1, S2):
+        shutil.rmtree(layout.data_dir / node)
+    assert main(["recover", "--dir", str(layout.directory)]) == 1
+    assert f"bokilog recover {there} --accept-loss\n" in capsys.readouterr().out

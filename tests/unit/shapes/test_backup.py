@@ -20,7 +20,8 @@ from bokilog.errors import (
     InvalidSettings,
     NotReady,
 )
-from bokilog.ids import LogSpaceId
+from bokilog.ids import LogSpaceId, Term
+from bokilog.io.file_views import FileViews
 from bokilog.io.places import Folder, open_place
 from bokilog.messages import StoredFrame, StoredSent
 from bokilog.shapes.backup import BYTES_S, backup, copy_log
@@ -205,8 +206,16 @@ def test_an_empty_folder_is_as_good_as_none(log: Path, taken: Path, tmp_path: Pa
 
 
 def test_a_destination_that_is_not_empty_is_refused(log: Path, taken: Path) -> None:
-    with pytest.raises(InvalidSettings, match="is not empty"):
+    with pytest.raises(InvalidSettings, match=r"is not empty.*a place of its own$"):
         asyncio.run(backup(log, Folder(taken)))
+
+
+def test_a_destination_that_holds_what_is_left_of_a_killed_backup_is_told_from_others(
+    log: Path, copy: Path
+) -> None:
+    (copy / MANIFEST).unlink()
+    with pytest.raises(InvalidSettings, match="was not finished: delete it first"):
+        asyncio.run(backup(log, Folder(copy)))
 
 
 def test_an_embedded_log_that_is_open_is_in_use(tmp_path: Path) -> None:
@@ -298,6 +307,15 @@ def test_a_cluster_that_was_never_started_has_nothing_to_back_up(tmp_path: Path)
     with pytest.raises(NotReady, match="never started"):
         asyncio.run(backup(tmp_path / "d", Folder(tmp_path / "copy")))
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_cluster_that_is_stopped_says_that_it_has_to_run(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path / "d")
+    views = FileViews(layout.directory / "views")
+    first = views.latest()
+    assert first is not None and views.compare_and_swap(Term(0), replace(first, term=Term(1)))
+    with pytest.raises(NotReady, match=rf"start it with bokilog up --dir {layout.directory}$"):
+        asyncio.run(backup(tmp_path / "d", Folder(tmp_path / "copy")))
 
 
 @pytest.fixture
