@@ -58,6 +58,8 @@ from bokilog.storage_nodes.index import Index
 from tests.sim.loop import World
 
 Verdict = list[object]
+NOBODY = ""
+"""Name of the engine of entries that were ordered, and lost before anybody folded them."""
 
 
 class Seen(NamedTuple):
@@ -331,18 +333,27 @@ class SpaceOracle(Branch):
         known = (fork for fork in self.forks if fork.started_over)
         if any((fork.term, fork.kept) == position for fork in known):
             return
+        self._meet(position.count + 1)
         if position.count < self.count:
             self._broken(f"a fold starts over at {position}, {self.count} entries were folded")
             return
         unharmed = not self._may_lack(self.durability)
         fork = Fork(position.term, position.count, tail, True, unharmed=unharmed)
         self._leave(fork, everything=True)
-        nobodys = OpenShard(self.timestamp_ms, 0, "", ())
+        nobodys = OpenShard(self.timestamp_ms, 0, NOBODY, ())
         term = self.entries[-1].term if self.entries else Term(0)
         while self.count < position.count:  # ordered, and lost before anybody folded it
             self.entries.append(EntryRecord(term, nobodys, (), (), None, self.tail, 0))
             self.raw.append((Position(term, self.count), nobodys, (), 0))
         self.tail = max(self.tail, tail)
+
+    def _meet(self, count: int) -> None:
+        """An entry is folded that nobody had folded when everything started over behind it: a term
+        that ended there has taken the new start with it."""
+        left = self.entries[count - 1 :]
+        if left and all(isinstance(e.entry, OpenShard) and e.entry.engine == NOBODY for e in left):
+            del self.entries[count - 1 :], self.raw[count - 1 :]
+            self.tail = self.tail_at(self.count)
 
     def _leave(self, fork: Fork, *, everything: bool) -> None:
         """The order as it was is lost."""
@@ -361,13 +372,25 @@ class SpaceOracle(Branch):
         was.starts, was.lost, was.gaps = dict(self.starts), list(self.lost), dict(self.gaps)
         for name, value in vars(Branch()).items():
             setattr(self, name, value)
-        for position, entry, frames, chained_hash in was.raw[: fork.kept]:
-            self._take(position, entry, frames, chained_hash)
-        # An end may take a `StartOver` with it: that brings nothing back of what was lost before.
-        if fork.started_over or any(f.started_over and f.kept >= fork.kept for f in was.forks):
-            self._forget()
         self.lost.append(was)
         self.forks = [*was.forks, fork]
+        gone = min(self._gone_count(), fork.kept)
+        for each in was.raw[:gone]:
+            self._take(*each)
+        self._forget()
+        for each in was.raw[gone : fork.kept]:
+            self._take(*each)
+
+    def _gone_count(self) -> int:
+        """Entries that do nothing any more, since everything started over behind them. An end may
+        take a `StartOver` with it: that brings nothing back of what was lost before."""
+        gone = [0]
+        for place, fork in enumerate(self.forks):
+            later = [each.kept for each in self.forks[place + 1 :] if not each.refolded]
+            left = min(later, default=fork.kept)
+            if fork.started_over and left <= fork.kept:
+                gone.append(left)
+        return max(gone)
 
     def _forget(self) -> None:
         """Entries stay, for positions; what they did does not."""
@@ -401,6 +424,7 @@ class SpaceOracle(Branch):
             home.cut(node, position, cut, frames, outcomes, chained_hash)
             return
         checksums = tuple(frame.checksum for frame in frames)
+        self._meet(position.count)
         if position.count == self.count + 1:
             self._take(position, cut, frames, chained_hash)
         found = tuple((each.first_seqnum, each.verdicts, each.void_units) for each in outcomes)
@@ -432,6 +456,7 @@ class SpaceOracle(Branch):
             return
         if isinstance(answer, BokilogError):
             answer = (type(answer).__name__, answer.args)
+        self._meet(position.count)
         if position.count == self.count + 1:
             self._take(position, entry, (), chained_hash)
         self._compare(node, position, entry, (), (), answer, chained_hash)
