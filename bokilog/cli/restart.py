@@ -25,6 +25,7 @@ from typing import Final
 import click
 
 from bokilog.cli.cluster import directory_option
+from bokilog.cli.connection import QUIET_S
 from bokilog.cli.options import Duration
 from bokilog.cli.status import collect
 from bokilog.errors import InvalidSettings, NotReady
@@ -143,10 +144,15 @@ class Restart:
         return {each.id: each for each in state.processes}
 
     async def _until_well(self) -> None:
-        deadline_s = time.monotonic() + self._timeout_s
+        began_s = time.monotonic()
+        told = False
         while problem := what_is_wrong(await collect(self._layout)):
-            if time.monotonic() > deadline_s:
+            waited_s = time.monotonic() - began_s
+            if waited_s > self._timeout_s:
                 raise NotReady(f"not well after {self._timeout_s:g} s: {problem}")
+            if waited_s > QUIET_S and not told:
+                told = True
+                click.echo(f"waiting up to {self._timeout_s:g} s: {problem}", err=True)
             await asyncio.sleep(_POLL_S)
 
 
@@ -160,6 +166,9 @@ def what_is_wrong(facts: dict[str, object]) -> str:
             return f"{process['id']} is {process['state']}"
         if process["problem"]:
             return f"{process['id']}: {process['problem']}"
+    views = facts["views"]
+    if isinstance(views, dict) and views["problem"]:  # whoever starts now has nothing to go by
+        return str(views["problem"])
     control = facts["control"]
     if isinstance(control, dict):
         if control["state"] != "watching" or control["reason"]:

@@ -123,6 +123,8 @@ def _ask_views(layout: Layout) -> tuple[dict[str, object], View | None]:
         except BokilogError as error:
             facts["problem"] = str(error)
             return facts, None
+        if view is None:  # the first one is stored when the directory is made
+            facts["problem"] = f"no view is stored in {views.where}: bring its views back"
     return facts, view
 
 

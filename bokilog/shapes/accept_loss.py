@@ -115,7 +115,7 @@ class AcceptLoss:
         with closing(open_views(self._layout.views)) as views:
             view = views.latest()
             if view is None:
-                raise NotReady(f"no view is stored in {views.where}")
+                raise NotReady(f"no view is stored in {views.where}: bring its views back")
             check_versions(view)
             self._put_back(view)
             alive, gone = self._sequencers(view)

@@ -261,8 +261,10 @@ async def cluster_source(layout: Layout) -> AsyncIterator[ClusterSource]:
         NotReady: a primary, or every replica of a log space, is not there.
     """
     with closing(open_views(layout.views)) as views:
-        view = views.latest()
-    if view is None or not view.term:
+        view, where = views.latest(), views.where
+    if view is None:
+        raise NotReady(f"no view is stored in {where}: bring its views back")
+    if not view.term:
         raise NotReady("the cluster was never started: there is nothing to back up")
     async with AsyncExitStack() as links:
         nodes = await _connect(view, links)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bokilog.cli.restart import what_is_wrong
 from bokilog.cli.status import ask_status, collect, show
 from bokilog.errors import NodeUnreachable, NotReady
 from bokilog.framing import WireMessage
@@ -268,6 +269,19 @@ def test_status_shows_names_whole_and_a_line_between_words_and_table(
     assert table[0].startswith("process")
     for name in ("storage-1", "storage-2"):
         assert sum(line.startswith(f"{name} ") for line in table) == 1
+
+
+def test_nobody_is_restarted_while_no_view_can_be_read(tmp_path: Path, run: Run) -> None:
+    """A process that starts without one ends at once; `status` names the problem, too."""
+    layout = lay_out(tmp_path / "d")
+    facts = asyncio.run(collect(layout))
+    assert what_is_wrong(facts) == "storage-1 does not say how far it is in log space 0"
+    for view in (layout.directory / "views").glob("*.view"):
+        view.unlink()
+    facts = asyncio.run(collect(layout))
+    assert what_is_wrong(facts).startswith("no view is stored in ")
+    _, out, _ = run("status", "--dir", str(layout.directory))
+    assert "the present one holds: no view is stored in " in out
 
 
 def test_status_of_a_stopped_cluster_shows_what_is_known(tmp_path: Path, run: Run) -> None:

@@ -309,6 +309,16 @@ def test_a_cluster_that_was_never_started_has_nothing_to_back_up(tmp_path: Path)
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_cluster_whose_views_are_lost_is_not_called_one_that_was_never_started(
+    tmp_path: Path,
+) -> None:
+    lay_out(tmp_path / "d")
+    for view in (tmp_path / "d" / "views").glob("*.view"):
+        view.unlink()
+    with pytest.raises(NotReady, match=r"no view is stored in .*: bring its views back$"):
+        asyncio.run(backup(tmp_path / "d", Folder(tmp_path / "copy")))
+
+
 def test_a_cluster_that_is_stopped_says_that_it_has_to_run(tmp_path: Path) -> None:
     layout = lay_out(tmp_path / "d")
     views = FileViews(layout.directory / "views")
