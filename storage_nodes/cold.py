@@ -360,7 +360,7 @@ class Cold:
             "cold_deleted": self.deleted_count,
             "cold_fetched_bytes": self.reads.fetched_bytes,
             "cold_waiting": len(self.reads),
-            "cold_problem": self.reads.down or self.problem,
+            "cold_problem": self.problem or self.reads.problem,
         }
 
     def check(self) -> None:

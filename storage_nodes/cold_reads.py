@@ -184,6 +184,8 @@ class ColdReads:
         self._cache = RangeCache(cache_bytes_max)
         self._gone: dict[int, str] = {}
         """Segments whose object is not there, and what the store says."""
+        self._not_found: dict[int, str] = {}
+        """The same, until it is read again: for people."""
         self._waiting: dict[int, Waiter] = {}
         self._fetching: dict[Range, list[int]] = {}
         """Ranges on their way or in the queue, to the keys of those who wait for them."""
@@ -197,6 +199,15 @@ class ColdReads:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the store, or with objects that were asked for; empty: nothing."""
+        if self.down or not self._not_found:
+            return self.down
+        more = len(self._not_found) - 1
+        first = self._not_found[min(self._not_found)]
+        return f"{first}, nor {more:,} more" if more else first
 
     @property
     def cached_bytes(self) -> int:
@@ -225,6 +236,7 @@ class ColdReads:
         """Nobody needs the segment any more."""
         self._cache.forget(segment)
         self._gone.pop(segment, None)
+        self._not_found.pop(segment, None)
 
     # --- waiting ----------------------------------------------------------------------------------
 
@@ -309,6 +321,7 @@ class ColdReads:
         else:
             self.down = ""
             self.fetched_bytes += len(outcome.data)
+            self._not_found.pop(number, None)
             if number in self._segments:
                 self._cache.put(number, job.start, outcome.data)
             effects = [effect for each in waiters for effect in self._ask_again(each, ask)]
@@ -325,7 +338,7 @@ class ColdReads:
         effects: list[Effect] = [SetTimer(("cold-down", self._space), DOWN_S)]
         if outcome.final:
             if number in self._segments:
-                self._gone[number] = outcome.problem
+                self._gone[number] = self._not_found[number] = outcome.problem
         else:
             self.down = outcome.problem
             waiters = list(self._waiting.values())  # nobody waits for a store that is down

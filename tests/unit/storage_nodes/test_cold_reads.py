@@ -201,7 +201,10 @@ def test_an_object_that_is_gone_is_an_error_of_its_segment_only(rig: ColdRig) ->
     assert rig.ask(read(start=3, until=4)) is None
     rig.answer()
     rig.do(TimerFired(("cold-down", SPACE)))
+    assert rig.replica.facts()["cold_problem"] == gone.problem, "until it is"
     assert rig.ask(read(start=2, until=3)) is None, "it may be back"
+    rig.answer()
+    assert rig.replica.facts()["cold_problem"] == ""
 
 
 def test_bytes_that_are_damaged_are_never_answered_and_a_peer_is_asked(rig: ColdRig) -> None:
