@@ -59,6 +59,8 @@ from bokilog.wire import decode, encode
 ANSWER_TIMEOUT_S: Final = 60.0
 """A snapshot waits for a checkpoint, which on a slow disk takes some seconds."""
 RETRY_S: Final = 0.2
+SETTLE_S: Final = 5.0
+"""A change of view takes a second or so; a backup that begins in it waits for its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,34 +255,53 @@ async def _stored(
                 continue
 
 
+Nodes = dict[NodeId, tuple[NodeLink, dict[str, object]]]
+"""Connections to nodes, with what each says of itself."""
+
+
 @asynccontextmanager
 async def cluster_source(layout: Layout) -> AsyncIterator[ClusterSource]:
     """Connections to what is needed of a cluster that runs.
 
     Raises:
-        NotReady: a primary, or every replica of a log space, is not there.
+        NotReady: a primary, or every replica of a log space, is not there, for `SETTLE_S`.
     """
+    async with AsyncExitStack() as links:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + SETTLE_S
+        source: ClusterSource | None = None
+        while source is None:
+            view, nodes = await _view_and_nodes(layout, links)
+            try:
+                spaces = [_source_space(view, space.id, nodes) for space in view.spaces]
+                givers = {space.id: _givers(view, space.id, nodes) for space in view.spaces}
+                source = ClusterSource(view, spaces, givers)
+            except NotReady:
+                if loop.time() > deadline_s:
+                    raise
+                await links.aclose()
+                await asyncio.sleep(RETRY_S)
+        yield source
+
+
+async def _view_and_nodes(layout: Layout, links: AsyncExitStack) -> tuple[View, Nodes]:
+    """The last view, and whoever of it answers."""
     with closing(open_views(layout.views)) as views:
         view, where = views.latest(), views.where
     if view is None:
         raise NotReady(f"no view is stored in {where}: bring its views back")
     if not view.term:
         raise NotReady("the cluster was never started: there is nothing to back up")
-    async with AsyncExitStack() as links:
-        nodes = await _connect(view, links)
-        if not nodes:
-            raise NotReady(
-                "no process of the cluster answers, and it is backed up while it runs: start it"
-                f" with bokilog up --dir {layout.directory}"
-            )
-        spaces = [_source_space(view, space.id, nodes) for space in view.spaces]
-        givers = {space.id: _givers(view, space.id, nodes) for space in view.spaces}
-        yield ClusterSource(view, spaces, givers)
+    nodes = await _connect(view, links)
+    if not nodes:
+        raise NotReady(
+            "no process of the cluster answers, and it is backed up while it runs: start it"
+            f" with bokilog up --dir {layout.directory}"
+        )
+    return view, nodes
 
 
-async def _connect(
-    view: View, links: AsyncExitStack
-) -> dict[NodeId, tuple[NodeLink, dict[str, object]]]:
+async def _connect(view: View, links: AsyncExitStack) -> Nodes:
     """Every node that answers, with what it says of itself."""
     found = {}
     for node in view.nodes:
@@ -296,9 +317,7 @@ async def _connect(
     return found
 
 
-def _source_space(
-    view: View, space: LogSpaceId, nodes: dict[NodeId, tuple[NodeLink, dict[str, object]]]
-) -> SourceSpace:
+def _source_space(view: View, space: LogSpaceId, nodes: Nodes) -> SourceSpace:
     primary = view.space(space).primary
     said = _facts(nodes[primary][1], space) if primary in nodes else {}
     published, tail = said.get("published"), said.get("tail")
@@ -308,9 +327,7 @@ def _source_space(
     return SourceSpace(id=space, durability=durability, count=published[1], tail=tail)
 
 
-def _givers(
-    view: View, space: LogSpaceId, nodes: dict[NodeId, tuple[NodeLink, dict[str, object]]]
-) -> list[NodeLink]:
+def _givers(view: View, space: LogSpaceId, nodes: Nodes) -> list[NodeLink]:
     ranked = []
     for place, name in enumerate(view.space(space).replicas):
         if name in nodes:

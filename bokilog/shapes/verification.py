@@ -139,9 +139,9 @@ class Verification:
             return True
         findings = Findings()
         if views and views[-1].term > 0:
-            findings.add(
-                str(node.data_dir), None, "the node's directory is gone or empty", "all it held"
-            )
+            there = node.data_dir.is_dir() and any(node.data_dir.iterdir())
+            problem = f"it has no {IDENTITY}" if there else "the node's directory is gone or empty"
+            findings.add(str(node.data_dir), None, problem, "all it held")
         self._report.add(findings.part(f"{node.id} identity", "nothing"))
         return False
 

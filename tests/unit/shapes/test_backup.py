@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bokilog.ids import LogSpaceId, Term
 from bokilog.io.file_views import FileViews
 from bokilog.io.places import Folder, open_place
 from bokilog.messages import StoredFrame, StoredSent
+from bokilog.shapes import backup_source
 from bokilog.shapes.backup import BYTES_S, backup, copy_log
 from bokilog.shapes.backup_files import (
     FORMAT,
@@ -37,6 +39,7 @@ from bokilog.shapes.backup_source import EmbeddedSource, embedded_source
 from bokilog.shapes.cluster_layout import lay_out
 from bokilog.shapes.restore import restore
 from bokilog.shapes.verification import Verification
+from bokilog.view import View
 from tests.objects import object_store
 
 pytestmark = pytest.mark.slow
@@ -317,6 +320,42 @@ def test_a_cluster_whose_views_are_lost_is_not_called_one_that_was_never_started
         view.unlink()
     with pytest.raises(NotReady, match=r"no view is stored in .*: bring its views back$"):
         asyncio.run(backup(tmp_path / "d", Folder(tmp_path / "copy")))
+
+
+def test_a_backup_that_begins_in_a_change_of_view_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = lay_out(tmp_path / "d", sequencers=3)
+    views = FileViews(layout.directory / "views")
+    first = views.latest()
+    assert first is not None
+    in_term = replace(first, term=Term(1))
+    assert views.compare_and_swap(Term(0), in_term)
+    said = {"published": [1, 7], "tail": 9, "position": [1, 7]}
+    facts: dict[str, object] = {"spaces": {space.id: said for space in in_term.spaces}}
+    asked: list[Term] = []
+
+    async def connect(view: View, _: AsyncExitStack) -> backup_source.Nodes:
+        """Only the primary of the next term knows that it is one."""
+        asked.append(view.term)
+        answers = {
+            node.id: (backup_source.NodeLink(node.id, node.address), facts)
+            for node in view.nodes
+            if node.role == "storage" or view.term == 2
+        }
+        if view.term == 1:
+            assert views.compare_and_swap(Term(1), replace(view, term=Term(2)))
+        return answers
+
+    monkeypatch.setattr(backup_source, "_connect", connect)
+    monkeypatch.setattr(backup_source, "RETRY_S", 0)
+
+    async def begin() -> list[int]:
+        async with backup_source.cluster_source(layout) as source:
+            return [space.tail for space in source.spaces]
+
+    assert asyncio.run(begin()) == [9, 9, 9]
+    assert asked == [1, 2]
 
 
 def test_a_cluster_that_is_stopped_says_that_it_has_to_run(tmp_path: Path) -> None:

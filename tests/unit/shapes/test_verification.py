@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 import bokilog
 from bokilog.cli.main import main
 from bokilog.frame import HEADER_BYTES, decode_head
+from bokilog.ids import Term
+from bokilog.io.file_views import FileViews
 from bokilog.segment import (
     GROUP_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -208,6 +211,17 @@ def test_p03_a_foreign_directory_of_a_node_is_damage(copy: Path, tmp_path: Path)
     shutil.copytree(copy, storage.data_dir)
     found = findings(tmp_path / "cluster")
     assert any("foreign or copied" in each.problem for each in found)
+
+
+def test_a_directory_whose_identity_alone_is_gone_is_not_called_empty(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path / "cluster", storage_nodes=1, function_nodes=1, port=7000)
+    views = FileViews(layout.directory / "views")
+    first = views.latest()
+    assert first is not None and views.compare_and_swap(Term(0), replace(first, term=Term(1)))
+    (layout.data_dir / "storage-1" / "journal-0").mkdir(parents=True)
+    told = {found.file: found.problem for found in findings(layout.directory)}
+    assert told[str(layout.data_dir / "storage-1")] == "it has no identity.json"
+    assert told[str(layout.data_dir / "sequencer-1")] == "the node's directory is gone or empty"
 
 
 def test_p03_a_directory_in_use_cannot_be_checked(
