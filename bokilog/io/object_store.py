@@ -10,9 +10,11 @@ Does not know what objects hold.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
+from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
@@ -25,6 +27,8 @@ TIMEOUT_S: Final = 30
 RETRY_S: Final = 60
 """Requests are repeated for so long before the store is called unreachable."""
 RETRIES_MAX: Final = 5
+ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""Variables that may name a store that is not Amazon's."""
 
 
 class ObjectStore:
@@ -37,12 +41,13 @@ class ObjectStore:
             `RETRY_S` for those that are made again.
 
     Raises:
-        InvalidSettings: the store cannot be named like that.
+        InvalidSettings: the store cannot be named like that, here or in the environment.
     """
 
     def __init__(
         self, url: str, *, retries_max: int = RETRIES_MAX, patience_s: float | None = None
     ) -> None:
+        _check_endpoints()
         self.where = url
         timeout = timedelta(seconds=TIMEOUT_S if patience_s is None else patience_s / 2)
         again = timedelta(seconds=RETRY_S if patience_s is None else patience_s / 2)
@@ -104,6 +109,23 @@ class ObjectStore:
 
     def _unreachable(self, error: Exception) -> NodeUnreachable:
         return NodeUnreachable(self.where, _line(error))
+
+
+def _check_endpoints() -> None:
+    """Refuse what obstore would end the process for, with its first request."""
+    for name in ENDPOINTS:
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        try:
+            parts = urlsplit(value)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and value.isascii()
+            is_url = is_url and value.isprintable() and " " not in value and parts.port != 0
+        except ValueError:  # as of a port that is no number
+            is_url = False
+        if not is_url:
+            problem = "is no URL http(s)://HOST[:PORT]: leave it out for Amazon's own store"
+            raise InvalidSettings(name, repr(value), problem)
 
 
 def _line(error: Exception) -> str:

@@ -92,6 +92,19 @@ def test_a_folder_that_is_full_names_the_file_that_did_not_fit(
         Folder(tmp_path / "kept").put("one", b"1")
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["", "127.0.0.1:9000", "localhost", "ftp://host", "http://", "http://host:x", "http://a b"],
+)
+def test_an_endpoint_that_is_no_url_is_refused_by_the_name_of_its_variable(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client library would end the process."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+    with pytest.raises(InvalidSettings, match=f"AWS_ENDPOINT_URL='{value}' is no URL http"):
+        open_place("s3://bucket/x")
+
+
 def test_a_store_that_nobody_runs_is_unreachable_and_never_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
