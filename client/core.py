@@ -77,6 +77,7 @@ class Book:
         "_last_place",
         "barrier",
         "finding",
+        "gone",
         "held",
         "name",
         "next_route",
@@ -92,6 +93,8 @@ class Book:
         self.held: list[tuple[tuple[float, int], Unit]] = []
         """Units that wait for it to be found or created, with their place in the order of issue."""
         self.finding = False
+        self.gone = 0
+        """Number of the last incarnation that is known to be deleted; 0: none."""
         self.barrier: tuple[Lane, int] | None = None
         """Frames of the lane up to this number may still bring back units that go first."""
         self._last_place = 0
@@ -349,7 +352,7 @@ class ClientCore:
 
     def gone(self, book: Book, route: Route) -> None:
         """This incarnation was deleted; the name may have another one."""
-        route.live = False
+        route.live, book.gone = False, max(book.gone, route.number)
         self.cache.drop(route.number)
         if book.route is route:
             book.route = None

@@ -367,7 +367,12 @@ class Client:
         deadline_s, timeout_s = self.deadline(None)
         try:
             route = await routing.find_or_create(
-                self, created, self.core.system, deadline_s=deadline_s, timeout_s=timeout_s
+                self,
+                created,
+                self.core.system,
+                gone=book.gone,
+                deadline_s=deadline_s,
+                timeout_s=timeout_s,
             )
         except BokilogError as error:
             reason = f"LogBook {book.name!r}: {error}"

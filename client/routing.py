@@ -135,9 +135,24 @@ async def lives(
 
 
 async def find_or_create(
-    client: Asker, created: Created, session: Session, *, deadline_s: float, timeout_s: float
+    client: Asker,
+    created: Created,
+    session: Session,
+    *,
+    gone: int = 0,
+    deadline_s: float,
+    timeout_s: float,
 ) -> Route:
     """The LogBook's route; if there is none, it is created with these properties.
+
+    Args:
+        client: asks.
+        created: its name, and the properties that it gets.
+        session: what is read has to have seen it.
+        gone: an incarnation of which its log space said that it is deleted. Where records were
+            given up (P15) that of the deletion may be among them: it is made again.
+        deadline_s: by the client's clock.
+        timeout_s: what errors say.
 
     Raises:
         NotSupported: there is no log space of that class.
@@ -146,9 +161,15 @@ async def find_or_create(
     space_of(1, created.durability, client.spaces)
     while True:
         newest = await _newest(
-            client, created.name, session, deadline_s=deadline_s, timeout_s=timeout_s
+            client,
+            created.name,
+            session,
+            deadline_s=deadline_s,
+            timeout_s=timeout_s,
+            linearizable=gone > 0,
         )
-        if isinstance(newest.said, Created):
+        is_created = isinstance(newest.said, Created)
+        if isinstance(newest.said, Created) and newest.seqnum != gone:
             return _route(client, newest.seqnum, newest.said, session)
         if isinstance(newest.said, Deleted):
             # Nobody meets that deletion here any more once the name is used again: so whoever reads
@@ -159,7 +180,7 @@ async def find_or_create(
         try:
             number = await _append(
                 client,
-                encode_created(created),
+                encode_deleted(Deleted(gone)) if is_created else encode_created(created),
                 tag,
                 session,
                 conditions=((tag, newest.seqnum),),
@@ -171,7 +192,8 @@ async def find_or_create(
             if client.now_s() >= deadline_s:
                 raise NotReady(f"LogBook {created.name!r} was not created: {error}") from error
             continue  # the next look tells; both attempts cannot come through
-        return _route(client, number, created, session)
+        if not is_created:
+            return _route(client, number, created, session)
 
 
 async def retain(

@@ -419,6 +419,9 @@ class Judge:
         for at in timeline.points(sight.low, sight.high):
             if timeline.trim_until(tag, at) == until and 0 < lowest < until:
                 return None
+        gone = timeline.deleted_at is not None and timeline.deleted_at <= sight.high
+        if gone and any(fork.accepted for fork in sight.oracle.forks):
+            return None  # its name's record of that may be lost, so that it is still read
         return f"it is trimmed until {timeline.trim_until(tag, sight.high)}"
 
     def _tail(self, operation: Operation) -> str | None:

@@ -410,6 +410,20 @@ async def test_appends_that_meet_a_deletion_go_to_the_next_log_book_in_their_ord
         assert [r.data async for r in book.scan()] == [b"1", b"2", b"3", b"4"]
 
 
+async def test_p15_a_deletion_whose_record_was_given_up_is_recorded_again() -> None:
+    """Its log space knows of it, the system LogBook does not: appends would go to that LogBook for
+    ever, and be void (simulator, seed 50064 with losses)."""
+    engine = FakeEngine()
+    async with opened(engine) as (_, log):
+        book = log.book("orders")
+        old = (await book.info()).number if await book.append(b"old") else 0
+        engine.spaces[0].deleted.add(old)
+        await asyncio.wait_for(book.append(b"new"), 5)
+        assert [r.data async for r in book.scan()] == [b"new"]
+        assert (await book.info()).number > old
+        assert [info.book for info in await log.books()] == ["orders"]
+
+
 def _deletion(number: int) -> Unit:
     return Unit([encode_deleted(Deleted(number))], [(name_tag("orders"), BOOKS_TAG)], 0)
 
