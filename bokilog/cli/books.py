@@ -10,7 +10,7 @@ import click
 
 from bokilog.cli.connection import log_options, run
 from bokilog.cli.options import Duration
-from bokilog.cli.output import print_json, printable
+from bokilog.cli.output import confirmed, print_json, print_table, printable
 from bokilog.limits import SEQNUM_MAX
 from bokilog.logbook import Log
 from bokilog.record import DURABILITIES, BookInfo, Durability, Trim
@@ -97,8 +97,9 @@ def delete_book(book: str, yes: bool, url: str | None, timeout_s: float, as_json
 
     There is no way back. The name may be used again, by a new and empty LogBook.
     """
-    if not yes:
-        click.confirm(f"Delete LogBook {book!r} with all its records?", abort=True, err=True)
+    if not yes and not confirmed(f"Delete LogBook {book!r} with all its records?"):
+        click.echo("nothing was changed", err=True)
+        raise click.exceptions.Exit(1)
 
     async def work(log: Log) -> None:
         await log.delete_book(book, timeout_s=timeout_s)
@@ -107,7 +108,7 @@ def delete_book(book: str, yes: bool, url: str | None, timeout_s: float, as_json
     if as_json:
         print_json({"deleted": book})
     else:
-        click.echo(f"deleted {book}")
+        click.echo(f"deleted {printable(book)}")
 
 
 @click.command()
@@ -202,8 +203,7 @@ def _print_info(found: BookInfo, *, as_json: bool) -> None:
 
 
 def _print_table(found: Sequence[BookInfo]) -> None:
-    from rich.console import Console  # here: rich takes longer to import than most commands to run
-    from rich.markup import escape
+    from rich.markup import escape  # here: rich takes longer to import than most commands to run
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -220,7 +220,7 @@ def _print_table(found: Sequence[BookInfo]) -> None:
             str(each.tail),
             str(each.number),
         )
-    Console().print(table)
+    print_table(table)
 
 
 def _retention(found: BookInfo) -> str:

@@ -8,7 +8,7 @@ from typing import cast
 import click
 
 from bokilog.cli.connection import log_options, run
-from bokilog.cli.output import print_json, time_of
+from bokilog.cli.output import print_json, print_table, printable, time_of
 from bokilog.client.admin import ClientLog
 from bokilog.functions.calls.finding import list_calls
 from bokilog.functions.calls.spawning import redrive as drive_again
@@ -56,8 +56,7 @@ def calls(
 
 
 def _print_table(found: Sequence[CallStatus]) -> None:
-    from rich.console import Console  # here: rich takes longer to import than most commands to run
-    from rich.markup import escape
+    from rich.markup import escape  # here: rich takes longer to import than most commands to run
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -71,11 +70,11 @@ def _print_table(found: Sequence[CallStatus]) -> None:
     for each in found:
         table.add_row(
             each.id,
-            escape(each.function),
+            escape(printable(each.function)),
             each.state,
             str(each.attempt),
-            escape(each.host) or "-",
+            escape(printable(each.host)) or "-",
             time_of(each.changed_ms),
-            *([escape(each.error)] if each.error else []),
+            *([escape(printable(each.error))] if each.error else []),
         )
-    Console().print(table)
+    print_table(table)

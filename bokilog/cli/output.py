@@ -13,12 +13,16 @@ import sys
 import time
 from codecs import lookup
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from bokilog.record import Record
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FILE_WIDTH: Final = 10_000  # of a table that goes to no terminal, in characters
 SHOWN_CHARACTERS: Final = 160  # of data, on a line for people; --json and `read` have all of it
 
 
@@ -61,6 +65,27 @@ def print_json(plain: Mapping[str, object]) -> None:
 def as_json(plain: Mapping[str, object]) -> str:
     """On one line; escaped where the output is not UTF-8, whose own escapes are no JSON."""
     return json.dumps(plain, ensure_ascii=lookup(sys.stdout.encoding).name != "utf-8")
+
+
+def print_table(table: Table) -> None:
+    """As wide as the terminal; elsewhere as wide as what is in it, so that nothing is cut off."""
+    from rich.console import Console  # here: rich takes longer to import than most commands to run
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    console.print(table)
+
+
+def confirmed(question: str) -> bool:
+    """Whether a person says yes.
+
+    Raises:
+        UsageError: of click: nobody can be asked.
+    """
+    if sys.stdin is None:
+        raise click.UsageError("nobody can be asked, as standard input is closed: say --yes")
+    return click.confirm(question, err=True)
 
 
 def standard_input() -> bytes:
@@ -107,6 +132,6 @@ def _text(data: bytes, *, whole: bool) -> str:
     except UnicodeDecodeError:
         text = repr(data)[2:-1]
     if whole:
-        return text
+        return printable_lines(text) if sys.stdout.isatty() else text
     shown = printable(text[:SHOWN_CHARACTERS])
     return shown if len(text) <= SHOWN_CHARACTERS else f"{shown}... ({len(data)} bytes)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from typing import Final
 
 import click
 
@@ -15,6 +16,7 @@ from bokilog.logbook import Log
 from bokilog.record import Record, Unless
 
 SEQNUM = click.IntRange(min=0, max=SEQNUM_MAX + 1)
+DIGITS_MAX: Final = 19  # of a number; of far more `int` would say no more than that there are many
 
 
 @click.command()
@@ -223,7 +225,7 @@ def _unless(conditions: tuple[str, ...]) -> Unless | None:
     found: dict[str | None, int] = {}
     for condition in conditions:
         tag, separator, after = condition.rpartition("=")
-        if not after.isdecimal() or (separator and not tag):
+        if not after.isdecimal() or len(after) > DIGITS_MAX or (separator and not tag):
             problem = f"{condition!r} is neither TAG=AFTER nor AFTER, where AFTER is a seqnum"
             raise click.BadParameter(problem, param_hint="--unless")
         subject = tag if separator else None

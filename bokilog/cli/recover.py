@@ -12,6 +12,7 @@ from shlex import quote
 import click
 
 from bokilog.cli.cluster import directory_option
+from bokilog.cli.output import confirmed
 from bokilog.shapes.accept_loss import AcceptLoss
 from bokilog.shapes.cluster_layout import read_layout
 
@@ -48,7 +49,7 @@ def recover(directory: Path, accept_loss: bool, yes: bool) -> int:
                 f" bokilog recover --dir {there} --accept-loss"
             )
             return 1
-        if not yes and not click.confirm("Accept this loss for good?"):
+        if not yes and not confirmed("Accept this loss for good?"):
             click.echo("nothing was changed")
             return 1
         view = recovery.accept(left)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
@@ -319,7 +318,7 @@ def _entry(said: object) -> Entry:
         raise refuse(400, "data is not a text: say bytes as data_base64")
     try:
         return Entry(base64.b64decode(encoded, validate=True), tags=tags)
-    except binascii.Error as error:
+    except ValueError as error:
         raise refuse(400, f"data_base64: {error}") from None
 
 

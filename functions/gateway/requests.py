@@ -27,6 +27,7 @@ JSON: Final = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 _NUMBER_MAX: Final = 2**63 - 1
+_DIGITS_MAX: Final = 19
 
 
 class Refused(Exception):
@@ -175,8 +176,10 @@ def whole(request: web.Request, name: str, default: int | None = None) -> int | 
     said = request.query.get(name)
     if said is None:
         return default
-    if not said.isascii() or not said.isdigit() or int(said) > _NUMBER_MAX:
-        raise refuse(400, f"{name}={said!r} is not a whole number", parameter=name)
+    is_number = said.isascii() and said.isdigit() and len(said) <= _DIGITS_MAX
+    if not is_number or int(said) > _NUMBER_MAX:
+        shown = repr(said[:_DIGITS_MAX] + "..." if len(said) > _DIGITS_MAX else said)
+        raise refuse(400, f"{name}={shown} is not a whole number", parameter=name)
     return int(said)
 
 

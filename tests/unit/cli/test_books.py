@@ -1,6 +1,7 @@
 """Commands on LogBooks: what they ask of a log, and what they print."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -32,6 +33,12 @@ def test_names_do_not_steer_the_terminal(log: RecordingLog, run: Run) -> None:
     assert "[red]\\x1b[31m\\n  sync" in run("books")[1]
     log.result = replace(INFO, book="\x1b[31m\n")
     assert "  \\x1b[31m\\n\n" in run("info", "x")[1]
+    assert run("delete-book", "\x1b[31m", "--yes")[1] == "deleted \\x1b[31m\n"
+
+
+def test_a_table_that_goes_to_no_terminal_is_not_cut_off(log: RecordingLog, run: Run) -> None:
+    log.result = [replace(INFO, book="x" * 200)]
+    assert "x" * 200 + "  sync" in run("books")[1]
 
 
 def test_info_shows_every_property(log: RecordingLog, run: Run) -> None:
@@ -65,8 +72,13 @@ def test_delete_book_asks_first(
     log: RecordingLog, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda prompt: "n")
-    assert run("delete-book", "orders")[0] == 130
-    assert log.calls == []
+    code, output, errors = run("delete-book", "orders")
+    assert (code, output, log.calls) == (1, "", [])
+    assert errors.endswith("nothing was changed\n")
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, errors = run("delete-book", "orders")
+    assert (code, log.calls) == (2, [])
+    assert "standard input is closed: say --yes" in errors
     assert run("delete-book", "orders", "--yes") == (0, "deleted orders\n", "")
     assert log.calls == [("delete_book", ("orders",), {"timeout_s": 30.0})]
 

@@ -11,6 +11,7 @@ import pytest
 
 import bokilog
 from bokilog.call_errors import FunctionFailed
+from bokilog.cli.calls import _print_table
 from bokilog.errors import to_wire
 from bokilog.functions.books import app_book, ensure_app_book
 from bokilog.functions.calls.records import (
@@ -21,6 +22,7 @@ from bokilog.functions.calls.records import (
     tags_of,
 )
 from bokilog.functions.calls.spawning import spawn
+from bokilog.functions.calls.status import CallStatus
 
 Run = Callable[..., tuple[int, str, str]]
 ERROR = FunctionFailed("charge", "ValueError", "no money")
@@ -45,6 +47,22 @@ def url(tmp_path: Path) -> str:
 
     asyncio.run(fill())
     return f"file:{tmp_path / 'log'}"
+
+
+def test_what_a_call_said_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    steers = "\x1b[2J"
+    row = CallStatus(
+        id="c1",
+        function=steers,
+        state="dead",
+        attempt=1,
+        host=steers,
+        error=steers,
+        changed_ms=0,
+    )
+    _print_table([row])
+    output = capsys.readouterr().out
+    assert (output.count("\\x1b[2J"), output.count(steers)) == (3, 0)
 
 
 @pytest.mark.slow

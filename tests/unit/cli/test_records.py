@@ -61,7 +61,7 @@ def test_append_takes_conditions_and_a_key(log: RecordingLog, run: Run) -> None:
     assert log.calls[1][2] == {"unless": {"a=b": 3, None: 0}, "key": "k", "timeout_s": 30.0}
 
 
-@pytest.mark.parametrize("condition", ["a", "a=", "=3", "a=-1"])
+@pytest.mark.parametrize("condition", ["a", "a=", "=3", "a=-1", "t=" + "9" * 5000])
 def test_a_condition_that_is_none_is_a_usage_error(
     log: RecordingLog, run: Run, condition: str
 ) -> None:
@@ -192,6 +192,14 @@ def test_the_log_is_where_the_option_or_the_environment_says(
     run("scan", "orders")
     run("scan", "orders", "--url", "bokilog://option")
     assert log.urls == [None, "bokilog://environment", "bokilog://option"]
+
+
+def test_at_a_terminal_a_whole_record_does_not_steer_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines stay lines; elsewhere it is printed as it is."""
+    record = Record(1, b"a\tb\n\x1b[2Jc", (), 0, None)
+    assert record_as_line(record, whole=True).endswith("a\tb\n\x1b[2Jc")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert record_as_line(record, whole=True).endswith("a\tb\n\\x1b[2Jc")
 
 
 def test_long_and_unprintable_data_stays_on_its_line() -> None:

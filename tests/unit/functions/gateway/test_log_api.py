@@ -190,6 +190,7 @@ async def test_logbooks_are_made_told_trimmed_and_deleted(serve: Serve) -> None:
     [
         ("GET", "/nowhere", None, 404, "GET / says what is there"),
         ("GET", "/books/b/records?limit=many", None, 400, "limit='many' is not a whole number"),
+        ("GET", "/books/b/records?limit=" + "9" * 5000, None, 400, "is not a whole number"),
         ("GET", "/books/b/next?wait_s=-1", None, 400, "wait_s='-1'"),
         ("GET", "/books/b/next?consistency=maybe", None, 400, "neither session nor linearizable"),
         ("GET", "/books/b/records?reverse=perhaps", None, 400, "neither true nor false"),
@@ -199,6 +200,7 @@ async def test_logbooks_are_made_told_trimmed_and_deleted(serve: Serve) -> None:
         ("POST", "/books/b/records", b"[]", 400, "not a JSON object"),
         ("POST", "/books/b/records", b'{"data": 1}', 400, "say bytes as data_base64"),
         ("POST", "/books/b/records", b'{"data_base64": "?"}', 400, "data_base64"),
+        ("POST", "/books/b/records", '{"data_base64": "é"}'.encode(), 400, "data_base64"),
         ("POST", "/books/b/records", b'{"date": "x"}', 400, "'date' is not known here"),
         ("POST", "/books/b/records", b'{"data": "x", "tags": 3}', 400, "tags is not a list"),
         ("POST", "/books/b/records", b'{"data": "x", "tags": [3]}', 400, "tag"),
