@@ -168,9 +168,9 @@ async def find_or_create(
             timeout_s=timeout_s,
             linearizable=gone > 0,
         )
-        is_created = isinstance(newest.said, Created)
         if isinstance(newest.said, Created) and newest.seqnum != gone:
             return _route(client, newest.seqnum, newest.said, session)
+        unrecorded = isinstance(newest.said, Created)
         if isinstance(newest.said, Deleted):
             # Nobody meets that deletion here any more once the name is used again: so whoever reads
             # or follows that LogBook can know before (P5).
@@ -180,7 +180,7 @@ async def find_or_create(
         try:
             number = await _append(
                 client,
-                encode_deleted(Deleted(gone)) if is_created else encode_created(created),
+                encode_deleted(Deleted(gone)) if unrecorded else encode_created(created),
                 tag,
                 session,
                 conditions=((tag, newest.seqnum),),
@@ -192,7 +192,7 @@ async def find_or_create(
             if client.now_s() >= deadline_s:
                 raise NotReady(f"LogBook {created.name!r} was not created: {error}") from error
             continue  # the next look tells; both attempts cannot come through
-        if not is_created:
+        if not unrecorded:
             return _route(client, number, created, session)
 
 

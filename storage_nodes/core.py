@@ -355,7 +355,7 @@ class StorageCore:
             proposed, more = replica.retention_timer(now_s)
             effects += [*proposed, *replica.scrub(now_s), *replica.move_cold(now_s)]
             busy = replica.compact(now_s)
-            if busy or replica.copies_staged:
+            if busy or replica.staged:
                 self._touched.add(number)
             behind |= more or busy
         return [*effects, SetTimer("upkeep", BEHIND_LOOK_S if behind else LOOK_S)]

@@ -526,11 +526,6 @@ class Replica:
             return False
         return self._upkeep.compact(before=self.replay_from, now_s=now_s)
 
-    @property
-    def copies_staged(self) -> bool:
-        """Whether frames were journalled again that nothing else may commit."""
-        return bool(self._upkeep.copies)
-
     def move_cold(self, now_s: float) -> list[Effect]:
         """Sends old segments to the object store, and lets those go that lie there (P21, P31)."""
         return self._upkeep.move_cold(

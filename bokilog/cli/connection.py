@@ -1,8 +1,8 @@
 """How commands reach a log, and the options that all of them share.
 
 Decides names and defaults of those options, and that only a command that makes LogBooks makes the
-directory of a `file:` URL: any other one would answer a misspelt name with a new, empty log. Does
-not know what a command does.
+directory of a `file:` URL: any other one would answer a misspelt name with a new, empty log; and
+when a person hears what is waited for. Does not know what a command does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""How records and positions are printed: lines for people, JSON lines for programs.
+"""How records and positions are printed: lines for people, JSON lines for programs; and how a
+person, or standard input, is asked for what a command still lacks.
 
 Decides the form only. JSON lines are part of the contract: one object per record with `seqnum`,
 `tags`, `timestamp_ms` and `data`, which is text where the bytes are UTF-8 and base64 with

@@ -16,7 +16,7 @@ from bokilog.logbook import Log
 from bokilog.record import Record, Unless
 
 SEQNUM = click.IntRange(min=0, max=SEQNUM_MAX + 1)
-DIGITS_MAX: Final = 19  # of a number; of far more `int` would say no more than that there are many
+DIGITS_MAX: Final = 19  # of a seqnum, zeros before it included: `int` refuses thousands of them
 
 
 @click.command()

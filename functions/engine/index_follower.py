@@ -12,7 +12,7 @@ A log space of class `memory` may have started over where a term begins (P20): w
 it is not served in that term, and nothing new counts until a fold tells of an entry of it, since a
 fold of an earlier term may hold what is lost. Of class `flush` entries may be lost where a term
 ends (P11): once a later term was heard of nothing is served until its view says where, and what a
-fold tells that stands past that end counts no more.
+fold tells that stands past an end since counts no more.
 
 Does not know: reads, clients, links. Source: P20, P27.
 """

@@ -114,6 +114,16 @@ def streamed(sim: Sim, count: int, term: int, tail: int, *, following: bool = Fa
     sim.do(BatchEnded(0))
 
 
+def tell_of_what_is_lost(sim: Sim) -> None:
+    """A storage node that still stands at entry 10 of term 2 answers a read, and streams."""
+    sim.do(BatchEnded(0))
+    (passed,) = sim.get(CLIENT, read(5, tag="t"))
+    assert isinstance(passed, Send) and isinstance(passed.message, Read)
+    streamed(sim, 10, 2, 100, following=True)
+    request = passed.message.request
+    sim.get(S1, reply(request, [20], position=at(10, 2), tail=100, next_seqnum=100))
+
+
 def test_p11_nothing_is_served_between_a_later_term_and_its_view() -> None:
     """What is known may be of entries that the term before has lost (simulator, seed 16)."""
     sim = knowing_flush()
@@ -147,12 +157,7 @@ def test_p11_what_is_told_late_counts_by_every_end_since() -> None:
     sim = knowing_flush()
     sim.install(flush_view(3, end=8))
     sim.install(flush_view(4, end=12))
-    sim.do(BatchEnded(0))
-    (passed,) = sim.get(CLIENT, read(5, tag="t"))
-    assert isinstance(passed, Send) and isinstance(passed.message, Read)
-    streamed(sim, 10, 2, 100, following=True)
-    request = passed.message.request
-    sim.get(S1, reply(request, [20], position=at(10, 2), tail=100, next_seqnum=100))
+    tell_of_what_is_lost(sim)
     assert not is_answered(sim.get(CLIENT, read(6, tag="t")))
 
 
@@ -166,12 +171,7 @@ def test_p11_a_fold_that_stands_past_the_end_tells_nothing_that_counts() -> None
     """Its storage node has not heard of the end yet, and names LogBooks as before."""
     sim = knowing_flush()
     sim.install(flush_view(3, end=8))
-    sim.do(BatchEnded(0))
-    (passed,) = sim.get(CLIENT, read(5, tag="t"))
-    assert isinstance(passed, Send) and isinstance(passed.message, Read)
-    streamed(sim, 10, 2, 100, following=True)
-    request = passed.message.request
-    sim.get(S1, reply(request, [20], position=at(10, 2), tail=100, next_seqnum=100))
+    tell_of_what_is_lost(sim)
     assert not is_answered(sim.get(CLIENT, read(6, tag="t")))
     streamed(sim, 8, 2, 15)
     streamed(sim, 9, 3, 1000, following=True)
