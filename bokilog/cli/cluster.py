@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -11,17 +13,24 @@ from typing import Final
 
 import click
 
+from bokilog.cli.asking import ask
 from bokilog.cli.options import Directory, Duration
+from bokilog.errors import BokilogError
+from bokilog.framing import WireMessage
 from bokilog.io import logs
-from bokilog.shapes.cluster_layout import read_layout
+from bokilog.messages import KINDS, Hello, Welcome
+from bokilog.shapes.cluster_layout import HOST, read_layout
 from bokilog.shapes.detach import Starting, detach
 from bokilog.shapes.local_cluster import LocalCluster, stop_cluster
 from bokilog.shapes.supervisor import START_TIMEOUT_S
+from bokilog.wire import decode, encode
 
 DIRECTORY: Final = "bokilog-data"
 # Two groups of processes may each take their time to stop before they are killed.
 _STOP_TIMEOUT_S: Final = 40.0
 _DETACH_MARGIN_S: Final = 45.0
+GREETING_TIMEOUT_S: Final = 3.0
+"""How long a log may take to greet once its processes are ready, before a person is told."""
 
 directory_option = click.option(
     "--dir",
@@ -128,7 +137,12 @@ def up(
         return cluster
 
     if not in_background:
-        _live(made(click.echo), timeout_s, up_and_ready=_hint_foreground)
+
+        def ready(cluster: LocalCluster, took_s: float) -> None:
+            click.echo(f"up after {took_s:.1f} s at {_where(cluster)}; Ctrl-C stops it")
+            _say_if_silent(cluster, click.echo)
+
+        _live(made(click.echo), timeout_s, up_and_ready=ready)
         return
 
     def work(starting: Starting) -> int:
@@ -138,6 +152,7 @@ def up(
         def up_and_ready(cluster: LocalCluster, took_s: float) -> None:
             starting.say(f"up after {took_s:.1f} s at {_where(cluster)}")
             starting.say(f"stop it with: bokilog down --dir {quote(str(cluster.layout.directory))}")
+            _say_if_silent(cluster, starting.say)
             starting.started()
 
         _live(cluster, timeout_s, up_and_ready=up_and_ready)
@@ -196,8 +211,31 @@ def _live(
         cluster.stop()
 
 
-def _hint_foreground(cluster: LocalCluster, took_s: float) -> None:
-    click.echo(f"up after {took_s:.1f} s at {_where(cluster)}; Ctrl-C stops it")
+def _say_if_silent(cluster: LocalCluster, say: Callable[[str], None]) -> None:
+    """That all processes run does not mean that the log can be used: most sequencers may have lost
+    their disks."""
+    try:
+        asyncio.run(greeting(f"tcp:{HOST}:{cluster.layout.ports[0]}"))
+    except BokilogError as error:
+        place = quote(str(cluster.layout.directory))
+        say(f"the log does not answer yet: {error}")
+        say(f"what it waits for: bokilog status --dir {place}")
+
+
+async def greeting(address: str, *, timeout_s: float = GREETING_TIMEOUT_S) -> Welcome:
+    """What the engine at `address` greets a client with; from then on the log can be used.
+
+    Raises:
+        NodeUnreachable: nobody answered there.
+        NotReady: it accepted the connection and does not greet.
+    """
+
+    def welcome(wire: WireMessage) -> Welcome | None:
+        message = decode(*wire) if wire[0] == KINDS[Welcome] else None
+        return message if isinstance(message, Welcome) else None
+
+    hello = Hello("client", "", random.getrandbits(63), "", 0, False)
+    return await ask(address, [encode(hello)], welcome, timeout_s=timeout_s)
 
 
 def _where(cluster: LocalCluster) -> str:

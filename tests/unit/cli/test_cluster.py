@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from bokilog.cli.cluster import greeting
 from bokilog.cli.restart import what_is_wrong
 from bokilog.cli.status import ask_status, collect, show
 from bokilog.errors import NodeUnreachable, NotReady
 from bokilog.framing import WireMessage
 from bokilog.io.free_ports import free_ports
 from bokilog.io.transport import Link, LinkCallbacks, listen
-from bokilog.messages import Hello, Status, StatusRequest
+from bokilog.messages import Hello, Status, StatusRequest, Welcome
 from bokilog.shapes.cluster_layout import lay_out
 from bokilog.shapes.local_cluster import LocalCluster
 from bokilog.wire import decode, encode
@@ -78,6 +79,9 @@ def test_up_detached_returns_once_all_is_ready_and_down_ends_it(tmp_path: Path, 
         output, errors = process.communicate(timeout=15)
     assert (process.returncode, errors) == (0, "")
     assert f"stop it with: bokilog down --dir '{directory}'" in output
+    # Stand-ins are ready and serve nothing: that they run is not all there is to say.
+    assert output.splitlines()[-2].startswith("the log does not answer yet: cannot reach tcp:")
+    assert output.splitlines()[-1] == f"what it waits for: bokilog status --dir '{directory}'"
     try:
         second = bokilog(*up(tmp_path / "my d"))
         _, errors = second.communicate(timeout=15)
@@ -151,6 +155,27 @@ def answering(facts: dict[str, object]) -> LinkCallbacks:
     return LinkCallbacks(on_messages=on_messages)
 
 
+def test_a_log_can_be_used_once_its_engine_greets_a_client(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/x.sock"
+    welcome = Welcome("engine-1", 1, "c", "h", 1, [], [])
+
+    def on_messages(link: Link, messages: list[WireMessage]) -> None:
+        (hello,) = [decode(*each) for each in messages]
+        assert isinstance(hello, Hello)
+        assert (hello.role, hello.node) == ("client", "")
+        link.send(*encode(StatusRequest(1)))  # whatever else is said
+        link.send(*encode(welcome))
+
+    async def scenario() -> Welcome:
+        listener = await listen(address, LinkCallbacks(on_messages=on_messages))
+        try:
+            return await greeting(address)
+        finally:
+            await listener.aclose()
+
+    assert asyncio.run(scenario()) == welcome
+
+
 def silent() -> LinkCallbacks:
     return LinkCallbacks(on_messages=lambda link, messages: None)
 
@@ -176,6 +201,8 @@ def test_a_process_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
         try:
             with pytest.raises(NotReady, match=r"did not answer within 0\.25 s"):
                 await ask_status(address, timeout_s=0.25)
+            with pytest.raises(NotReady, match=r"did not answer within 0\.125 s"):
+                await greeting(address, timeout_s=0.125)
         finally:
             await listener.aclose()
         with pytest.raises(NodeUnreachable):
