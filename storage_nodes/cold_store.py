@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 import threading
 import time
@@ -59,6 +60,8 @@ WORK_S: Final = 0.002
 """So long a segment is verified before the loop gets its core back."""
 PAUSE_PARTS: Final = 4
 """And for so many times as long."""
+
+_log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
 Deliver = Callable[[ColdDone], None]
@@ -126,6 +129,8 @@ class ColdStore:
         self._known = known
         self._mover = Workers("cold-mover", 1)
         self._readers = Workers("cold-reader", FETCHES_MAX)
+        self._failing: set[str] = set()
+        """Kinds of work of which the last one failed, as the process's log says."""
         self._closed = False
 
     def start(self, effect: StartCold, deliver: Deliver) -> None:
@@ -153,9 +158,25 @@ class ColdStore:
             finally:
                 if not self._closed:
                     with suppress(RuntimeError):  # the loop has ended meanwhile
-                        loop.call_soon_threadsafe(deliver, ColdDone(effect.space, job, outcome))
+                        done = ColdDone(effect.space, job, outcome)
+                        loop.call_soon_threadsafe(self._done, deliver, done)
 
         (self._readers if isinstance(job, FetchRange) else self._mover).submit(run)
+
+    def _done(self, deliver: Deliver, done: ColdDone) -> None:
+        self._say(type(done.job).__name__, done.outcome.problem)
+        deliver(done)
+
+    def _say(self, kind: str, problem: str) -> None:
+        """A line when a kind of work begins to fail, and one when it is done again."""
+        if bool(problem) == (kind in self._failing):
+            return
+        if problem:
+            self._failing.add(kind)
+            _log.warning("cold store: %s failed: %s", kind, problem)
+        else:
+            self._failing.remove(kind)
+            _log.info("cold store: %s works again", kind)
 
     def close(self) -> None:
         """No callback follows."""

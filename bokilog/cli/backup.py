@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
+from threading import Timer
 from typing import Final
 
 import click
@@ -20,7 +23,7 @@ import click
 from bokilog.cli.cluster import directory_option
 from bokilog.cli.options import Directory
 from bokilog.cli.output import print_json, time_of
-from bokilog.io.places import open_place
+from bokilog.io.places import Folder, Place, open_place
 from bokilog.limits import MIB
 from bokilog.shapes.backup import BYTES_S, Progress, backup as take_backup
 from bokilog.shapes.backup_files import Manifest
@@ -28,6 +31,8 @@ from bokilog.shapes.restore import restore as make_log
 from bokilog.verify import bytes_text
 
 _SAY_EVERY_S: Final = 0.2
+QUIET_S: Final = 5.0
+"""A call to a place takes so long without a word: a part of a backup is up to 16 MiB."""
 _AS_FAST_AS_IT_GOES: Final = 1 << 50
 
 
@@ -62,7 +67,7 @@ def backup(destination: str, directory: Path, rate_mib: int, as_json: bool) -> N
     directory = directory.expanduser().absolute()
     bytes_s = rate_mib * MIB or _AS_FAST_AS_IT_GOES
     try:
-        place = open_place(destination)
+        place = _open(destination, line)
         manifest = asyncio.run(take_backup(directory, place, bytes_s=bytes_s, tell=tell))
     finally:
         line.clear()
@@ -133,7 +138,7 @@ def restore(
 
     try:
         made = make_log(
-            open_place(source),
+            _open(source, line),
             directory,
             shape=shape,
             storage_nodes=storage_nodes,
@@ -190,6 +195,63 @@ def _show(manifest: Manifest) -> None:
         click.echo(f"log space {space.id} ({space.durability}), entry {space.count:,}: {told}")
 
 
+def _open(where: str, line: _Line) -> Place:
+    place = open_place(where)
+    return place if isinstance(place, Folder) else AudiblePlace(place, line.say)
+
+
+class AudiblePlace:
+    """A place whose calls say so when they keep somebody waiting: a store that hangs is called
+    unreachable a minute later only."""
+
+    def __init__(
+        self, place: Place, say: Callable[[str], None], *, quiet_s: float = QUIET_S
+    ) -> None:
+        self._place = place
+        self._say = say
+        self._quiet_s = quiet_s
+
+    @property
+    def where(self) -> str:
+        return self._place.where
+
+    def names(self) -> Iterable[str]:
+        names = iter(self._place.names())
+        while True:
+            with self._heard():
+                name = next(names, None)
+            if name is None:
+                return
+            yield name
+
+    def put(self, name: str, data: bytes) -> None:
+        with self._heard():
+            self._place.put(name, data)
+
+    def get(self, name: str) -> bytes | None:
+        with self._heard():
+            return self._place.get(name)
+
+    def get_range(self, name: str, start: int, until: int) -> bytes | None:
+        with self._heard():
+            return self._place.get_range(name, start, until)
+
+    def delete(self, name: str) -> None:
+        with self._heard():
+            self._place.delete(name)
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        line = f"{self.where} has not answered for {self._quiet_s:g} s: still waiting"
+        timer = Timer(self._quiet_s, self._say, (line,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 class _Line:
     """A line that is written over, and goes away at the end."""
 
@@ -203,6 +265,11 @@ class _Line:
         if self._shown and now_s - self._said_s >= _SAY_EVERY_S:
             self._said_s, self._there = now_s, True
             click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.clear()
+        click.echo(text, err=True)
 
     def clear(self) -> None:
         if self._there:

@@ -106,6 +106,27 @@ def test_an_object_is_the_segment_and_its_ranges_are_the_frames(node: Node) -> N
     assert fetched.data == node.journal.read(location)
 
 
+def test_a_store_that_is_away_is_in_the_log_once_and_that_it_is_back(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="bokilog.storage_nodes.cold_store")
+    store = node.store()
+    cold = moved(node, store)
+    asked = FetchRange(cold, 100, 200)
+    carry_out(store, asked)
+    away = node.folder.rename(node.folder.parent / "not mounted")
+    carry_out(store, asked, asked, Upload(FIRST), StoreList((cold,)))
+    away.rename(node.folder)
+    carry_out(store, asked, asked)
+    nothing = f"nothing of this node is in {node.folder / PREFIX} (no {MARKER}): it is another"
+    nothing += " store, or is not mounted"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"cold store: FetchRange failed: {nothing}",
+        f"cold store: Upload failed: {nothing}",
+        "cold store: FetchRange works again",
+    ]
+
+
 def test_a_disk_says_whose_its_prefix_is(node: Node) -> None:
     moved(node, node.store())
     assert PREFIX in (node.folder / PREFIX / MARKER).read_text()
