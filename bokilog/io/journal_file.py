@@ -250,14 +250,18 @@ class JournalFile:
             )
         except NotTakenBack as error:
             self._broken = str(error)
-            return self._refuse(f"the disk refused it: {error.__cause__}")
+            return self._refuse(self._refused_by(error.__cause__))
         except OSError as error:
-            return self._refuse(f"the disk refused it: {error}")
+            return self._refuse(self._refused_by(error))
         written = Written(self._pending.header.number, len(self._words), byte_count)
         self._drop_staged()
         self._group_count += 1
         self._written_bytes += byte_count
         return written
+
+    def _refused_by(self, error: BaseException | None) -> str:
+        said = error.strerror if isinstance(error, OSError) else None
+        return f"the disk of {self._files.directory} refused it: {said or error}"
 
     def _refuse(self, reason: str) -> Refused:
         self._refused_count += 1

@@ -172,7 +172,7 @@ class SegmentFiles:
             headroom_bytes: space on the disk that only `use_headroom` takes.
             fills: what is written gets synced, so files that are made ahead are filled.
         """
-        self._directory = directory
+        self.directory = directory
         self.segment_bytes = segment_bytes
         """What a new file is given; its owner lets it grow with the journal."""
         self._recycle_max = recycle_max
@@ -195,19 +195,19 @@ class SegmentFiles:
 
     def path(self, number: int) -> str:
         """Where segment `number` lies."""
-        return f"{self._directory}/{number:08d}.seg"
+        return f"{self.directory}/{number:08d}.seg"
 
     def scan(self) -> list[int]:
         """Numbers of all segment files, ascending; fills the pool with the free files."""
-        make_directory(Path(self._directory))
+        make_directory(Path(self.directory))
         numbers: list[int] = []
         free: list[int] = []
-        for name in os.listdir(self._directory):
+        for name in os.listdir(self.directory):
             stem, _, suffix = name.partition(".")
             if stem.isdecimal() and suffix in ("seg", "free"):
                 (numbers if suffix == "seg" else free).append(int(stem))
         self._next_free = max(free, default=0) + 1
-        paths = [f"{self._directory}/{number:08d}.free" for number in sorted(free)]
+        paths = [f"{self.directory}/{number:08d}.free" for number in sorted(free)]
         self._free = deque(paths[: self._recycle_max])
         for path in paths[self._recycle_max :]:
             self._in_background(partial(self._unlink, path))
@@ -219,11 +219,11 @@ class SegmentFiles:
 
     def sync_directory(self) -> None:
         """Make the names durable."""
-        sync_directory(self._directory)
+        sync_directory(self.directory)
 
     def free_bytes(self) -> int:
         """Space on the disk that a process without privileges gets."""
-        status = os.statvfs(self._directory)
+        status = os.statvfs(self.directory)
         return status.f_bavail * status.f_frsize
 
     def free_count(self) -> int:
@@ -257,7 +257,9 @@ class SegmentFiles:
         if needed_bytes <= 0:
             return ""
         room = self.free_bytes() - self._headroom_bytes
-        return "" if needed_bytes <= room else _no_room(needed_bytes, room)
+        if needed_bytes <= room:
+            return ""
+        return f"{_no_room(needed_bytes, room)} on the disk of {self.directory}"
 
     def draft(self, needed_bytes: int, *, use_headroom: bool) -> str:
         """Path of a free file with room for `needed_bytes`; it does not count until adopted."""
@@ -464,24 +466,24 @@ class SegmentFiles:
         with self._lock:
             number = self._next_free
             self._next_free += 1
-        return f"{self._directory}/{number:08d}.free"
+        return f"{self.directory}/{number:08d}.free"
 
 
 class StoppedSegments:
     """The segment files of a journal that nobody has open, to be read only: changes nothing."""
 
-    __slots__ = ("_directory",)
+    __slots__ = ("directory",)
 
     def __init__(self, directory: str) -> None:
-        self._directory = directory
+        self.directory = directory
 
     def path(self, number: int) -> str:
         """Where segment `number` lies."""
-        return f"{self._directory}/{number:08d}.seg"
+        return f"{self.directory}/{number:08d}.seg"
 
     def scan(self) -> list[int]:
         """Numbers of all segment files, ascending."""
-        stems = [name[:-4] for name in os.listdir(self._directory) if name.endswith(".seg")]
+        stems = [name[:-4] for name in os.listdir(self.directory) if name.endswith(".seg")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def open(self, number: int) -> OpenFile:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import struct
 import threading
@@ -684,7 +685,7 @@ def test_a_new_segment_that_finds_no_room_leaves_no_segment(tmp_path: Path) -> N
     put(journal, b"a" * 9000)
     (place,) = stage(journal, b"b" * 9000)
     disk.full_at = 5000
-    assert journal.commit() == Refused(f"the disk refused it: {no_space()}")
+    assert journal.commit() == Refused(f"the disk of {tmp_path} refused it: {no_space().strerror}")
     assert [path.name for path in tmp_path.glob("*.seg")] == ["00000001.seg"]
     disk.full_at = None
     assert isinstance(journal.commit(), Written)
@@ -699,7 +700,8 @@ def test_headroom_is_kept_for_those_who_may_use_it(tmp_path: Path) -> None:
     stage(journal, b"trim")
     refused = journal.commit()
     assert isinstance(refused, Refused)
-    assert "are needed and 0 are free beside the reserve" in refused.reason
+    said = r"the disk of \S+ refused it: \d+ bytes are needed and 0 are free beside the reserve"
+    assert re.fullmatch(said, refused.reason)
     assert not list(tmp_path.iterdir())
     assert isinstance(journal.commit(use_headroom=True), Written)
     journal.sync_now()
@@ -716,7 +718,7 @@ def test_p32_what_keeps_the_headroom_is_refused_when_it_is_staged(
     put(journal, b"one")
     free[0] = 1 << 20
     kept = journal.append(1, [sealed(b"two")], keep_headroom=True)
-    with pytest.raises(ReadOnly, match="are needed and 0 are free beside the reserve"):
+    with pytest.raises(ReadOnly, match="and 0 are free beside the reserve on the disk of /"):
         journal.append(1, [sealed(b"three" * 5000)], keep_headroom=True)
     (trim,) = stage(journal, b"trim")
     assert isinstance(journal.commit(use_headroom=True), Written), "without what was refused"
