@@ -225,7 +225,7 @@ class ColdStore:
         return digest.intdigest() if taken == size_bytes else None
 
     def _remove(self, space: int, segment: ColdSegment) -> ColdOutcome:
-        if self._known:
+        if self._known or segment.size_bytes:  # its object counted once
             self._check_there(self._place)
         elif self._place.get(MARKER) is None:
             return ColdOutcome()  # no object ever counted, and none was put before that

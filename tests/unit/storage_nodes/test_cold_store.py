@@ -215,6 +215,10 @@ def test_an_object_that_counts_no_more_is_removed_after_a_start_too(node: Node) 
     """Also if it was the only one, so that the start knows of none that counts."""
     cold = moved(node, node.store())
     deleting = cold._replace(state=ColdState.DELETING)
+    away = node.folder.rename(node.folder.parent / "not mounted")
+    (outcome,) = carry_out(node.store(), Remove(deleting))
+    assert "not mounted" in outcome.problem, "it is not forgotten"
+    away.rename(node.folder)
     assert carry_out(node.store(), Remove(deleting)) == [ColdOutcome()]
     assert not node.object_of(cold).exists()
 
