@@ -207,11 +207,14 @@ def check_tags(tags: Tags, *, allow_system: bool = False) -> tuple[str, ...]:
         tags = (tags,)
     elif type(tags) is not list and type(tags) is not tuple:
         tags = _collected(tags)
+    exact = True
     for tag in tags:
         # Short ASCII text, as nearly always, passes here; the rest takes the long way round.
         if type(tag) is str and tag.isascii() and 0 < len(tag) <= TAG_BYTES_MAX and tag[0] != "$":
             continue
-        _check_tag(tag, allow_system=allow_system)
+        exact = _check_tag(tag, allow_system=allow_system) is tag and exact
+    if not exact:
+        tags = tuple(map(_exact, tags))
     if len(tags) < 2:
         return tuple(tags)
     distinct = tuple(dict.fromkeys(tags))
@@ -284,12 +287,11 @@ def check_conditions(unless: Unless | None) -> Conditions:
     if len(unless) > CONDITIONS_MAX:
         raise TooManyConditions(len(unless), CONDITIONS_MAX)
     for tag, after in unless.items():
-        if tag is not None:
-            _check_tag(tag, allow_system=True)
+        check_tag(tag)
         if not _is_int(after) or not 0 <= after <= SEQNUM_MAX:
             problem = f"after={after!r} is not a seqnum in 0..{SEQNUM_MAX}"
             raise InvalidCondition(tag, problem)
-    return tuple(unless.items())
+    return tuple((check_tag(tag), after) for tag, after in unless.items())
 
 
 def check_key(key: str | None) -> str | None:
@@ -300,7 +302,7 @@ def check_key(key: str | None) -> str | None:
         raise InvalidKey(repr(key), f"is {type(key).__name__}, not str")
     if problem := _text_problem(key, KEY_BYTES_MAX):
         raise InvalidKey(key, problem)
-    return key
+    return _exact(key)
 
 
 # --- checks off the append path -------------------------------------------------------------------
@@ -308,7 +310,7 @@ def check_key(key: str | None) -> str | None:
 
 def check_book_name(name: str) -> str:
     """The name of a LogBook; names starting with `$` are the system's."""
-    _check_name("LogBook", name, BOOK_NAME_BYTES_MAX)
+    name = _check_name("LogBook", name, BOOK_NAME_BYTES_MAX)
     if name.startswith(SYSTEM_TAG_PREFIX):
         raise InvalidName("LogBook", name, "starts with '$': those are the system's")
     return name
@@ -438,7 +440,7 @@ def _check_tag(tag: str, *, allow_system: bool) -> str:
         raise InvalidTag(tag, problem)
     if not allow_system and tag[0] == SYSTEM_TAG_PREFIX:
         raise InvalidTag(tag, "starts with '$': those are the libraries' tags")
-    return tag
+    return _exact(tag)
 
 
 def _check_name(kind: str, name: str, limit_bytes: int) -> str:
@@ -446,7 +448,13 @@ def _check_name(kind: str, name: str, limit_bytes: int) -> str:
         raise InvalidName(kind, repr(name), f"is {type(name).__name__}, not str")
     if problem := _text_problem(name, limit_bytes):
         raise InvalidName(kind, name, problem)
-    return name
+    return _exact(name)
+
+
+def _exact(text: str) -> str:
+    """The same as a plain str: one of a class of its own, such as a member of an enum, may show
+    itself as other text, and a column holds it apart from one."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def _text_problem(text: str, limit_bytes: int) -> str | None:

@@ -122,7 +122,7 @@ class ClientLog:
     ) -> ClientLogBook[T]:
         """`book`, once the codec is known; None: the data is bytes as they are. `kind` is the class
         of what is returned."""
-        check_book_name(name)
+        name = check_book_name(name)
         if session is not None and not isinstance(session, Session):
             raise InvalidToken(repr(session), "is of another log's session")
         return kind(
@@ -167,7 +167,7 @@ class ClientLog:
             InvalidRange: a retention outside its limits.
             NotSupported: a class that the cluster has no log space for.
         """
-        check_book_name(name)
+        name = check_book_name(name)
         check_durability(durability)
         check_retention(retention_s, retention_bytes)
         check_duration("timeout_s", timeout_s)
@@ -196,7 +196,7 @@ class ClientLog:
         Raises:
             UnknownLogBook: there is none of that name.
         """
-        check_book_name(name)
+        name = check_book_name(name)
         check_duration("timeout_s", timeout_s)
         self.client.check()
         client, session = self.client, self.client.default_session

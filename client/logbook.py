@@ -305,7 +305,7 @@ class ClientLogBook(Generic[T]):
             if found is not None:
                 return found
         self._check_read(wait_s, timeout_s, consistency)
-        check_tag(tag)
+        tag = check_tag(tag)
         check_seqnum("min_seqnum", min_seqnum)
         if wait_s and consistency == "session":
             found = self._known_next(tag, min_seqnum)
@@ -341,7 +341,7 @@ class ClientLogBook(Generic[T]):
     ) -> Record | None:
         """The last visible record of `tag` at or before `max_seqnum` (None: the newest)."""
         self._check_read(wait_s, timeout_s, consistency)
-        check_tag(tag)
+        tag = check_tag(tag)
         if max_seqnum is not None:
             check_seqnum("max_seqnum", max_seqnum)
         reply, records = await read_page(
@@ -445,7 +445,7 @@ class ClientLogBook(Generic[T]):
     ) -> Page:
         """Some of the visible records of `tag` in `[min_seqnum, until)`, from one of its ends."""
         self._check_read(wait_s, timeout_s, consistency)
-        check_tag(tag)
+        tag = check_tag(tag)
         check_range(min_seqnum, until)
         check_page(limit, max_bytes)
         reply, records = await read_page(
@@ -496,7 +496,7 @@ class ClientLogBook(Generic[T]):
     ) -> AsyncGenerator[list[Record], None]:
         """`scan`, a page at a time."""
         self._check_read(0, timeout_s, consistency)
-        check_tag(tag)
+        tag = check_tag(tag)
         check_range(min_seqnum, until)
         pages = scan_pages(
             self._client,
@@ -538,7 +538,7 @@ class ClientLogBook(Generic[T]):
     ) -> AsyncGenerator[Turn, None]:
         """`follow`, a page at a time."""
         self._check(None)
-        check_tag(tag)
+        tag = check_tag(tag)
         check_seqnum("min_seqnum", min_seqnum)
         turns = follow_turns(
             self._client, self._book, self._session, tag=tag, min_seqnum=min_seqnum
@@ -562,7 +562,7 @@ class ClientLogBook(Generic[T]):
     ) -> Trim:
         """Let go of what lies below `until`, for the whole LogBook or for one tag."""
         check_seqnum("until", until)
-        check_tag(tag)
+        tag = check_tag(tag)
         self._check(timeout_s)
         return await changes.trim(self._asker(), until, tag, timeout_s=timeout_s)
 
@@ -570,7 +570,7 @@ class ClientLogBook(Generic[T]):
         self, name: str, seqnum: int, ttl_s: float, *, timeout_s: float | None = None
     ) -> None:
         """Keep trims from passing `seqnum` for `ttl_s` seconds of the log's own time."""
-        check_hold_name(name)
+        name = check_hold_name(name)
         check_seqnum("seqnum", seqnum, least=1)
         check_hold_ttl(ttl_s)
         self._check(timeout_s)
@@ -578,7 +578,7 @@ class ClientLogBook(Generic[T]):
 
     async def release(self, name: str, *, timeout_s: float | None = None) -> None:
         """End a hold; one that does not exist is no error."""
-        check_hold_name(name)
+        name = check_hold_name(name)
         self._check(timeout_s)
         await changes.release(self._asker(), name, timeout_s=timeout_s)
 

@@ -94,7 +94,7 @@ async def spawn(
     If cancelled, the call may still be accepted.
     """
     chosen = options or _DEFAULTS
-    check_key(key)
+    key = check_key(key)
     call_id = os.urandom(8).hex() if key is None else keyed_call_id(function, key)
     book: LogBook = log.book(app_book(app), session=session)
     data = bytes(payload)

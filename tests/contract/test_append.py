@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +27,20 @@ async def test_a_record_stands_at_its_seqnum_with_all_it_had(book: LogBook) -> N
     assert record.aux is None
     assert type(record.data) is bytes
     assert record.timestamp_ms > 0
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+async def test_a_member_of_an_enum_of_text_is_its_text(log: Log, book: LogBook) -> None:
+    red = Colour.RED
+    seqnum = await book.append(b"1", red)
+    span = await book.append_batch([Entry(b"2", red), Entry(b"3", [red, "b"])])
+    assert [record.tags for record in await everything(book)] == [("red",), ("red",), ("red", "b")]
+    assert [record.seqnum for record in await everything(book, "red")] == [seqnum, *span]
+    assert [record.seqnum for record in await everything(book, red)] == [seqnum, *span]
+    assert await book.append(b"k", key=red) == await book.append(b"k", key="red")
 
 
 async def test_seqnums_are_positive_and_grow(book: LogBook) -> None:

@@ -14,6 +14,20 @@ from bokilog.record import DURABILITIES, Durability
 pytestmark = pytest.mark.asyncio
 
 
+class Shown(str):
+    """Text that is formatted as other text, as members of some enums are."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return "Shown"
+
+
+async def test_a_logbook_is_the_one_of_its_text(log: Log, book: LogBook) -> None:
+    made = await log.create_book(Shown(book.name))
+    assert await log.create_book(book.name) == made
+
+
 async def listed(log: Log) -> list[str]:
     return [info.book for info in await log.books()]
 

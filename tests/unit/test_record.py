@@ -76,6 +76,21 @@ def test_libraries_may_use_their_tags() -> None:
     assert record.check_tag("$w") == "$w"
 
 
+def test_text_of_a_class_of_its_own_becomes_plain_text() -> None:
+    red: str = Name("red")
+    texts = [
+        *record.check_tags(red),
+        *record.check_tags(["a", red]),
+        record.check_tag(red),
+        record.check_conditions({red: 1})[0][0],
+        record.check_key(red),
+        record.check_book_name(red),
+        record.check_hold_name(red),
+    ]
+    assert texts == ["red", "a", *["red"] * 6]
+    assert {type(text) for text in texts} == {str}
+
+
 @given(st.lists(st.text(min_size=1, max_size=20), max_size=20))
 def test_checking_tags_again_changes_nothing(tags: list[str]) -> None:
     try:
