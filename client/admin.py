@@ -230,7 +230,11 @@ class ClientLog:
         return infos
 
     async def aclose(self) -> None:
-        """Send what is on its way, then close; again it does nothing, other calls: `Closed`."""
+        """Send what is on its way, then close; again it does nothing, other calls: `Closed`.
+
+        Raises:
+            WrongLoop: it was called from another loop; the log stays open.
+        """
         await self.client.aclose()
 
     async def __aenter__(self) -> Self:

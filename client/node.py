@@ -436,9 +436,13 @@ class Client:
         sent with `AppendUnknown`.
 
         If cancelled, it closes at once; what was sent is then unknown to its callers.
+
+        Raises:
+            WrongLoop: it was called from another loop; the log stays open.
         """
         if self._refusal is not None:
             return
+        self.check_loop()
         self.refuse(lambda: Closed("the log"))
         self._drained = asyncio.Event()
         self._look_if_drained()

@@ -213,13 +213,15 @@ async def test_another_loop_and_the_child_of_a_fork_are_refused() -> None:
 
         def elsewhere() -> list[type]:
             async def use() -> list[type]:
-                calls = (book.append(b"x"), book.read(seqnum), book.tail(), log.books())
+                reads = (book.read(seqnum), book.tail(), log.books())
+                calls = (log.aclose(), book.append(b"x"), *reads)
                 outcomes = await asyncio.gather(*calls, return_exceptions=True)
                 return [type(outcome) for outcome in outcomes]
 
             return asyncio.run(use())
 
-        assert await asyncio.to_thread(elsewhere) == [WrongLoop] * 4
+        assert await asyncio.to_thread(elsewhere) == [WrongLoop] * 5
+        assert await book.append(b"3") > seqnum  # it was not closed either
         log.client.forked()
         for call in (book.append(b"x"), book.read(seqnum), book.tail()):
             with pytest.raises(WrongLoop, match="before a fork"):
