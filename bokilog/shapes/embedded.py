@@ -110,17 +110,25 @@ class Storage:
         self.settings = settings
         self.disk: Disk | None = None
         self.past: list[View] = []
+        self.journals: dict[LogSpaceId, Journal] = {}
+        self.stores: dict[LogSpaceId, IndexStore] = {}
         if directory is not None:
             from bokilog.shapes.embedded_disk import Disk  # a log in memory is open without it
 
             self.disk = Disk(directory)
+        try:
+            self._load()
+        except BaseException:  # nobody gets to close it
+            self.close(clean=False)
+            raise
+
+    def _load(self) -> None:
+        if self.disk is not None:
             self.past = self.disk.views()
             if self.past:
                 check_versions(self.past[-1])
         if not self.past:
             self.store_view(first_view())
-        self.journals: dict[LogSpaceId, Journal] = {}
-        self.stores: dict[LogSpaceId, IndexStore] = {}
         for space, durability in SPACES.items():
             self.journals[space] = self._journal(space, durability)
             self.stores[space] = self._store(space, durability)

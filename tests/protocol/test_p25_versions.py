@@ -134,5 +134,6 @@ async def test_p25_an_embedded_log_of_a_newer_fold_is_not_opened(tmp_path: Path)
     assert last is not None
     newer = replace(last, term=Term(last.term + 1), fold_version=last.fold_version + 1)
     assert views.compare_and_swap(last.term, newer)
-    with pytest.raises(BokilogError, match="the cluster's fold"):
-        await bokilog.open(tmp_path)
+    for _ in range(2):  # the first one has let go of the directory
+        with pytest.raises(BokilogError, match="the cluster's fold"):
+            await bokilog.open(tmp_path)
