@@ -75,6 +75,11 @@ class Directory:
             write_synced(self.path / BOOTS, _to_json({"count": number, "boot_id": current}))
         return number
 
+    @property
+    def closed(self) -> bool:
+        """Whether another process may have the directory."""
+        return self._lock is None
+
     def close(self) -> None:
         """Let another process have the directory; closing twice changes nothing."""
         lock, self._lock = self._lock, None

@@ -7,6 +7,7 @@ of this, and the library under the index store, is loaded.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,3 +77,12 @@ class Disk:
     def close(self) -> None:
         """Gives the directory back."""
         self._directory.close()
+
+    def __del__(self) -> None:
+        """A log that nothing holds any more would keep it for as long as the process lives."""
+        directory = getattr(self, "_directory", None)  # none if somebody else has it
+        if directory is None or directory.closed:
+            return
+        directory.close()
+        told = f"the log in {str(self._path)!r} was not closed: open it with `async with`"
+        warnings.warn(told, ResourceWarning, stacklevel=2)

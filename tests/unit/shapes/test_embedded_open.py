@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 
@@ -33,6 +34,25 @@ def test_what_is_no_path_is_not_opened(said: object, problem: str) -> None:
 
 async def _opened(said: object) -> None:
     await open_log(said)  # type: ignore[arg-type]
+
+
+def test_a_log_that_nobody_closed_is_named_and_its_directory_free_again(tmp_path: Path) -> None:
+    def leave_open() -> int:
+        async def opened() -> int:
+            log = await open_log(tmp_path / "log")
+            return await log.book("b").append(b"x")
+
+        first = asyncio.run(opened())
+        gc.collect()
+        return first
+
+    async def opened_again() -> int:
+        async with open_log(tmp_path / "log") as log:
+            return await log.book("b").append(b"y")
+
+    with pytest.warns(ResourceWarning, match=r"the log in '.*log' was not closed"):
+        first = leave_open()
+    assert asyncio.run(opened_again()) > first
 
 
 def test_a_wait_that_was_given_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
