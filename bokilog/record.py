@@ -10,6 +10,7 @@ Invariant: what a check returned is never checked again, and never changes behin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -266,7 +267,7 @@ def check_unit(
         raise UnitTooLarge(len(entries), UNIT_RECORDS_MAX, "records")
     for entry in entries:
         if not isinstance(entry, Entry):
-            raise InvalidUnit(f"is made of Entry, not of {type(entry).__name__}: {entry!r}")
+            raise InvalidUnit(f"is made of Entry, not of {type(entry).__name__}: {shown(entry)}")
     datas = [encode(entry.data) for entry in entries]
     tags = [check_tags(entry.tags, allow_system=allow_system) for entry in entries]
     size_bytes = sum(map(len, datas))
@@ -283,13 +284,13 @@ def check_conditions(unless: Unless | None) -> Conditions:
     if unless is None:
         return ()
     if not isinstance(unless, Mapping):
-        raise InvalidCondition(repr(unless), "`unless` maps tags to seqnums")
+        raise InvalidCondition(shown(unless), "`unless` maps tags to seqnums")
     if len(unless) > CONDITIONS_MAX:
         raise TooManyConditions(len(unless), CONDITIONS_MAX)
     for tag, after in unless.items():
         check_tag(tag)
         if not _is_int(after) or not 0 <= after <= SEQNUM_MAX:
-            problem = f"after={after!r} is not a seqnum in 0..{SEQNUM_MAX}"
+            problem = f"after={shown(after)} is not a seqnum in 0..{SEQNUM_MAX}"
             raise InvalidCondition(tag, problem)
     return tuple((check_tag(tag), after) for tag, after in unless.items())
 
@@ -299,7 +300,7 @@ def check_key(key: str | None) -> str | None:
     if key is None:
         return None
     if not isinstance(key, str):
-        raise InvalidKey(repr(key), f"is {type(key).__name__}, not str")
+        raise InvalidKey(shown(key), f"is {type(key).__name__}, not str")
     if problem := _text_problem(key, KEY_BYTES_MAX):
         raise InvalidKey(key, problem)
     return _exact(key)
@@ -324,9 +325,9 @@ def check_hold_name(name: str) -> str:
 def check_seqnum(name: str, seqnum: int, *, least: int = 0) -> int:
     """A position called `name` in the message. One past the largest seqnum is a position too."""
     if not _is_int(seqnum):
-        raise InvalidRange(name, repr(seqnum), f"is {type(seqnum).__name__}, not int")
+        raise InvalidRange(name, shown(seqnum), f"is {type(seqnum).__name__}, not int")
     if not least <= seqnum <= SEQNUM_MAX + 1:
-        raise InvalidRange(name, repr(seqnum), f"is outside {least}..{SEQNUM_MAX + 1}")
+        raise InvalidRange(name, shown(seqnum), f"is outside {least}..{SEQNUM_MAX + 1}")
     return seqnum
 
 
@@ -334,31 +335,31 @@ def check_range(min_seqnum: int, until: int | None) -> None:
     """A half-open range `[min_seqnum, until)`, which may be empty; None: no upper end."""
     check_seqnum("min_seqnum", min_seqnum)
     if until is not None and check_seqnum("until", until) < min_seqnum:
-        raise InvalidRange("until", repr(until), f"lies below min_seqnum={min_seqnum}")
+        raise InvalidRange("until", shown(until), f"lies below min_seqnum={min_seqnum}")
 
 
 def check_byte_range(start: int, until: int | None) -> None:
     """A half-open byte range of one record, maybe empty; it is cut off at the record's end."""
     if not _is_int(start) or start < 0:
-        raise InvalidRange("start", repr(start), "is not an int from 0")
+        raise InvalidRange("start", shown(start), "is not an int from 0")
     if until is not None and (not _is_int(until) or until < start):
-        raise InvalidRange("until", repr(until), f"is not an int from start={start}")
+        raise InvalidRange("until", shown(until), f"is not an int from start={shown(start)}")
 
 
 def check_page(limit: int, max_bytes: int) -> None:
     """The bounds of one page."""
     if not _is_int(limit) or not 1 <= limit <= PAGE_RECORDS_MAX:
-        raise InvalidRange("limit", repr(limit), f"is outside 1..{PAGE_RECORDS_MAX} records")
+        raise InvalidRange("limit", shown(limit), f"is outside 1..{PAGE_RECORDS_MAX} records")
     if not _is_int(max_bytes) or not 1 <= max_bytes <= PAGE_BYTES_MAX:
         problem = f"is outside 1..{PAGE_BYTES_MAX} bytes"
-        raise InvalidRange("max_bytes", repr(max_bytes), problem)
+        raise InvalidRange("max_bytes", shown(max_bytes), problem)
 
 
 def check_timestamp_ms(timestamp_ms: int) -> int:
     """Milliseconds since 1970, as in `Record.timestamp_ms`."""
     if not _is_int(timestamp_ms) or not 0 <= timestamp_ms <= TIMESTAMP_MS_MAX:
         problem = f"is not an int in 0..{TIMESTAMP_MS_MAX}"
-        raise InvalidRange("timestamp_ms", repr(timestamp_ms), problem)
+        raise InvalidRange("timestamp_ms", shown(timestamp_ms), problem)
     return timestamp_ms
 
 
@@ -367,25 +368,32 @@ def check_duration(name: str, duration_s: float | None) -> float | None:
     if duration_s is None:
         return None
     if isinstance(duration_s, bool) or not isinstance(duration_s, (int, float)):
-        raise InvalidRange(name, repr(duration_s), "is not a number of seconds")
+        raise InvalidRange(name, shown(duration_s), "is not a number of seconds")
     if not duration_s >= 0:
-        raise InvalidRange(name, repr(duration_s), "is not a number of seconds from 0")
+        raise InvalidRange(name, shown(duration_s), "is not a number of seconds from 0")
+    if isinstance(duration_s, int) and duration_s > sys.float_info.max:  # inf is no bound
+        raise InvalidRange(name, shown(duration_s), f"is above {sys.float_info.max} seconds")
+    return duration_s
+
+
+def check_bound(name: str, duration_s: float) -> float:
+    """A duration in seconds from 0 that has to be given."""
+    if check_duration(name, duration_s) is None:
+        raise InvalidRange(name, "None", "is not a number of seconds")
     return duration_s
 
 
 def check_wait(wait_s: float) -> float:
     """How long a read waits for what is not there yet, in seconds from 0: never without bound."""
-    if check_duration("wait_s", wait_s) is None:
-        raise InvalidRange("wait_s", "None", "is not a number of seconds")
-    return wait_s
+    return check_bound("wait_s", wait_s)
 
 
 def check_hold_ttl(ttl_s: float) -> float:
     """How long a hold lives, in seconds."""
     if isinstance(ttl_s, bool) or not isinstance(ttl_s, (int, float)):
-        raise InvalidRange("ttl_s", repr(ttl_s), "is not a number of seconds")
+        raise InvalidRange("ttl_s", shown(ttl_s), "is not a number of seconds")
     if not 0 < ttl_s <= HOLD_TTL_S_MAX:
-        raise InvalidRange("ttl_s", repr(ttl_s), f"is outside (0, {HOLD_TTL_S_MAX}] seconds")
+        raise InvalidRange("ttl_s", shown(ttl_s), f"is outside (0, {HOLD_TTL_S_MAX}] seconds")
     return ttl_s
 
 
@@ -393,15 +401,15 @@ def check_retention(retention_s: float | None, retention_bytes: int | None) -> N
     """How long, and up to how many bytes, a LogBook keeps records; None: no bound."""
     if retention_s is not None:
         if isinstance(retention_s, bool) or not isinstance(retention_s, (int, float)):
-            raise InvalidRange("retention_s", repr(retention_s), "is not a number of seconds")
+            raise InvalidRange("retention_s", shown(retention_s), "is not a number of seconds")
         if not RETENTION_S_MIN <= retention_s <= RETENTION_S_MAX:
             problem = f"is outside {RETENTION_S_MIN}..{RETENTION_S_MAX} seconds"
-            raise InvalidRange("retention_s", repr(retention_s), problem)
+            raise InvalidRange("retention_s", shown(retention_s), problem)
     if retention_bytes is not None and (
         not _is_int(retention_bytes) or not 1 <= retention_bytes <= RETENTION_BYTES_MAX
     ):
         problem = f"is not a number of bytes in 1..{RETENTION_BYTES_MAX}"
-        raise InvalidRange("retention_bytes", repr(retention_bytes), problem)
+        raise InvalidRange("retention_bytes", shown(retention_bytes), problem)
 
 
 def check_durability(durability: str) -> Durability:
@@ -410,7 +418,7 @@ def check_durability(durability: str) -> Durability:
         if durability == known:
             return known
     problem = f"is none of {', '.join(DURABILITIES)}"
-    raise InvalidSettings("durability", repr(durability), problem)
+    raise InvalidSettings("durability", shown(durability), problem)
 
 
 def check_consistency(consistency: str) -> Consistency:
@@ -419,7 +427,16 @@ def check_consistency(consistency: str) -> Consistency:
         if consistency == known:
             return known
     problem = f"is none of {', '.join(CONSISTENCIES)}"
-    raise InvalidSettings("consistency", repr(consistency), problem)
+    raise InvalidSettings("consistency", shown(consistency), problem)
+
+
+def shown(value: object) -> str:
+    """A value for an error: of what is long its beginning, of what has no text its kind."""
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # an int of thousands of digits is in it
+        bits = f" of {value.bit_length()} bits" if isinstance(value, int) else ""
+        return f"<{type(value).__name__}{bits}>"
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -429,13 +446,15 @@ def _collected(tags: Tags) -> tuple[str, ...]:
     if isinstance(tags, str):
         return (tags,)
     if isinstance(tags, (bytes, bytearray, memoryview)) or not isinstance(tags, Iterable):
-        raise InvalidTag(repr(tags), f"is {type(tags).__name__}: tags are a str or several of them")
+        raise InvalidTag(
+            shown(tags), f"is {type(tags).__name__}: tags are a str or several of them"
+        )
     return tuple(tags)
 
 
 def _check_tag(tag: str, *, allow_system: bool) -> str:
     if not isinstance(tag, str):
-        raise InvalidTag(repr(tag), f"is {type(tag).__name__}, not str")
+        raise InvalidTag(shown(tag), f"is {type(tag).__name__}, not str")
     if problem := _text_problem(tag, TAG_BYTES_MAX):
         raise InvalidTag(tag, problem)
     if not allow_system and tag[0] == SYSTEM_TAG_PREFIX:
@@ -445,7 +464,7 @@ def _check_tag(tag: str, *, allow_system: bool) -> str:
 
 def _check_name(kind: str, name: str, limit_bytes: int) -> str:
     if not isinstance(name, str):
-        raise InvalidName(kind, repr(name), f"is {type(name).__name__}, not str")
+        raise InvalidName(kind, shown(name), f"is {type(name).__name__}, not str")
     if problem := _text_problem(name, limit_bytes):
         raise InvalidName(kind, name, problem)
     return _exact(name)
@@ -478,8 +497,8 @@ def _copied(data: object) -> bytes:
         raise InvalidData(f"str, not bytes: encode it first, as in {data[:20]!r}.encode()")
     try:
         view = memoryview(data)  # type: ignore[arg-type]  # asking is the check
-    except TypeError:
-        raise InvalidData(f"{type(data).__name__}, not bytes: {data!r}") from None
+    except (TypeError, ValueError):  # a ValueError: a buffer that was released, or of odd items
+        raise InvalidData(f"{type(data).__name__}, not bytes: {shown(data)}") from None
     if view.nbytes > RECORD_BYTES_MAX:  # before copying what will be refused
         raise RecordTooLarge(view.nbytes, RECORD_BYTES_MAX)
     return bytes(view)

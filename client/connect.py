@@ -40,7 +40,7 @@ from bokilog.io.link import Link, LinkCallbacks, Loss
 from bokilog.io.transport import STEADY_S, dial, redial_delay_s
 from bokilog.limits import KIB
 from bokilog.messages import AppendFrame, Hello, Message, RequestFailed, StatusRequest, Welcome
-from bokilog.record import check_duration
+from bokilog.record import check_bound
 from bokilog.wire import decode, encode
 
 __all__ = [
@@ -83,8 +83,8 @@ def connect(
         InvalidSettings: the URL is none of these.
         NodeUnreachable: none of its seeds answered within `connect_timeout_s`.
     """
-    check_duration("timeout_s", timeout_s)
-    check_duration("connect_timeout_s", connect_timeout_s)
+    check_bound("timeout_s", timeout_s)
+    check_bound("connect_timeout_s", connect_timeout_s)
     chosen = url if url is not None else os.environ.get("BOKILOG_URL") or URL_DEFAULT
     return Opening(lambda: _connect(chosen, timeout_s, connect_timeout_s))
 

@@ -33,7 +33,7 @@ from bokilog.errors import (
 )
 from bokilog.limits import KEY_HORIZON_S
 from bokilog.messages import Answer, FrameOrdered, Message, Read, ReadReply, Tail, Welcome
-from bokilog.record import check_duration
+from bokilog.record import check_bound
 
 if TYPE_CHECKING:
     from bokilog.shared_records import SharedReader  # a log in this process needs none
@@ -59,7 +59,7 @@ class Client:
         timeout_s: float = TIMEOUT_S_DEFAULT,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        check_duration("timeout_s", timeout_s)
+        check_bound("timeout_s", timeout_s)
         loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         """Of the loop. After the end and after a fork no route lives, so that the short ways of a

@@ -21,6 +21,7 @@ from bokilog.errors import HistoryChanged, InvalidToken, RemoteProtocolError
 from bokilog.ids import START, Position, Term
 from bokilog.limits import TOKEN_CHARACTERS_MAX
 from bokilog.named import NamedTuple
+from bokilog.record import shown
 
 TOKEN_VERSION: Final = 1
 TRIMS_MAX: Final = 1_024  # LogBooks whose trim one session remembers
@@ -121,7 +122,7 @@ def decode_token(token: str) -> Seen:
         InvalidToken: it is something else, or was cut short.
     """
     if not isinstance(token, str):
-        raise InvalidToken(repr(token), f"is {type(token).__name__}, not str")
+        raise InvalidToken(shown(token), f"is {type(token).__name__}, not str")
     if len(token) > TOKEN_CHARACTERS_MAX:
         limit = f"the limit is {TOKEN_CHARACTERS_MAX} characters"
         raise InvalidToken(token, f"has {len(token)} characters: {limit}")

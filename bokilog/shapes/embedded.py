@@ -52,7 +52,7 @@ from bokilog.io.view_store import check_versions
 from bokilog.journal import Journal
 from bokilog.messages import Message, Welcome
 from bokilog.metalog import DeleteBook, Proposer, Run
-from bokilog.record import DURABILITIES, Durability
+from bokilog.record import DURABILITIES, Durability, check_bound
 from bokilog.sequencer.core import SequencerCore
 from bokilog.sequencer.held import Recovered
 from bokilog.sequencer.runs import RunIndex
@@ -525,6 +525,7 @@ def start_node(path: Path | None, settings: EmbeddedSettings) -> EmbeddedNode:
 
 
 async def _open(path: Path | None, timeout_s: float, settings: EmbeddedSettings) -> ClientLog:
+    check_bound("timeout_s", timeout_s)  # before there is anything to close
     node = start_node(path, settings)
     client = Client(node.attach, timeout_s=timeout_s, on_close=node.aclose)
     client.on_up(node.welcome())

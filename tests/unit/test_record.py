@@ -236,6 +236,8 @@ def test_a_bad_book_name_is_refused(name: str) -> None:
         lambda: record.check_duration("wait_s", -0.1),
         lambda: record.check_duration("wait_s", math.nan),
         lambda: record.check_duration("wait_s", True),
+        lambda: record.check_duration("wait_s", 10**400),
+        lambda: record.check_bound("timeout_s", None),  # type: ignore[arg-type]
         lambda: record.check_hold_ttl(0),
         lambda: record.check_hold_ttl(math.inf),
         lambda: record.check_hold_ttl(math.nan),
@@ -244,6 +246,42 @@ def test_a_bad_book_name_is_refused(name: str) -> None:
 def test_what_is_out_of_range_is_refused(check: Callable[[], object]) -> None:
     with pytest.raises(errors.InvalidRange):
         check()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda number: record.check_seqnum("seqnum", number),
+        lambda number: record.check_byte_range(number, 0),
+        lambda number: record.check_page(number, 1),
+        lambda number: record.check_duration("timeout_s", number),
+        lambda number: record.check_hold_ttl(number),
+        lambda number: record.check_retention(number, None),
+        lambda number: record.check_timestamp_ms(number),
+        lambda number: record.check_conditions({"t": number}),
+        lambda number: record.check_key(number),
+        lambda number: record.check_tags([number]),
+        lambda number: record.check_data([number]),
+    ],
+)
+def test_a_number_too_long_to_be_text_is_refused_like_any_other(
+    check: Callable[[int], object],
+) -> None:
+    with pytest.raises(errors.UsageError):
+        check(10**5_000)
+
+
+def test_what_is_refused_is_told_in_a_line() -> None:
+    with pytest.raises(errors.InvalidData) as told:
+        record.check_data(["x"] * 1_000_000)
+    assert len(str(told.value)) < 300
+
+
+def test_a_buffer_that_was_released_is_refused() -> None:
+    view = memoryview(b"x")
+    view.release()
+    with pytest.raises(errors.InvalidData, match="memoryview"):
+        record.check_data(view)
 
 
 def test_edges_of_ranges_are_accepted() -> None:

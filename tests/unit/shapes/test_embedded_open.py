@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bokilog.errors import InvalidSettings
+from bokilog.errors import InvalidRange, InvalidSettings
 from bokilog.ids import LogSpaceId
 from bokilog.shapes.embedded import open as open_log
 from bokilog.storage_nodes import answers
@@ -32,8 +32,15 @@ def test_what_is_no_path_is_not_opened(said: object, problem: str) -> None:
         asyncio.run(_opened(said))
 
 
-async def _opened(said: object) -> None:
-    await open_log(said)  # type: ignore[arg-type]
+async def _opened(said: object, timeout_s: float | None = 1) -> None:
+    await open_log(said, timeout_s=timeout_s)  # type: ignore[arg-type]
+
+
+def test_a_log_without_a_timeout_is_refused_before_its_directory_is_in_use(tmp_path: Path) -> None:
+    for timeout_s in (None, -1, 10**5_000):
+        with pytest.raises(InvalidRange, match="timeout_s="):
+            asyncio.run(_opened(tmp_path / "log", timeout_s))
+    assert not (tmp_path / "log").exists()
 
 
 def test_a_log_that_nobody_closed_is_named_and_its_directory_free_again(tmp_path: Path) -> None:
