@@ -410,27 +410,38 @@ class EmbeddedNode:
     async def aclose(self) -> None:
         """Lets what is being synced end, stores the fold, and gives the directory back.
 
+        If cancelled, it gives the directory back at once, as it would be after a crash.
+
         Raises:
             Exception: what a core raised: a bug.
         """
         if self._closed:
             return
-        self._closed = True
-        if self._bug is None:
-            for committer in self._committers.values():
-                await committer.drained()
-            await asyncio.sleep(0)  # what became durable is handled, and told
-            if self._storage.disk is not None:
-                await self._checkpoints.store_last(self._replicas.values())
+        self._closed, settled = True, False
+        try:
+            if self._bug is None:
+                await self._settle()
+                settled = True
+        finally:
+            self._stop(clean=settled and self._bug is None)
+        if self._bug is not None:
+            raise self._bug
+
+    async def _settle(self) -> None:
+        for committer in self._committers.values():
+            await committer.drained()
+        await asyncio.sleep(0)  # what became durable is handled, and told
+        if self._storage.disk is not None:
+            await self._checkpoints.store_last(self._replicas.values())
+
+    def _stop(self, *, clean: bool) -> None:
         self._driver.stop()
         self._checkpoints.cancel()
         for committer in self._committers.values():
             committer.close()
         self._ceilings.close()
         self._disk.shutdown(wait=True)
-        self._storage.close(clean=self._bug is None)
-        if self._bug is not None:
-            raise self._bug
+        self._storage.close(clean=clean)
 
 
 class EmbeddedPort:

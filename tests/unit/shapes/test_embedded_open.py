@@ -62,6 +62,26 @@ def test_a_log_that_nobody_closed_is_named_and_its_directory_free_again(tmp_path
     assert asyncio.run(opened_again()) > first
 
 
+def test_a_close_that_was_cancelled_gives_the_directory_back(tmp_path: Path) -> None:
+    async def closed_after(turns: int) -> int:
+        log = await open_log(tmp_path / "log")
+        seqnum = await log.book("b").append(b"x")
+        closing = asyncio.ensure_future(log.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        return seqnum
+
+    seqnums = [asyncio.run(closed_after(turns)) for turns in range(1, 6)]
+    assert asyncio.run(_all_of(tmp_path / "log")) == seqnums
+
+
+async def _all_of(path: Path) -> list[int]:
+    async with open_log(path) as log:
+        return [record.seqnum async for record in log.book("b").scan()]
+
+
 def test_a_wait_that_was_given_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rooms: list[WaitingRoom] = []
 
