@@ -384,7 +384,7 @@ def check_bound(name: str, duration_s: float) -> float:
 
 
 def check_wait(wait_s: float) -> float:
-    """How long a read waits for what is not there yet, in seconds from 0: never without bound."""
+    """How long a read waits for what is not there yet, in seconds from 0; `inf` is for ever."""
     return check_bound("wait_s", wait_s)
 
 

@@ -22,7 +22,9 @@ class Duration(click.FloatRange):
         """As click does, and refused if it is no number."""
         found: float = super().convert(value, param, ctx)
         if math.isnan(found):
-            self.fail(f"{value} is not a number of seconds.", param, ctx)
+            is_in_ms = param is not None and (param.name or "").endswith("_ms")
+            unit = "milliseconds" if is_in_ms else "seconds"
+            self.fail(f"{value} is not a number of {unit}.", param, ctx)
         return found
 
 

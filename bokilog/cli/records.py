@@ -69,7 +69,12 @@ def append(
 @click.option("--min-seqnum", type=SEQNUM, help="The first record at or after this one.")
 @click.option("--last", is_flag=True, help="The last record instead of the first.")
 @click.option("--max-seqnum", type=SEQNUM, help="The last record at or before this one.")
-@click.option("--wait-s", type=Duration(min=0), default=0.0, help="Wait that long for a record.")
+@click.option(
+    "--wait-s",
+    type=Duration(min=0),
+    default=0.0,
+    help="Wait that long for a record; inf: until there is one.",
+)
 @click.option("--raw", is_flag=True, help="Print the bytes of the record and nothing else.")
 @log_options
 def read(

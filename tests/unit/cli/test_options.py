@@ -17,7 +17,6 @@ Run = Callable[..., tuple[int, str, str]]
         ("down", "--timeout-s"),
         ("restart", "--timeout-s"),
         ("bench", "append", "--seconds"),
-        ("bench", "append", "--sync-delay-ms"),
         ("books", "--timeout-s"),
         ("read", "b", "--wait-s"),
     ],
@@ -26,6 +25,12 @@ def test_nan_is_no_number_of_seconds(run: Run, command: tuple[str, ...]) -> None
     code, out, error = run(*command, "nan")
     assert (code, out) == (2, "")
     assert f"Invalid value for '{command[-1]}': nan is not a number of seconds" in error
+
+
+def test_nan_is_no_number_of_milliseconds_where_those_are_asked_for(run: Run) -> None:
+    code, out, error = run("bench", "append", "--sync-delay-ms", "nan")
+    assert (code, out) == (2, "")
+    assert "Invalid value for '--sync-delay-ms': nan is not a number of milliseconds" in error
 
 
 @pytest.mark.parametrize(
@@ -40,3 +45,9 @@ def test_an_empty_text_is_not_the_current_directory(
     assert (code, out) == (2, "")
     assert f"Invalid value for '{command[-1]}': it is empty" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_help_says_that_a_read_may_wait_without_bound(run: Run) -> None:
+    code, out, _ = run("read", "--help")
+    assert code == 0
+    assert "inf: until there is one" in " ".join(out.split())
