@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from aiohttp import web
 
@@ -28,6 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 _NUMBER_MAX: Final = 2**63 - 1
 _DIGITS_MAX: Final = 19
+_SHOWN_MAX: Final = 256
 
 
 class Refused(Exception):
@@ -98,6 +99,11 @@ def _check_text(request: web.Request) -> None:
     for name, value in request.headers.items():
         if not value.isascii() and not is_text(value):
             raise refuse(400, f"the header {name} is not UTF-8")
+    for part, said in zip(("path", "query"), request.raw_path.split("?", 1), strict=False):
+        try:
+            unquote_to_bytes(said).decode()
+        except UnicodeDecodeError:  # a name or tag would become another one
+            raise refuse(400, f"the {part} {said[:_SHOWN_MAX]!r} is not UTF-8") from None
 
 
 def is_text(said: str) -> bool:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from bokilog.client.admin import ClientLog
 from bokilog.errors import InvalidSettings
@@ -28,6 +30,15 @@ from bokilog.functions.runtime.runner import CallRunner
 _IDLE_S: Final = 75.0  # of a connection between two requests
 _BACKLOG: Final = 1_024
 _TELL_S: Final = 2.0  # callers whose calls were given up have so long to be told
+_log = logging.getLogger(__name__)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether it tells of a failure of this process; bytes that are no HTTP are the client's."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_log.addFilter(_is_ours)
 
 
 def reserve(settings: GatewaySettings) -> list[socket.socket]:
@@ -115,6 +126,7 @@ class Gateway:
         http = web.AppRunner(
             served,
             access_log=None,
+            logger=_log,
             handler_cancellation=True,  # a client that goes has cancelled its call
             keepalive_timeout=_IDLE_S,
             shutdown_timeout=settings.drain_s + _TELL_S,

@@ -320,6 +320,47 @@ async def test_a_header_that_is_no_utf_8_is_refused_before_it_reaches_the_host(
         assert served.runner.started == []
 
 
+async def _said(served: Served, request: bytes) -> bytes:
+    """All that is answered to some bytes."""
+    url = urlsplit(served.gateway.url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/f/%ff", "the path '/f/%ff'"),
+        ("/books/%ed%a0%80/records", "the path '/books/%ed%a0%80/records'"),
+        ("/books/b/records?tag=%ff", "the query 'tag=%ff'"),
+    ],
+)
+async def test_a_path_or_query_that_is_no_utf_8_is_refused(
+    serve: Serve, path: str, part: str
+) -> None:
+    async with serve({"echo": echo}) as served:
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n"
+        answer = await _said(served, head.encode() + b"Connection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert f"{part} is not UTF-8".encode() in answer
+        assert served.runner.started == []
+        assert await served.log.books() == []
+
+
+async def test_bytes_that_are_no_http_leave_no_traceback(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve({"echo": echo}) as served:
+        head = b"POST /f/echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        answer = await _said(served, head + b"zz\r\n")
+        assert b" 400 Bad Request" in answer.splitlines()[0]
+        assert b"Invalid character in chunk size" in answer
+    assert not [each for each in caplog.records if each.exc_info]
+
+
 async def test_a_body_that_is_not_encoded_as_it_says_is_refused(serve: Serve) -> None:
     async with serve({"echo": echo}) as served:
         headers = {"Content-Encoding": "gzip"}
