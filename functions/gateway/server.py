@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 def _is_ours(record: logging.LogRecord) -> bool:
     """Whether it tells of a failure of this process; bytes that are no HTTP are the client's."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    theirs = HttpProcessingError, web.RequestPayloadError
+    return not (record.exc_info and isinstance(record.exc_info[1], theirs))
 
 
 _log.addFilter(_is_ours)

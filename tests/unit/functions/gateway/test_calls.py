@@ -361,12 +361,15 @@ async def test_bytes_that_are_no_http_leave_no_traceback(
     assert not [each for each in caplog.records if each.exc_info]
 
 
-async def test_a_body_that_is_not_encoded_as_it_says_is_refused(serve: Serve) -> None:
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serve({"echo": echo}) as served:
         headers = {"Content-Encoding": "gzip"}
         async with served.http.post("/f/echo", data=b"not gzip", headers=headers) as answer:
             assert answer.status == 400
             assert "gzip" in (await answer.json())["detail"]
+    assert not [each for each in caplog.records if each.exc_info]
 
 
 @pytest.mark.parametrize("key", ["", "k" * 257])
