@@ -20,7 +20,7 @@ import click
 from bokilog import __version__
 from bokilog.bench.figures import Result, to_cells, to_json, to_line, without_repeats
 from bokilog.bench.rounds import QUICK, Plan
-from bokilog.cli.options import Directory, Duration
+from bokilog.cli.options import Directory, Duration, Milliseconds
 
 if TYPE_CHECKING:
     from bokilog.bench.suites import Setting
@@ -156,7 +156,7 @@ _durability_option = click.option(
 )
 @click.option(
     "--sync-delay-ms",
-    type=Duration(min=0, max=10_000),
+    type=Milliseconds(min=0, max=10_000),
     default=0.0,
     show_default=True,
     help="Added to every sync: a slower disk. No append may then be faster than its syncs.",

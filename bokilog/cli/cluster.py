@@ -1,4 +1,7 @@
-"""Commands on the cluster of a directory: up and down (`status.py` shows it)."""
+"""Commands on the cluster of a directory: up and down (`status.py` shows it).
+
+Decides when a person is told that it is up, and that it cannot be used all the same.
+"""
 
 from __future__ import annotations
 
@@ -137,12 +140,7 @@ def up(
         return cluster
 
     if not in_background:
-
-        def ready(cluster: LocalCluster, took_s: float) -> None:
-            click.echo(f"up after {took_s:.1f} s at {_where(cluster)}; Ctrl-C stops it")
-            _say_if_silent(cluster, click.echo)
-
-        _live(made(click.echo), timeout_s, up_and_ready=ready)
+        _live(made(click.echo), timeout_s, up_and_ready=_hint_foreground)
         return
 
     def work(starting: Starting) -> int:
@@ -209,6 +207,11 @@ def _live(
             cluster.watch(told_to_stop)
     finally:
         cluster.stop()
+
+
+def _hint_foreground(cluster: LocalCluster, took_s: float) -> None:
+    click.echo(f"up after {took_s:.1f} s at {_where(cluster)}; Ctrl-C stops it")
+    _say_if_silent(cluster, click.echo)
 
 
 def _say_if_silent(cluster: LocalCluster, say: Callable[[str], None]) -> None:

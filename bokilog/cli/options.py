@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -16,16 +17,22 @@ class Duration(click.FloatRange):
     """A number, of what the option names; `nan` is none, though it is neither below nor above any
     limit."""
 
+    unit: ClassVar = "seconds"
+
     def convert(
         self, value: float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """As click does, and refused if it is no number."""
         found: float = super().convert(value, param, ctx)
         if math.isnan(found):
-            is_in_ms = param is not None and (param.name or "").endswith("_ms")
-            unit = "milliseconds" if is_in_ms else "seconds"
-            self.fail(f"{value} is not a number of {unit}.", param, ctx)
+            self.fail(f"{value} is not a number of {self.unit}.", param, ctx)
         return found
+
+
+class Milliseconds(Duration):
+    """A duration in those."""
+
+    unit: ClassVar = "milliseconds"
 
 
 class Directory(click.Path):

@@ -472,18 +472,18 @@ class SegmentFiles:
 class StoppedSegments:
     """The segment files of a journal that nobody has open, to be read only: changes nothing."""
 
-    __slots__ = ("directory",)
+    __slots__ = ("_directory",)
 
     def __init__(self, directory: str) -> None:
-        self.directory = directory
+        self._directory = directory
 
     def path(self, number: int) -> str:
         """Where segment `number` lies."""
-        return f"{self.directory}/{number:08d}.seg"
+        return f"{self._directory}/{number:08d}.seg"
 
     def scan(self) -> list[int]:
         """Numbers of all segment files, ascending."""
-        stems = [name[:-4] for name in os.listdir(self.directory) if name.endswith(".seg")]
+        stems = [name[:-4] for name in os.listdir(self._directory) if name.endswith(".seg")]
         return sorted(int(stem) for stem in stems if stem.isdecimal())
 
     def open(self, number: int) -> OpenFile:

@@ -20,6 +20,7 @@ from aiohttp import web
 from bokilog.errors import BokilogError
 from bokilog.functions.gateway.problems import CONTENT_TYPE, Problem, of_error, of_request
 from bokilog.functions.gateway.settings import GatewaySettings, is_loopback
+from bokilog.record import shown
 
 SESSION: Final = "Bokilog-Session"
 CALL: Final = "Bokilog-Call"
@@ -28,7 +29,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 _NUMBER_MAX: Final = 2**63 - 1
 _DIGITS_MAX: Final = 19
-_SHOWN_MAX: Final = 256
 
 
 class Refused(Exception):
@@ -103,7 +103,7 @@ def _check_text(request: web.Request) -> None:
         try:
             unquote_to_bytes(said).decode()
         except UnicodeDecodeError:  # a name or tag would become another one
-            raise refuse(400, f"the {part} {said[:_SHOWN_MAX]!r} is not UTF-8") from None
+            raise refuse(400, f"the {part} {shown(said)} is not UTF-8") from None
 
 
 def is_text(said: str) -> bool:
